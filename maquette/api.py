@@ -1,0 +1,443 @@
+"""The verbs: train, resume, sample, evaluate, compare, load, show, doctor. The command line says the same ones.
+
+Knows runs, reports and how work is shown; decides no exit code and parses no command line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maquette import checkpoint, recipes
+from maquette.compare import compare
+from maquette.contracts import IGNORE, Batch, Code, Sampler
+from maquette.data import Data, Facts, open_data
+from maquette.distributed import World, join
+from maquette.doctor import doctor
+from maquette.evaluate import evaluate as measure
+from maquette.experiment import Experiment
+from maquette.report.bar import Bar
+from maquette.report.card import write_card
+from maquette.report.pictures import save_samples
+from maquette.runs import Report, Run, RunError, build, fit, rebuild, record_of
+from maquette.system import System
+from maquette.train import Progress, plan, ready
+
+__all__ = ["compare", "doctor", "evaluate", "load", "resume", "sample", "show", "train"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run, open: its system with a checkpoint's weights, its data (read when asked for), its progress."""
+
+    run: Run
+    experiment: Experiment
+    progress: Progress
+    refused: tuple[str, ...] = ()  # newer checkpoints that did not verify, and why
+
+    @property
+    def system(self) -> System:
+        return self.experiment.system
+
+    @property
+    def data(self) -> Data:
+        return self.experiment.data
+
+    @property
+    def facts(self) -> Facts:
+        return self.experiment.data.facts
+
+    def sample(
+        self, n: int = 16, *, seed: int = 0, about: dict[str, Any] | None = None, prompt: str = "", sampler: Sampler | None = None
+    ) -> Batch:
+        """n samples. `about`: what to make, e.g. {"label": 3}; `prompt`: how a text begins; `sampler`: another than its own."""
+        sampler = sampler or self.system.sampler
+        start = _prompted(self.system, prompt, n, sampler) if prompt else None
+        return self.system.sample(n, about=_told(self.facts, about or {}, n), start=start, seed=seed, sampler=sampler)
+
+
+def load(path: str | Path, *, step: int | None = None, device: str = "auto") -> Loaded:
+    """Open a run with its newest checkpoint that verifies (or that of `step`). Needs no data on this machine.
+
+    Raises:
+        RunError: no such run, or none of its checkpoints can be used.
+    """
+    found = Run.open(path)
+    refused: list[str] = []
+    if step is None:
+        _, files, refused = found.newest()
+    else:
+        files = checkpoint.read_verified(found.shelf / f"step-{step:08d}")
+    experiment = rebuild(found)
+    experiment.system.to(pick_device(device))
+    progress = checkpoint.restore(files, experiment.system)
+    experiment.system.eval()
+    return Loaded(found, experiment, progress, tuple(refused))
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto`: this process's GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        return torch.zeros((), device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}") from None
+
+
+# -- train and resume ----------------------------------------------------------------------------------------------------
+
+
+def seconds_of(budget: str | float) -> float:
+    """A budget as seconds: 90, "90", "60s", "10m", "1.5h".
+
+    Raises:
+        ValueError: it is none of these, or not above 0.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([smh]?)\s*", str(budget))
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise ValueError(f"budget '{budget}' is not a time: write seconds, minutes or hours as 60s, 10m or 1.5h")
+    return seconds
+
+
+def begin(
+    recipe: str,
+    arguments: dict[str, Any],
+    *,
+    out: str | Path = "",
+    steps: int = 0,
+    budget: str | float = 0,
+    seed: int = 0,
+    device: str = "auto",
+    world: World | None = None,
+) -> Loaded:
+    """A new run, planned but not yet trained: its folder made, its codec learnt, its number of steps fixed.
+
+    Raises:
+        ValueError: an unknown recipe or option, a value out of range, steps and budget both given.
+        RunError: the folder holds a run already.
+    """
+    world = world or World()
+    if steps and budget:
+        raise ValueError(f"give --steps {steps} or --budget {budget}, not both")
+    if steps < 0:
+        raise ValueError(f"--steps {steps} is not above 0")
+    spend = seconds_of(budget) if budget else 0.0
+    experiment, checked = build(recipe, arguments, seed)
+    folder = Path(out) if out else _fresh(recipe, experiment.data.facts)
+    if (folder / "run.json").exists():
+        raise RunError(f"{folder} already holds a run; `maquette resume {folder}` continues it, --out names another folder")
+    system = experiment.system.to(pick_device(device))
+    if experiment.fit.batch > (rows := len(experiment.data.train)) > 0:
+        experiment = replace(experiment, fit=replace(experiment.fit, batch=rows - rows % world.size))
+    system.codec.learn(experiment.data.train)
+    ready(system, experiment.fit)
+    planned, setup = (replace(experiment.fit, steps=steps), 0.0) if steps else (experiment.fit, 0.0)
+    if budget:
+        planned, setup = plan(system, experiment.data, experiment.fit, spend, seed)
+        agreed = torch.tensor([float(planned.steps)])
+        world.mean_([agreed])
+        planned = replace(planned, steps=max(1, int(agreed)))
+    experiment = replace(experiment, fit=planned)
+    record = record_of(recipe, checked, seed, experiment)
+    record.update({"budget": spend, "setup_seconds": round(setup, 2)})
+    made = Run.create(folder, record) if world.first else Run(folder, record)
+    world.wait()
+    return Loaded(made, experiment, Progress(planned, seed))
+
+
+def _fresh(recipe: str, facts: Facts) -> Path:
+    """The first free runs/RECIPE-DATA-N."""
+    stem = f"{recipe.rpartition(':')[2]}-{Path(facts.name).name}"
+    taken = [int(p.name.rpartition("-")[2]) for p in Path("runs").glob(f"{stem}-*") if p.name.rpartition("-")[2].isdigit()]
+    return Path("runs") / f"{stem}-{max(taken, default=0) + 1}"
+
+
+def pursue(session: Loaded, world: World, *, every: int = 0, stop_on_full: bool = False, quiet: bool = False) -> Loaded:
+    """Train a session to the end of its plan: bar, TensorBoard events, previews at checkpoints, and at last the card."""
+    found, progress = session.run, session.progress
+    with ExitStack() as stack:
+        if world.first:
+            stack.enter_context(found.held())
+            checkpoint.sweep(found.shelf)
+        shown = world.first and not quiet
+        bar = stack.enter_context(Bar(f"{found.record['recipe']} on {session.facts.name}", progress.fit.steps)) if shown else None
+        events = stack.enter_context(_events(found.path)) if world.first else None
+        for report in fit(found, session.experiment, progress, world, every, stop_on_full):
+            if bar:
+                bar.step(report)
+            if events and report.logs:
+                _write_events(events, report)
+            if report.saved:
+                _preview(session, report.step)
+        if world.first:
+            write_card(found.path / "README.md", found.record, _read(found.path / "eval.json"))
+    session.system.eval()
+    return session
+
+
+@contextmanager
+def _events(path: Path) -> Iterator[Any]:
+    """TensorBoard's event file of a run."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(path))
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def _write_events(events: Any, report: Report) -> None:
+    for name, value in (report.logs or {}).items():
+        if name != "step":
+            events.add_scalar(f"train/{name}", value, report.step)
+
+
+def _preview(session: Loaded, step: int) -> None:
+    """Sixteen samples beside the checkpoint. A preview that fails is no reason to stop training."""
+    field = session.system.codec.field
+    suffix = "png" if field == "image" else "txt"
+    path = session.run.path / "samples" / f"step-{step:08d}.{suffix}"
+    try:
+        batch = session.system.sample(16 if field == "image" else 2, seed=0)
+        save_samples(batch, field, path, {"run": session.run.path.name, "step": step, "seed": 0})
+    except (RuntimeError, ValueError, OSError) as error:
+        session.run.log({"step": step, "preview_failed": str(error)})  # type: ignore[dict-item]
+
+
+def train(
+    recipe: str,
+    *,
+    out: str | Path = "",
+    steps: int = 0,
+    budget: str | float = 0,
+    seed: int = 0,
+    checkpoint_every: int = 0,
+    stop_on_full: bool = False,
+    device: str = "auto",
+    quiet: bool = False,
+    **arguments: Any,
+) -> Loaded:
+    """Train a recipe to the end and return the run, open. `arguments` are the recipe's own, or an option of Fit such as lr.
+
+    Args:
+        out: the run's folder; by default runs/RECIPE-DATA-N, N counting up.
+        steps: optimizer steps; or
+        budget: training seconds, "60s", "10m", "1h": CPU-seconds on a CPU, GPU-seconds beside one.
+        checkpoint_every: steps between checkpoints (0 = five over the run).
+    """
+    world = join()
+    session = begin(recipe, arguments, out=out, steps=steps, budget=budget, seed=seed, device=device, world=world)
+    return pursue(session, world, every=checkpoint_every, stop_on_full=stop_on_full, quiet=quiet)
+
+
+def resume(
+    path: str | Path,
+    *,
+    steps: int = 0,
+    checkpoint_every: int = 0,
+    stop_on_full: bool = False,
+    device: str = "auto",
+    quiet: bool = False,
+) -> Loaded:
+    """Continue a run from its newest checkpoint that verifies, bit for bit; `steps` moves its end.
+
+    A run that was stopped before its first checkpoint begins again from step 0, as it would have.
+    """
+    world = join()
+    found = Run.open(path)
+    with ExitStack() as stack:
+        if world.first:
+            stack.enter_context(found.held())  # look, before training takes the lock for itself
+    torch.set_num_threads(found.record["machine"]["threads"])  # another number of threads adds in another order
+    if found.checkpoints():
+        session = load(path, device=device)
+    else:
+        experiment = rebuild(found)
+        experiment.system.to(pick_device(device))
+        experiment.system.codec.learn(experiment.data.train)
+        session = Loaded(found, experiment, Progress(experiment.fit, found.record["seed"]))
+    if steps:
+        session.progress.fit = replace(session.progress.fit, steps=steps)
+        found.record["fit"]["steps"] = steps
+        if world.first:
+            found.write_record()
+    if world.first:
+        found.forget_after(session.progress.step)
+    ready(session.system, session.progress.fit)
+    world.wait()
+    return pursue(session, world, every=checkpoint_every, stop_on_full=stop_on_full, quiet=quiet)
+
+
+# -- sample --------------------------------------------------------------------------------------------------------------
+
+
+def sample(
+    path: str | Path,
+    n: int = 16,
+    *,
+    out: str | Path = "",
+    seed: int = 0,
+    about: dict[str, Any] | None = None,
+    prompt: str = "",
+    dials: dict[str, Any] | None = None,
+    step: int | None = None,
+    device: str = "auto",
+) -> Batch:
+    """Draw n samples from a run, and write them by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
+
+    Args:
+        dials: fields of the run's sampler, changed for this call: {"steps": 50, "guidance": 2}.
+    """
+    if n < 1:
+        raise ValueError(f"-n {n} is not above 0")
+    found = load(path, step=step, device=device)
+    sampler = turned(found.system.sampler, dials or {})
+    batch = found.sample(n, seed=seed, about=about, prompt=prompt, sampler=sampler)
+    if out:
+        info = {"run": str(path), "recipe": found.run.record["recipe"], "step": found.progress.step, "seed": seed}
+        save_samples(batch, found.system.codec.field, Path(out), {**info, "about": about or {}, "sampler": described(sampler)})
+    return batch
+
+
+def turned(sampler: Sampler, dials: dict[str, Any]) -> Sampler:
+    """A sampler with some of its dials turned.
+
+    Raises:
+        UnknownName: it has no such dial.
+        ValueError: a value it does not take.
+    """
+    now = {f.name: getattr(sampler, f.name) for f in fields(sampler)}  # type: ignore[arg-type]
+    for key in dials:
+        if key not in now:
+            raise recipes.UnknownName(f"dial of {type(sampler).__name__}", key, list(now))
+    return replace(sampler, **{k: recipes.coerce(k, v, now[k]) for k, v in dials.items()})  # type: ignore[type-var]
+
+
+def described(sampler: Sampler) -> dict[str, Any]:
+    """A sampler's name and dials, for a record."""
+    return {"name": type(sampler).__name__, **asdict(sampler)}  # type: ignore[call-overload]
+
+
+def _told(facts: Facts, about: dict[str, Any], n: int) -> Batch | None:
+    """What a caller says of the samples, as batch fields of n rows. A class may be given by its name."""
+    if not about:
+        return None
+    known = ["label"] if facts.classes else []
+    for key in about:
+        if key not in known:
+            raise recipes.UnknownName("field of --about", key, known or ["(this run takes none)"])
+    given = about["label"] if isinstance(about["label"], list) else [about["label"]]
+    labels = [_class(facts, value) for value in given]
+    return {"label": torch.tensor([labels[i % len(labels)] for i in range(n)])}
+
+
+def _class(facts: Facts, value: Any) -> int:
+    if str(value) in facts.classes:
+        return facts.classes.index(str(value))
+    if isinstance(value, int) and 0 <= value < len(facts.classes):
+        return value
+    raise recipes.UnknownName("label", value, list(facts.classes))
+
+
+def _prompted(system: System, prompt: str, n: int, sampler: Sampler) -> Code:
+    """A prompt as the start of n samples: its code, then room to write as much as the sampler's length says."""
+    if system.codec.field != "text":
+        raise ValueError(f"this run makes {system.codec.field}s; --prompt is for text")
+    code = system.codec.encode([prompt])
+    room = getattr(sampler, "length", 0) or max(1, system.codec.length - code.shape[1])
+    return torch.nn.functional.pad(code, (0, room), value=IGNORE).expand(n, -1).to(system.device)
+
+
+# -- evaluate and show ---------------------------------------------------------------------------------------------------
+
+
+def evaluate(
+    path: str | Path, *, n: int = 0, seed: int = 0, only: list[str] | None = None, step: int | None = None, device: str = "auto"
+) -> dict[str, Any]:
+    """Score a run on its held-out data; writes eval.json and the model card, and returns what eval.json holds."""
+    found = load(path, step=step, device=device)
+    result = measure(found.system, found.data, n=n or None, seed=seed, only=only)
+    record = found.run.record
+    told = {
+        "run": str(path),
+        "recipe": record["recipe"],
+        "arguments": record["arguments"],
+        "step": found.progress.step,
+        "seconds": round(found.progress.seconds, 3),
+        "parameters": record["parameters"],
+        "sampler": described(found.system.sampler),
+        **_plain(result),
+    }
+    checkpoint.replace_durably(found.run.path / "eval.json", (json.dumps(told, indent=1) + "\n").encode())
+    write_card(found.run.path / "README.md", record, told)
+    return told
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types: estimates and signatures as dictionaries, NaN as null."""
+    if hasattr(value, "asdict"):
+        return _plain(value.asdict())
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def show(name: str) -> dict[str, Any]:
+    """What a run is and how far; or, given a recipe's name, its arguments, roles, phases and capabilities."""
+    if name in recipes.catalogue() or ":" in name:
+        experiment, arguments = build(name, {}, 0)
+        return {"recipe": name, "about": recipes.find(name).__doc__, "arguments": recipes.signature(recipes.find(name)), **anatomy(experiment)}
+    found = Run.open(name)
+    rows = found.rows()
+    kept = []
+    for folder in found.checkpoints():
+        try:
+            checkpoint.read_verified(folder)
+            kept.append({"step": int(folder.name.removeprefix("step-")), "verified": True})
+        except checkpoint.Damaged as error:
+            kept.append({"step": int(folder.name.removeprefix("step-")), "verified": False, "why": str(error)})
+    return {**found.record, "last": rows[-1] if rows else {}, "checkpoints": kept, "eval": _read(found.path / "eval.json")}
+
+
+def anatomy(experiment: Experiment) -> dict[str, Any]:
+    """A system's parts and what it can do, read from the parts themselves."""
+    system = experiment.system
+    fates = {**dict.fromkeys(system.frozen, "frozen"), **{f: f"follows {leader}" for f, (leader, _) in system.follow.items()}}
+    roles = {k: net for k, net in system.roles().items() if next(net.parameters(), None) is not None}
+    dials = {f.name for f in fields(system.sampler)}  # type: ignore[arg-type]
+    return {
+        "roles": {k: {"parameters": sum(p.numel() for p in net.parameters()), "fate": fates.get(k, "learns")} for k, net in roles.items()},
+        "phases": {p.name: {"trains": list(system.learners(p)), "every": p.every} for p in system.objective.phases()},
+        "sampler": described(system.sampler),
+        "can": {
+            "likelihood": system.objective.bound or "no",
+            "conditional": list(system.conditioner.fields) if system.conditioner else [],
+            "guidance": "guidance" in dials,
+        },
+    }
+
+
+def open_for_look(name: str) -> Data:
+    """A data set, for a look at its facts and rows."""
+    return open_data(name)

@@ -1,0 +1,355 @@
+"""The command line: the verbs of `maquette.api`, their options, and what each failure means for the caller.
+
+Imports no torch until a verb runs, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from maquette import __version__, recipes
+
+app = typer.Typer(
+    name="maquette",
+    help="Train, sample, score, compare and resume every family of generative model on your own data, through one loop.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_OPEN = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+BAD_INPUT, STORAGE, NUMERICAL, RESUMABLE = 2, 73, 74, 75
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Out = Annotated[str, typer.Option("--out", "-o", help="Where to write.")]
+Seed = Annotated[int, typer.Option(help="Every random choice follows from it.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+Threads = Annotated[int, typer.Option(help="CPU threads (0 = all cores).")]
+Every = Annotated[int, typer.Option(help="Steps between checkpoints (0 = five over the run).")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+Full = Annotated[bool, typer.Option("--stop-on-full", help="Stop at the first checkpoint the disk has no room for.")]
+
+
+def _threads(count: int) -> None:
+    import torch
+
+    if count < 0:
+        raise ValueError(f"--threads {count} is not above 0")
+    if count:
+        torch.set_num_threads(count)
+
+
+def _options(words: list[str]) -> dict[str, Any]:
+    """`--name value`, `--name=value`, `name=value`, `--flag` and `--no-flag`, as a recipe's arguments."""
+    found: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") and not equals:
+            raise ValueError(f"'{word}' is not an option: write --name value or name=value")
+        if not equals:
+            if rest and not rest[0].startswith("--"):
+                value = rest.pop(0)
+            else:
+                name, value = (name.removeprefix("no-"), "false") if name.startswith("no-") else (name, "true")
+        found[name.replace("-", "_")] = value
+    return found
+
+
+def _print(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, default=str))
+
+
+def _table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+@app.command("doctor")
+def doctor_verb(as_json: Json = False) -> None:
+    """Time this machine: matrix rate per dtype, memory bandwidth, what fits."""
+    from maquette import api
+
+    found = api.doctor()
+    if as_json:
+        return _print(found)
+    for name, value in found.items():
+        typer.echo(f"{name.replace('_', ' '):<22} {value}")
+
+
+@app.command("list")
+def list_verb(what: Annotated[str, typer.Argument(help="recipes, data, metrics or runs")] = "recipes", as_json: Json = False) -> None:
+    """What there is: recipes, built-in data, metrics, or the runs under ./runs."""
+    if what == "recipes":
+        found = [{"name": r.name, "summary": r.summary, "arguments": r.arguments} for r in recipes.catalogue().values()]
+    elif what == "data":
+        from maquette.data import BUILTIN
+
+        found = [{"name": name, "summary": summary} for name, summary in BUILTIN.items()]
+    elif what == "metrics":
+        from maquette.metrics import summaries
+
+        found = [{"name": name, "summary": summary} for name, summary in summaries().items()]
+    elif what == "runs":
+        found = [_run_line(path) for path in sorted(Path("runs").rglob("run.json"))]
+    else:
+        raise recipes.UnknownName("list", what, ["recipes", "data", "metrics", "runs"])
+    if as_json:
+        return _print(found)
+    _table("", ["name", "what"], [[str(row["name"]), str(row["summary"])] for row in found])
+
+
+def _run_line(path: Path) -> dict[str, Any]:
+    record = json.loads(path.read_text())
+    done = sorted((path.parent / "checkpoints").glob("step-*"))
+    step = int(done[-1].name.removeprefix("step-")) if done else 0
+    told = f"{record['recipe']} on {record['data']['name']}, step {step} of {record['fit']['steps']}"
+    return {"name": str(path.parent), "summary": told, "recipe": record["recipe"], "step": step, "steps": record["fit"]["steps"]}
+
+
+@app.command("show")
+def show_verb(name: Annotated[str, typer.Argument(help="a run's folder or a recipe's name")], as_json: Json = False) -> None:
+    """A run: what it is and how far. A recipe: its arguments, roles, phases and capabilities."""
+    from maquette import api
+
+    found = api.show(name)
+    if as_json:
+        return _print(found)
+    for key, value in found.items():
+        shown = "\n".join(f"  {k:<20} {v}" for k, v in value.items()) if isinstance(value, dict) else f"  {value}"
+        typer.echo(f"{key}\n{shown}")
+
+
+@app.command("train", context_settings=_OPEN)
+def train_verb(
+    ctx: typer.Context,
+    recipe: Annotated[str, typer.Argument(help="a recipe (`maquette list`), or my_pkg.recipes:fn")],
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 0,
+    budget: Annotated[str, typer.Option(help="Training seconds instead of steps: 60s, 10m, 1h (CPU- or GPU-seconds).")] = "",
+    out: Out = "",
+    seed: Seed = 0,
+    checkpoint_every: Every = 0,
+    stop_on_full: Full = False,
+    device: Device = "auto",
+    threads: Threads = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train a recipe. Further options are the recipe's own (`maquette show RECIPE`), or lr, batch, warmup, bf16, ...
+
+    Example: maquette train flow --data digits --budget 60s --lr 1e-3
+    """
+    from maquette import api
+
+    _threads(threads)
+    given = _options(ctx.args)
+    session = api.train(
+        recipe,
+        out=out,
+        steps=steps,
+        budget=budget,
+        seed=seed,
+        checkpoint_every=checkpoint_every,
+        stop_on_full=stop_on_full,
+        device=device,
+        quiet=quiet or as_json,
+        **given,
+    )
+    _finished(session, as_json)
+
+
+@app.command("resume")
+def resume_verb(
+    run: Annotated[str, typer.Argument(help="the run's folder")],
+    steps: Annotated[int, typer.Option(help="Move the end of the run.")] = 0,
+    checkpoint_every: Every = 0,
+    stop_on_full: Full = False,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Continue a run bit for bit from its newest checkpoint that verifies."""
+    from maquette import api
+
+    session = api.resume(
+        run, steps=steps, checkpoint_every=checkpoint_every, stop_on_full=stop_on_full, device=device, quiet=quiet or as_json
+    )
+    _finished(session, as_json)
+
+
+def _finished(session: Any, as_json: bool) -> None:
+    if int(os.environ.get("RANK", "0")):
+        return
+    for reason in session.refused:
+        typer.echo(f"passed over: {reason}", err=True)
+    told = {"run": str(session.run.path), "step": session.progress.step, "seconds": round(session.progress.seconds, 2)}
+    if as_json:
+        return _print(told)
+    typer.echo(f"{told['run']}: step {told['step']}, {told['seconds']} training seconds")
+
+
+@app.command("sample")
+def sample_verb(
+    run: Annotated[str, typer.Argument(help="the run's folder")],
+    n: Annotated[int, typer.Option("-n", help="How many.")] = 16,
+    seed: Seed = 0,
+    about: Annotated[str, typer.Option(help="""What to make, as JSON: '{"label": 3}'.""")] = "",
+    prompt: Annotated[str, typer.Option(help="How a text begins.")] = "",
+    length: Annotated[int, typer.Option(help="Symbols to write (text).")] = 0,
+    dial: Annotated[list[str], typer.Option("--set", help="Turn a dial of the sampler: --set steps=50 --set guidance=2.")] = [],  # noqa: B006
+    out: Out = "",
+    step: Annotated[int, typer.Option(help="From this checkpoint (-1 = the newest).")] = -1,
+    device: Device = "auto",
+    threads: Threads = 0,
+    show: Annotated[bool, typer.Option("--print", help="Print texts on stdout too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Draw samples: a PNG grid, text, .npz or .json by the suffix of --out."""
+    from maquette import api
+
+    _threads(threads)
+    dials = _options(list(dial))
+    if length:
+        dials["length"] = length
+    try:
+        told = json.loads(about) if about else None
+    except ValueError as error:
+        raise ValueError(f"""--about '{about}' is not JSON ({error}); write it like '{{"label": 3}}'""") from None
+    if told is not None and not isinstance(told, dict):
+        raise ValueError(f"""--about '{about}' is not a JSON object; write it like '{{"label": 3}}'""")
+    if not out and not show and not as_json:
+        out = str(Path(run) / "samples" / f"seed-{seed}.{_suffix(run)}")
+    batch = api.sample(
+        run, n, out=out, seed=seed, about=told, prompt=prompt, dials=dials, step=None if step < 0 else step, device=device
+    )
+    texts = batch.get("text")
+    if as_json:
+        return _print({"run": run, "n": n, "seed": seed, "out": out, "text": texts})
+    if texts and (show or not out):
+        for text in texts:
+            typer.echo(text + "\n" + "-" * 40 if len(texts) > 1 else text)
+    if out:
+        typer.echo(f"{n} samples in {out}", err=bool(show))
+
+
+def _suffix(run: str) -> str:
+    from maquette.runs import Run
+
+    return {"image": "png", "text": "txt"}.get(Run.open(run).record["data"]["field"], "npz")
+
+
+@app.command("eval")
+def eval_verb(
+    run: Annotated[str, typer.Argument(help="the run's folder")],
+    n: Annotated[int, typer.Option("-n", help="Samples to draw (0 = as many as there are training rows, at most 10,000).")] = 0,
+    metrics: Annotated[str, typer.Option(help="Only these, comma-separated (`maquette list metrics`).")] = "",
+    seed: Seed = 0,
+    step: Annotated[int, typer.Option(help="This checkpoint (-1 = the newest).")] = -1,
+    device: Device = "auto",
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Score a run on its held-out data, every figure with a 95 % interval and the signature of how it was made."""
+    from maquette import api
+
+    _threads(threads)
+    only = [name for name in metrics.split(",") if name] or None
+    told = api.evaluate(run, n=n, seed=seed, only=only, step=None if step < 0 else step, device=device)
+    if as_json:
+        return _print(told)
+    rows = [[name, f"{e['value']:.4g}", f"{e['low']:.4g} .. {e['high']:.4g}", str(e["n"])] for name, e in told["metrics"].items()]
+    _table(f"{run} at step {told['step']}", ["metric", "value", "95 %", "n"], rows)
+    for name, why in told["skipped"].items():
+        typer.echo(f"{name}: not measured: {why}")
+
+
+@app.command("compare", context_settings=_OPEN)
+def compare_verb(
+    ctx: typer.Context,
+    recipes_: Annotated[str, typer.Option("--recipes", help="Comma-separated.")] = "vae,gan,pixelcnn,maskgit,flow",
+    data: Annotated[str, typer.Option(help="A built-in (`maquette list data`) or a path of your own.")] = "digits",
+    budget: Annotated[str, typer.Option(help="Training seconds for each.")] = "",
+    steps: Annotated[int, typer.Option(help="Steps for each, instead of a budget.")] = 0,
+    out: Out = "runs/compare",
+    seed: Seed = 0,
+    jobs: Annotated[int, typer.Option(help="Systems trained side by side, one thread each (0 = one per core).")] = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train several families on the same data with the same budget; a leaderboard, compare.json and report.html."""
+    from maquette import api
+
+    names = [name.strip() for name in recipes_.split(",") if name.strip()]
+    told = api.compare(
+        data, names, budget=budget, steps=steps, out=out, seed=seed, jobs=jobs, quiet=quiet or as_json, arguments=_options(ctx.args)
+    )
+    if as_json:
+        return _print(told)
+    from rich.console import Console
+
+    from maquette.report.bar import leaderboard
+
+    Console().print(leaderboard(told))
+    typer.echo(f"{Path(out) / 'report.html'} shows samples, curves and what each number means; {Path(out) / 'compare.json'} has them all.")
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _top(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; turn what went wrong into a message and an exit code.
+
+    0 done; 2 bad input; 73 storage; 74 not finite; 75 resumable (a rank was lost); 130 / 143 stopped by a signal.
+    """
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        if os.environ.get("MAQUETTE_DEBUG"):
+            raise
+        code = _code(error)
+        if code is None:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.stdout.flush()
+        sys.exit(code)
+
+
+def _code(error: Exception) -> int | None:
+    """The exit code of a failure that has a plain meaning; None for a fault of ours, which keeps its traceback."""
+    if isinstance(error, ValueError | FileNotFoundError):
+        return BAD_INPUT
+    if "torch" in sys.modules:
+        from maquette.distributed import PeerLost
+        from maquette.runs import Stopped, StorageFull
+        from maquette.train import NotFinite
+
+        if isinstance(error, Stopped):
+            return 128 + error.signum
+        meanings = ((StorageFull, STORAGE), (NotFinite, NUMERICAL), (PeerLost, RESUMABLE))
+        return next((code for kind, code in meanings if isinstance(error, kind)), None)
+    return None

@@ -1,0 +1,192 @@
+"""Several families, the same data, the same budget: each trained and scored in a process of its own, then set side by side.
+
+A process per system isolates memory, threads and crashes; one that fails is a row with its error, not the end of the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from maquette import recipes
+from maquette.checkpoint import replace_durably
+from maquette.data import open_data
+from maquette.report.bar import Board
+from maquette.report.page import write_page
+from maquette.runs import FIT_OPTIONS, Run, RunError, versions
+
+_STAGES = ("train", "eval")
+
+
+@dataclass
+class Entry:
+    """One system on its way through training and scoring."""
+
+    name: str
+    folder: Path
+    commands: list[list[str]]
+    stage: int = -1
+    process: subprocess.Popen[bytes] | None = None
+    error: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def over(self) -> bool:
+        return bool(self.error) or self.stage >= len(self.commands)
+
+    def launch(self) -> None:
+        """Start the next stage, one thread, its words kept beside the run."""
+        self.stage += 1
+        if self.over:
+            return
+        with open(self.folder.with_suffix(".log"), "ab") as words:
+            env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+            self.process = subprocess.Popen(self.commands[self.stage], stdout=words, stderr=words, env=env)
+
+    def poll(self) -> None:
+        """Go on to the next stage when this one ends; keep the last words of one that fails."""
+        code = self.process.poll() if self.process else 0
+        if code is None:
+            return
+        if code:
+            words = self.folder.with_suffix(".log").read_text(errors="replace").strip().splitlines()
+            told = next((line for line in reversed(words) if line.strip()), "")
+            self.error = f"{_STAGES[self.stage]} ended with code {code}: {told.removeprefix('error: ')}"
+        else:
+            self.launch()
+
+    def progress(self) -> tuple[str, float]:
+        """What it is doing and which share of that is done."""
+        if self.over:
+            return ("failed" if self.error else "done"), 1.0
+        if self.stage == 1:
+            return "scoring", 1.0
+        try:
+            found = Run.open(self.folder)
+            rows = found.rows()
+            return "training", rows[-1]["step"] / found.record["fit"]["steps"] if rows else 0.0
+        except RunError:
+            return "planning", 0.0
+
+
+def compare(
+    data: str,
+    names: list[str],
+    *,
+    budget: str | float = "",
+    steps: int = 0,
+    out: str | Path = "runs/compare",
+    seed: int = 0,
+    jobs: int = 0,
+    quiet: bool = False,
+    arguments: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train and score each recipe on `data`; writes compare.json and report.html into `out` and returns the former.
+
+    Raises:
+        ValueError: an unknown recipe, data set or option, or neither budget nor steps.
+        RunError: `out` already holds a comparison.
+    """
+    out = Path(out)
+    if not names:
+        raise ValueError("name at least one recipe to compare")
+    for name in names:
+        options = {k: v for k, v in {"data": data, **(arguments or {})}.items() if k in recipes.signature(recipes.find(name)) or len(names) == 1}
+        recipes.check(name, options, also=FIT_OPTIONS)
+    for key in arguments or {}:
+        if key not in FIT_OPTIONS and not any(key in recipes.signature(recipes.find(name)) for name in names):
+            allowed = {k for name in names for k in recipes.signature(recipes.find(name))} | set(FIT_OPTIONS)
+            raise recipes.UnknownName("option", key, sorted(allowed))
+    if (out / "compare.json").exists() or any((out / name / "run.json").exists() for name in names):
+        raise RunError(f"{out} already holds a comparison; --out names another folder")
+    facts = open_data(data).facts
+    out.mkdir(parents=True, exist_ok=True)
+    entries = [Entry(name, out / name, _commands(name, data, out / name, budget, steps, seed, arguments or {})) for name in names]
+    _all(entries, jobs or os.cpu_count() or 1, quiet)
+    rows = [_row(entry) for entry in entries]
+    told = {
+        "format": 1,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["maquette", *sys.argv[1:]]),
+        "data": facts.asdict(),
+        "budget": str(budget or f"{steps} steps"),
+        "seed": seed,
+        "machine": next((Run.open(e.folder).record["machine"] for e in entries if (e.folder / "run.json").exists()), {}),
+        "versions": versions(),
+        "rows": rows,
+    }
+    replace_durably(out / "compare.json", (json.dumps(told, indent=1) + "\n").encode())
+    write_page(out / "report.html", told, [_shown(entry) for entry in entries if not entry.error])
+    return told
+
+
+def _commands(name: str, data: str, folder: Path, budget: Any, steps: int, seed: int, arguments: dict[str, Any]) -> list[list[str]]:
+    base = [sys.executable, "-m", "maquette"]
+    length = ["--steps", str(steps)] if steps else ["--budget", str(budget)] if budget else []
+    known = {**FIT_OPTIONS, **recipes.signature(recipes.find(name))}
+    own = [f"--{key.replace('_', '-')}={value}" for key, value in arguments.items() if key in known]
+    train = [*base, "train", name, "--data", data, *length, "--seed", str(seed), "--out", str(folder), "--threads", "1", "--quiet", *own]
+    return [train, [*base, "eval", str(folder), "--threads", "1", "--json"]]
+
+
+def _all(entries: list[Entry], jobs: int, quiet: bool) -> None:
+    """Run every entry to its end, `jobs` at a time; on any way out, leave no process behind."""
+    board = None if quiet else Board([entry.name for entry in entries])
+    waiting, live = list(entries), list[Entry]()
+    try:
+        while waiting or live:
+            while waiting and len(live) < jobs:
+                live.append(waiting.pop(0))
+                live[-1].launch()
+            time.sleep(0.2)
+            for entry in live:
+                entry.poll()
+            live = [entry for entry in live if not entry.over]
+            if board:
+                board.show({entry.name: entry.progress() for entry in entries if entry not in waiting})
+    finally:
+        if board:
+            board.close()
+        for entry in live:
+            if entry.process and entry.process.poll() is None:
+                entry.process.terminate()
+        for entry in live:
+            if entry.process:
+                entry.process.wait(30)
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    if entry.error:
+        return {"status": "failed", "error": entry.error, "recipe": entry.name, "run": str(entry.folder), "metrics": {}}
+    return {"status": "ok", "error": "", **json.loads((entry.folder / "eval.json").read_text())}
+
+
+def _shown(entry: Entry) -> dict[str, Any]:
+    """A finished run as the report shows it."""
+    found = Run.open(entry.folder)
+    told = json.loads((entry.folder / "eval.json").read_text())
+    return {"eval": told, "log": found.rows(), "facts": found.record["data"], **_pictures(entry.folder)}
+
+
+def _pictures(folder: Path) -> dict[str, Any]:
+    """The samples that scoring kept, beside real rows and each one's nearest training row."""
+    import numpy as np
+    import torch
+
+    path = folder / "samples" / "eval.npz"
+    if not path.exists():
+        return {}
+    with np.load(path, allow_pickle=False) as kept:
+        arrays = {name: kept[name] for name in kept.files}
+    found: dict[str, Any] = {name: torch.from_numpy(value) for name, value in arrays.items() if value.dtype.kind in "fiu"}
+    found.update({name: [str(item) for item in value] for name, value in arrays.items() if value.dtype.kind == "U"})
+    if "labels" in found:
+        found["labels"] = found["labels"].tolist()
+    return found

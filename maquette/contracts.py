@@ -1,0 +1,176 @@
+"""Every word of the house: what a part must be so that the one loop, the samplers and the verbs can use it.
+
+Shapes: B batch, T length, S spatial, C channels, V vocabulary, D width. Knows nothing of any family of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from maquette.streams import Streams
+
+if TYPE_CHECKING:
+    from maquette.system import System
+
+Batch = dict[str, Any]  # a field per modality: {"image": float[B,C,H,W] in 0..1, "text": list[str], "label": int64[B]}
+Code = Tensor  # what networks see: float[B,*S] or int64[B,T]
+Logs = dict[str, Tensor]
+IGNORE = -1  # never a target; in a start it means "write here"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a network may be told. Absent slots are None.
+
+    vector [B,D]; tokens [B,L,D] with mask bool[B,L] (True = real); field [B,C,*S], aligned with the code.
+    """
+
+    vector: Tensor | None = None
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+    field: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        """The same condition with every present slot changed: to another device, to some of its rows."""
+        present = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        return replace(self, **{name: change(slot) for name, slot in present.items()})
+
+
+class Codec(nn.Module):
+    """Data <-> code. `field` names the batch field it reads and writes."""
+
+    field: str = "image"
+
+    def encode(self, data: Any) -> Code:
+        raise NotImplementedError
+
+    def decode(self, code: Code) -> Any:
+        raise NotImplementedError
+
+    def learn(self, data: Any) -> None:
+        """Fit to the training data before the first step (a tokenizer's merges). Most codecs have nothing to learn."""
+
+
+class Network(nn.Module):
+    """Tensor -> tensor, always called through `__call__` so that wrappers see every call.
+
+    `edges` names the sub-modules that touch symbols (embeddings, heads): their matrices are not for Muon.
+    """
+
+    edges: tuple[str, ...] = ()
+
+    def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
+        raise NotImplementedError
+
+    def begin(self, batch: int, length: int) -> Any:
+        """Memory for incremental decoding (a KV cache), or None when the network must see everything again."""
+        return None
+
+
+class Conditioner(nn.Module):
+    """Raw batch fields -> Condition. `drop` is the chance that a row gets the null condition; 1 gives it to all."""
+
+    fields: tuple[str, ...] = ()
+
+    def forward(self, batch: Batch, *, drop: float = 0.0, rng: Streams | None = None) -> Condition | None:
+        raise NotImplementedError
+
+    def guess(self, rng: Streams) -> Batch:
+        """The fields it reads, drawn from their training distribution, for a sample nobody said anything about."""
+        return {}
+
+    def every(self) -> list[tuple[Batch, float]]:
+        """Each value its fields can take, as a batch of one row, with its log-probability; [] when uncountable."""
+        return []
+
+
+@runtime_checkable
+class Process(Protocol):
+    """How data dissolves, and how a denoiser is read. One object serves the objective and the sampler. t in 0..1 dissolves."""
+
+    def times(self, rng: Streams) -> Tensor:
+        """Training times [B]."""
+
+    def grid(self, steps: int) -> Tensor:
+        """Sampling times [steps + 1], from the prior's down to the data's."""
+
+    def prior(self, shape: tuple[int, ...], rng: Streams) -> Tensor:
+        """A fully dissolved code [B, *shape]."""
+
+    def corrupt(self, x: Code, t: Tensor, rng: Streams) -> Tensor:
+        """x at time t [B]."""
+
+    def denoise(self, net: Network, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
+        """The network's reading of x_t: an estimate of x, or logits over its symbols [B,T,V]."""
+
+    def distance(self, guess: Tensor, x: Code, x_t: Tensor, t: Tensor) -> Tensor:
+        """Training loss of a guess, per row [B]."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One player's move: which roles it trains and every how many steps. Likelihood models are games with one player."""
+
+    name: str
+    roles: tuple[str, ...]
+    every: int
+    move: Callable[..., tuple[Tensor, Logs]]
+
+
+_Move = TypeVar("_Move", bound=Callable[..., tuple[Tensor, Logs]])
+
+
+def phase(*roles: str, every: int = 1) -> Callable[[_Move], _Move]:
+    """Mark an objective's method `(self, system, batch, rng, step) -> (loss, logs)` as a phase that trains `roles`.
+
+    Roles that the system lacks, or that are frozen, are passed over.
+    """
+
+    def mark(move: _Move) -> _Move:
+        move.phase = (roles, every)  # type: ignore[attr-defined]
+        return move
+
+    return mark
+
+
+class Objective(nn.Module):
+    """How roles learn: one or more `@phase` methods, run in the order they are written."""
+
+    bound: str = ""  # how `score` stands to the true likelihood: "exact", "ELBO", "any-order ELBO"; "" = no likelihood
+
+    def phases(self) -> list[Phase]:
+        """Its phases; one whose cadence is an argument overrides this."""
+        marked = {name: move for cls in reversed(type(self).__mro__) for name, move in vars(cls).items() if hasattr(move, "phase")}
+        return [Phase(name, *move.phase, getattr(self, name)) for name, move in marked.items()]
+
+    def score(self, system: System, batch: Batch, rng: Streams) -> Tensor | None:
+        """Negative log-likelihood in nats [B] (or the bound on it that `bound` names), given the batch's own condition."""
+        return None
+
+
+class Sampler(Protocol):
+    """An iterator of drafts; the last one is the sample. A frozen dataclass whose fields are the dials a user may turn."""
+
+    def draw(
+        self,
+        system: System,
+        n: int,
+        *,
+        start: Code | None = None,
+        cond: Condition | None = None,
+        null: Condition | None = None,
+        rng: Streams,
+    ) -> Iterator[Code]:
+        """Drafts of n codes. `start`: what the sample grows from; `null`: the null condition, for guidance."""
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's first parameter or buffer lives."""
+    tensor = next(module.parameters(), None)
+    tensor = tensor if tensor is not None else next(module.buffers(), None)
+    return tensor.device if tensor is not None else torch.device("cpu")

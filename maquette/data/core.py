@@ -1,0 +1,131 @@
+"""Data as every verb sees it: two splits of rows, and the facts a run records. Knows no source and no model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maquette.contracts import Batch
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a recipe may know of its data without reading a row, and what run.json records of it.
+
+    shape: (C, H, W) of an image; levels: distinct values per channel; classes: label names, in label order;
+    shares: each class's share of the training rows; rows: split -> count; hash: SHA-256 over every row in order.
+    kind: "real", "rendered", "simulated" or "own".
+    """
+
+    name: str
+    field: str
+    kind: str
+    licence: str
+    attribution: str
+    hash: str
+    rows: dict[str, int]
+    shape: tuple[int, ...] = ()
+    levels: int = 256
+    classes: tuple[str, ...] = ()
+    shares: tuple[float, ...] = ()
+    split: str = ""
+    notes: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = field(default=(), compare=False)  # (file, reason)
+
+    def asdict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> Facts:
+        """Facts as read back from run.json."""
+        tuples = {k: tuple(v) for k, v in saved.items() if isinstance(v, list)}
+        tuples["skipped"] = tuple(tuple(pair) for pair in saved.get("skipped", ()))
+        return cls(**{**saved, **tuples})
+
+
+class Split:
+    """Rows in memory, a column per field: uint8 images [N,C,H,W] (0 .. levels-1), int64 labels [N], lists of text.
+
+    Images come out as float32 in 0..1.
+    """
+
+    def __init__(self, columns: dict[str, Tensor | Sequence[Any]], levels: int = 256):
+        self.columns, self.levels = columns, levels
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def rows(self, index: Tensor) -> Batch:
+        """The rows at int64[B] positions."""
+        return {name: self._pick(column, index) for name, column in self.columns.items()}
+
+    def all(self) -> Batch:
+        """Every row, in order."""
+        return self.rows(torch.arange(len(self)))
+
+    def _pick(self, column: Tensor | Sequence[Any], index: Tensor) -> Any:
+        if not isinstance(column, Tensor):
+            return [column[int(i)] for i in index]
+        picked = column[index]
+        return picked.float() / (self.levels - 1) if picked.dtype == torch.uint8 else picked
+
+
+class Data:
+    """A training and a held-out split, read when first asked for, and the facts about them."""
+
+    def __init__(self, facts: Facts, read: Callable[[], dict[str, Split]]):
+        self.facts, self._read = facts, read
+
+    @cached_property
+    def splits(self) -> dict[str, Split]:
+        return self._read()
+
+    @property
+    def train(self) -> Split:
+        return self.splits["train"]
+
+    @property
+    def held(self) -> Split:
+        return self.splits["held"]
+
+
+_recalled: ContextVar[Facts | None] = ContextVar("recalled", default=None)
+
+
+@contextmanager
+def recall(facts: Facts) -> Iterator[None]:
+    """Within: data opens from what a run remembers of it, so that a run samples on a machine without its data."""
+    token = _recalled.set(facts)
+    try:
+        yield
+    finally:
+        _recalled.reset(token)
+
+
+def recalled() -> Facts | None:
+    return _recalled.get()
+
+
+def fingerprint(columns: dict[str, dict[str, Tensor | Sequence[Any]]]) -> str:
+    """SHA-256 over every split's every column: names, shapes, bytes and order."""
+    digest = hashlib.sha256()
+    for split in sorted(columns):
+        for name in sorted(columns[split]):
+            column = columns[split][name]
+            digest.update(f"{split}/{name}/{len(column)}".encode())
+            if isinstance(column, Tensor):
+                digest.update(f"{column.dtype}{tuple(column.shape)}".encode())
+                digest.update(column.contiguous().numpy().tobytes())
+            else:
+                for item in column:
+                    raw = item.encode() if isinstance(item, str) else repr(item).encode()
+                    digest.update(len(raw).to_bytes(8, "little") + raw)
+    return digest.hexdigest()

@@ -1,0 +1,49 @@
+"""What a recipe returns: a system, its data, and how long and how fast to fit it. Everything a run needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from maquette.data import Data
+from maquette.system import System
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How long and how fast. Every value is a default that `train` may override.
+
+    Args:
+        steps: optimizer steps, where neither --steps nor --budget is given.
+        batch: rows per step over all ranks and micro-batches.
+        lr: peak learning rate (AdamW's; see `muon`).
+        warmup: share of the steps over which the rate rises from 0.
+        decay: share of the steps, at the end, over which it falls to `floor` * lr (cosine).
+        muon: learning rate of Muon for the hidden matrices [Jordan 2024]; 0 = AdamW for all.
+        bf16: autocast matrix products and convolutions to bfloat16.
+        compile: torch.compile the networks where a compiler is present.
+        micro: micro-batches a step's batch is cut into (gradient accumulation).
+    """
+
+    steps: int = 1000
+    batch: int = 64
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    warmup: float = 0.02
+    decay: float = 1.0
+    floor: float = 0.0
+    clip: float = 1.0
+    muon: float = 0.0
+    bf16: bool = False
+    compile: bool = False
+    micro: int = 1
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A system, its data, how to fit it; `expected` is the band its own tests hold it to: metric -> (low, high)."""
+
+    system: System
+    data: Data
+    fit: Fit = Fit()
+    expected: dict[str, tuple[float, float]] | None = None

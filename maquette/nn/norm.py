@@ -1,0 +1,27 @@
+"""Normalisation layers. Tensors in, tensors out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * gain over the last axis (Zhang & Sennrich 2019, eq. 4), computed in float32.
+
+    Args:
+        width: size of the last axis.
+        eps: added to the mean square.
+        gain: learn a factor per channel; without it the layer has no parameters.
+    """
+
+    def __init__(self, width: int, eps: float = 1e-6, gain: bool = True):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width)) if gain else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D], in x's precision."""
+        wide = x.float()
+        y = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+        return y if self.weight is None else y * self.weight.to(x.dtype)

@@ -1,0 +1,177 @@
+"""The one place where parts meet: named networks and their fates, an objective, a sampler, a codec, a conditioner.
+
+Knows every contract and no family. A role learns, is frozen, or follows another role (an exponential moving average).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maquette.contracts import Batch, Code, Codec, Condition, Conditioner, Objective, Phase, Sampler, device_of
+from maquette.streams import Streams
+
+
+class System(nn.Module):
+    """A generative system, whole.
+
+    Args:
+        nets: a network per role.
+        objective: how the roles learn.
+        sampler: how codes are drawn; its fields are the dials of the `sample` verb.
+        codec: data <-> code.
+        conditioner: raw batch fields -> what the networks are told.
+        frozen: roles that never learn ("conditioner" and "codec" may be named too).
+        follow: follower role -> (leader role, decay). A follower starts as its leader's copy.
+
+    Raises:
+        ValueError: a fate names a role that does not exist, or no phase of the objective trains anything.
+    """
+
+    def __init__(
+        self,
+        nets: Mapping[str, nn.Module],
+        objective: Objective,
+        sampler: Sampler,
+        codec: Codec,
+        conditioner: Conditioner | None = None,
+        frozen: tuple[str, ...] = (),
+        follow: Mapping[str, tuple[str, float]] | None = None,
+    ):
+        super().__init__()
+        self.nets = nn.ModuleDict(nets)
+        self.objective, self.sampler, self.codec, self.conditioner = objective, sampler, codec, conditioner
+        self.frozen, self.follow = tuple(frozen), dict(follow or {})
+        self.register_buffer("age", torch.zeros((), dtype=torch.int64))
+        roles = self.roles()
+        for name in [*self.frozen, *self.follow, *(leader for leader, _ in self.follow.values())]:
+            if name not in roles:
+                raise ValueError(f"role {name!r} has a fate but no network; the roles are {', '.join(roles)}")
+        for follower, (leader, _) in self.follow.items():
+            roles[follower].load_state_dict(roles[leader].state_dict())
+        for name in [*self.frozen, *self.follow]:
+            roles[name].requires_grad_(False).eval()
+        if not any(self.learners(phase) for phase in objective.phases()):
+            raise ValueError(f"no phase of {type(objective).__name__} trains any of the roles {', '.join(roles)}")
+
+    def roles(self) -> dict[str, nn.Module]:
+        """Every named part that holds parameters, or could."""
+        parts = {"codec": self.codec, "conditioner": self.conditioner}
+        return {**{k: v for k, v in parts.items() if v is not None}, **self.nets}  # a net may be called "codec"
+
+    def learners(self, phase: Phase) -> dict[str, nn.Module]:
+        """The roles that this phase trains: named by it, present, neither frozen nor following, with parameters."""
+        fixed = {*self.frozen, *self.follow}
+        roles = {name: net for name, net in self.roles().items() if name in phase.roles and name not in fixed}
+        return {name: net for name, net in roles.items() if next(net.parameters(), None) is not None}
+
+    def turn(self, phase: Phase) -> list[nn.Parameter]:
+        """Give the phase its turn: exactly its learners require gradients. Returns their parameters."""
+        learners = self.learners(phase)
+        for name, net in self.roles().items():
+            net.requires_grad_(name in learners)
+        return [p for net in learners.values() for p in net.parameters()]
+
+    def train(self, mode: bool = True) -> System:
+        """Training mode for those that learn; frozen roles and followers stay in evaluation mode."""
+        super().train(mode)
+        for name in [*self.frozen, *self.follow]:
+            self.roles()[name].eval()
+        return self
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """One step older: followers move towards their leaders.
+
+        The decay warms up as (1 + age) / (10 + age), so an average always spans the last tenth of a young run.
+        """
+        self.age += 1
+        age = int(self.age)
+        for follower, (leader, decay) in self.follow.items():
+            weight = 1 - min(decay, (1 + age) / (10 + age))
+            new, old = self.roles()[leader], self.roles()[follower]
+            torch._foreach_lerp_(list(old.parameters()), list(new.parameters()), weight)
+            for behind, ahead in zip(old.buffers(), new.buffers(), strict=True):
+                behind.copy_(ahead)
+
+    def steady(self, role: str) -> Any:
+        """The network to sample and score with: the role's follower if it has one, else the role itself."""
+        follower = next((f for f, (leader, _) in self.follow.items() if leader == role), role)
+        return self.roles()[follower]
+
+    # -- data <-> code <-> condition ---------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return device_of(self)
+
+    def encode(self, batch: Batch) -> Code:
+        """The code of a batch: what it brings ready-made as "code", else the codec's reading of its field."""
+        if "code" in batch:
+            return batch["code"].to(self.device)
+        data = batch[self.codec.field]
+        return self.codec.encode(data.to(self.device) if isinstance(data, Tensor) else data)
+
+    def decode(self, code: Code) -> Any:
+        return self.codec.decode(code)
+
+    def condition(self, batch: Batch, *, drop: float = 0.0, rng: Streams | None = None) -> Condition | None:
+        """What the networks are told about a batch; None where nothing conditions this system."""
+        if self.conditioner is None:
+            return None
+        moved = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        return self.conditioner(moved, drop=drop, rng=rng)
+
+    # -- sampling ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def stream(
+        self,
+        n: int,
+        *,
+        about: Batch | None = None,
+        start: Code | None = None,
+        seed: int = 0,
+        first: int = 0,
+        sampler: Sampler | None = None,
+    ) -> Iterator[tuple[Code, Batch]]:
+        """Drafts of samples `first .. first + n - 1`, each with what it was told; the last draft is the sample.
+
+        Args:
+            about: raw batch fields, a value per sample; what is missing is drawn from its training distribution.
+            start: what each sample grows from: a prompt, a partly known code (IGNORE = write here), a noised image.
+            sampler: another sampler than the system's own.
+        """
+        self.eval()
+        rng = Streams.of(seed, n, first, device=self.device)
+        told: Batch = {}
+        cond = null = None
+        if self.conditioner is not None:
+            told = {**self.conditioner.guess(rng.fork(0)), **(about or {})}
+            cond, null = self.condition(told), self.condition(told, drop=1.0)
+        for code in (sampler or self.sampler).draw(self, n, start=start, cond=cond, null=null, rng=rng.fork(1)):
+            yield code, told
+
+    def sample(self, n: int, *, batch: int = 256, about: Batch | None = None, start: Code | None = None, **how: Any) -> Batch:
+        """n finished samples as a batch: the codec's field, the code, and what each was told. Drawn `batch` at a time."""
+        first = how.pop("first", 0)
+        parts: list[Batch] = []
+        for at in range(0, n, batch):
+            size = min(batch, n - at)
+            rows = slice(at, at + size)
+            some = {k: v[rows] for k, v in about.items()} if about else None
+            for code, told in self.stream(size, about=some, start=None if start is None else start[rows], first=first + at, **how):
+                pass
+            with torch.no_grad():
+                parts.append({**told, "code": code, self.codec.field: self.decode(code)})
+        return {k: _join([part[k] for part in parts]) for k in parts[0]}
+
+
+def _join(parts: list[Any]) -> Any:
+    if isinstance(parts[0], Tensor):
+        width = max(p.shape[1] for p in parts) if parts[0].dim() == 2 else 0
+        return torch.cat([nn.functional.pad(p, (0, width - p.shape[1])) if width else p for p in parts])
+    return [item for part in parts for item in part]
