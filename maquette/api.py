@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from maquette import checkpoint, recipes
+from maquette import checkpoint, recipes, storage
 from maquette.compare import compare
 from maquette.contracts import IGNORE, Batch, Code, Sampler
 from maquette.data import Data, Facts, open_data
@@ -75,7 +75,7 @@ def load(path: str | Path, *, step: int | None = None, device: str = "auto") -> 
     if step is None:
         _, files, refused = found.newest()
     else:
-        files = checkpoint.read_verified(found.shelf / f"step-{step:08d}")
+        files = storage.read_verified(found.shelf / f"step-{step:08d}")
     experiment = rebuild(found)
     experiment.system.to(pick_device(device))
     progress = checkpoint.restore(files, experiment.system)
@@ -172,7 +172,7 @@ def pursue(session: Loaded, world: World, *, every: int = 0, stop_on_full: bool 
     with ExitStack() as stack:
         if world.first:
             stack.enter_context(found.held())
-            checkpoint.sweep(found.shelf)
+            storage.sweep(found.shelf)
         shown = world.first and not quiet
         bar = stack.enter_context(Bar(f"{found.record['recipe']} on {session.facts.name}", progress.fit.steps)) if shown else None
         events = stack.enter_context(_events(found.path)) if world.first else None
@@ -383,7 +383,7 @@ def evaluate(
         "sampler": described(found.system.sampler),
         **_plain(result),
     }
-    checkpoint.replace_durably(found.run.path / "eval.json", (json.dumps(told, indent=1) + "\n").encode())
+    storage.replace_durably(found.run.path / "eval.json", (json.dumps(told, indent=1) + "\n").encode())
     write_card(found.run.path / "README.md", record, told)
     return told
 
@@ -413,9 +413,9 @@ def show(name: str) -> dict[str, Any]:
     kept = []
     for folder in found.checkpoints():
         try:
-            checkpoint.read_verified(folder)
+            storage.read_verified(folder)
             kept.append({"step": int(folder.name.removeprefix("step-")), "verified": True})
-        except checkpoint.Damaged as error:
+        except storage.Damaged as error:
             kept.append({"step": int(folder.name.removeprefix("step-")), "verified": False, "why": str(error)})
     return {**found.record, "last": rows[-1] if rows else {}, "checkpoints": kept, "eval": _read(found.path / "eval.json")}
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from maquette import recipes
-from maquette.checkpoint import replace_durably
+from maquette.storage import replace_durably
 from maquette.data import open_data
 from maquette.report.bar import Board
 from maquette.report.page import write_page

@@ -6,6 +6,8 @@ Noise and data order are functions of the global row, so W ranks take the step t
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -13,6 +15,20 @@ import torch
 from torch import Tensor
 
 TIMEOUT = timedelta(seconds=20)  # a lost or hung rank ends the run within this
+
+
+class PeerLost(RuntimeError):
+    """Another process died or hangs. The newest checkpoint stands; resume continues from it."""
+
+
+@contextmanager
+def _together(rank: int) -> Iterator[None]:
+    """Within: a collective. Its failure means that a peer is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise PeerLost(f"rank {rank} lost a peer ({reason}); resume continues from the newest checkpoint") from None
 
 
 @dataclass(frozen=True)
@@ -31,23 +47,17 @@ class World:
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([t.detach().float().flatten() for t in tensors])
-        torch.distributed.all_reduce(flat)
+        with _together(self.rank):
+            torch.distributed.all_reduce(flat)
         flat /= self.size
         for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
-    def gather(self, tensor: Tensor) -> Tensor:
-        """The ranks' tensors, joined in rank order along dim 0. Carries no gradient."""
-        if self.size == 1:
-            return tensor
-        parts = [torch.empty_like(tensor) for _ in range(self.size)]
-        torch.distributed.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts)
-
     def wait(self) -> None:
         """Until every rank is here."""
         if self.size > 1:
-            torch.distributed.barrier()
+            with _together(self.rank):
+                torch.distributed.barrier()
 
 
 def join() -> World:

@@ -25,11 +25,11 @@ from typing import Any
 import torch
 
 import maquette
-from maquette import checkpoint, recipes
-from maquette.checkpoint import Damaged
+from maquette import checkpoint, recipes, storage
 from maquette.data import Facts, recall
 from maquette.distributed import World
 from maquette.experiment import Experiment, Fit
+from maquette.storage import Damaged
 from maquette.streams import mix
 from maquette.system import System
 from maquette.train import Progress, run
@@ -110,7 +110,7 @@ class Run:
         return cls(path, record)
 
     def write_record(self) -> None:
-        checkpoint.replace_durably(self.path / "run.json", (json.dumps(self.record, indent=1) + "\n").encode())
+        storage.replace_durably(self.path / "run.json", (json.dumps(self.record, indent=1) + "\n").encode())
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -148,9 +148,9 @@ class Run:
         folder = self.shelf / f"step-{progress.step:08d}"
         if folder.exists() and _verifies(folder):
             return folder
-        checkpoint.commit(folder, checkpoint.pack(system, progress))
+        storage.commit(folder, checkpoint.pack(system, progress))
         for old in self.checkpoints()[: -1 - KEPT]:
-            checkpoint.remove(old)
+            storage.remove(old)
         return folder
 
     def newest(self) -> tuple[Path, dict[str, bytes], list[str]]:
@@ -162,7 +162,7 @@ class Run:
         refused = []
         for folder in reversed(self.checkpoints()):
             try:
-                return folder, checkpoint.read_verified(folder), refused
+                return folder, storage.read_verified(folder), refused
             except Damaged as error:
                 refused.append(str(error))
         why = "; ".join(refused) or "training stopped before the first was saved"
@@ -187,12 +187,12 @@ class Run:
     def forget_after(self, step: int) -> None:
         """Drop log rows of steps that will be taken again."""
         kept = "".join(json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step)
-        checkpoint.replace_durably(self.path / "log.jsonl", kept.encode())
+        storage.replace_durably(self.path / "log.jsonl", kept.encode())
 
 
 def _verifies(folder: Path) -> bool:
     try:
-        checkpoint.read_verified(folder)
+        storage.read_verified(folder)
     except Damaged:
         return False
     return True

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maquette.contracts import Batch, Code, Codec, Condition, Conditioner, Objective, Phase, Sampler, device_of
+from maquette.contracts import IGNORE, Batch, Code, Codec, Condition, Conditioner, Objective, Phase, Sampler, device_of
 from maquette.streams import Streams
 
 
@@ -171,7 +171,10 @@ class System(nn.Module):
 
 
 def _join(parts: list[Any]) -> Any:
-    if isinstance(parts[0], Tensor):
-        width = max(p.shape[1] for p in parts) if parts[0].dim() == 2 else 0
-        return torch.cat([nn.functional.pad(p, (0, width - p.shape[1])) if width else p for p in parts])
-    return [item for part in parts for item in part]
+    """Parts of a batch as one; codes of unlike lengths are filled up with IGNORE."""
+    if not isinstance(parts[0], Tensor):
+        return [item for part in parts for item in part]
+    if parts[0].dim() == 2 and not parts[0].is_floating_point():
+        width = max(part.shape[1] for part in parts)
+        parts = [nn.functional.pad(part, (0, width - part.shape[1]), value=IGNORE) for part in parts]
+    return torch.cat(parts)

@@ -15,13 +15,17 @@ from torch import Tensor
 
 from maquette.contracts import Batch
 
+Column = Tensor | Sequence[Any]
+
 
 @dataclass(frozen=True)
 class Facts:
     """What a recipe may know of its data without reading a row, and what run.json records of it.
 
-    shape: (C, H, W) of an image; levels: distinct values per channel; classes: label names, in label order;
-    shares: each class's share of the training rows; rows: split -> count; hash: SHA-256 over every row in order.
+    name: a built-in's name or an absolute path, from which it opens again; size: the side images were brought to
+    (0 = as they are); field: "image" or "text"; shape: (C, H, W) of an image; levels: distinct values per channel;
+    classes: label names, in label order; shares: each class's share of the training rows; rows: split -> count;
+    bytes: split -> UTF-8 bytes of text; hash: SHA-256 over every row in order.
     kind: "real", "rendered", "simulated" or "own".
     """
 
@@ -39,6 +43,8 @@ class Facts:
     split: str = ""
     notes: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = field(default=(), compare=False)  # (file, reason)
+    size: int = 0
+    bytes: dict[str, int] = field(default_factory=dict)
 
     def asdict(self) -> dict[str, Any]:
         return asdict(self)
@@ -57,7 +63,7 @@ class Split:
     Images come out as float32 in 0..1.
     """
 
-    def __init__(self, columns: dict[str, Tensor | Sequence[Any]], levels: int = 256):
+    def __init__(self, columns: dict[str, Column], levels: int = 256):
         self.columns, self.levels = columns, levels
 
     def __len__(self) -> int:
@@ -71,9 +77,9 @@ class Split:
         """Every row, in order."""
         return self.rows(torch.arange(len(self)))
 
-    def _pick(self, column: Tensor | Sequence[Any], index: Tensor) -> Any:
+    def _pick(self, column: Column, index: Tensor) -> Any:
         if not isinstance(column, Tensor):
-            return [column[int(i)] for i in index]
+            return [column[i] for i in index.tolist()]
         picked = column[index]
         return picked.float() / (self.levels - 1) if picked.dtype == torch.uint8 else picked
 
@@ -114,7 +120,7 @@ def recalled() -> Facts | None:
     return _recalled.get()
 
 
-def fingerprint(columns: dict[str, dict[str, Tensor | Sequence[Any]]]) -> str:
+def fingerprint(columns: dict[str, dict[str, Column]]) -> str:
     """SHA-256 over every split's every column: names, shapes, bytes and order."""
     digest = hashlib.sha256()
     for split in sorted(columns):
@@ -123,7 +129,7 @@ def fingerprint(columns: dict[str, dict[str, Tensor | Sequence[Any]]]) -> str:
             digest.update(f"{split}/{name}/{len(column)}".encode())
             if isinstance(column, Tensor):
                 digest.update(f"{column.dtype}{tuple(column.shape)}".encode())
-                digest.update(column.contiguous().numpy().tobytes())
+                digest.update(column.contiguous().numpy())
             else:
                 for item in column:
                     raw = item.encode() if isinstance(item, str) else repr(item).encode()

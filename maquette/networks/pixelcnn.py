@@ -93,9 +93,8 @@ class GatedLayer(nn.Module):
         if self.told is not None and vector is not None:
             bias_down, bias_right = self.told(vector)[:, :, None, None].chunk(2, 1)
             below, across = below + bias_down, across + bias_right
-        moved = F.dropout(gate(across), self.dropout, self.training)
-        moved = self.out(moved)
-        below = F.dropout(gate(below), self.dropout, self.training)
+        moved = self.out(F.dropout2d(gate(across), self.dropout, self.training))
+        below = F.dropout2d(gate(below), self.dropout, self.training)
         return below, moved if self.first else right + moved
 
 
@@ -155,5 +154,5 @@ class PixelCNN(Network):
         vector = cond.vector if cond is not None else None
         for layer in self.layers:
             down, right = layer(down, right, self.place[:, :rows] if layer.first else None, vector)
-        out = self.head(F.dropout(F.relu(self.mix(F.relu(right))), self.dropout, self.training)) + self.shift[:, :rows]
+        out = self.head(F.dropout2d(F.relu(self.mix(F.relu(right))), self.dropout, self.training)) + self.shift[:, :rows]
         return out.view(-1, channels, self.levels, rows, breadth).permute(0, 3, 4, 1, 2).reshape(len(x), -1, self.levels)[:, :length]

@@ -1,6 +1,6 @@
 """Exact likelihood of sequences: predict each symbol from those before it.
 
-Knows one causal network, "main", and the symbol that begins a sequence. Knows neither what the symbols mean nor how they are drawn.
+Knows one causal network, "main", and the symbol that begins a sequence; not what symbols mean, nor how they are drawn.
 """
 
 from __future__ import annotations

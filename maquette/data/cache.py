@@ -1,0 +1,42 @@
+"""Bytes that are slow to make and the same every time, kept on disk between processes. Always safe to delete."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+def folder() -> Path:
+    """$XDG_CACHE_HOME/maquette, or ~/.cache/maquette."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(home) / "maquette"
+
+
+def cached(name: str, key: str, make: Callable[[], bytes]) -> bytes:
+    """`make()`, or what it gave under the same key before. A damaged copy is made anew; a disk that refuses is done without.
+
+    The file is the SHA-256 of its content, a newline, the content.
+    """
+    place = folder() / f"{name}-{key[:16]}"
+    try:
+        digest, _, content = place.read_bytes().partition(b"\n")
+        if hashlib.sha256(content).hexdigest().encode() == digest:
+            return content
+    except OSError:
+        pass
+    content = make()
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle, staged = tempfile.mkstemp(dir=place.parent, prefix=f".{name}-")
+    except OSError:
+        return content
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+        os.replace(staged, place)  # readers see the whole file or none
+    except OSError:
+        Path(staged).unlink(missing_ok=True)
+    return content

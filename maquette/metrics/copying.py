@@ -1,0 +1,64 @@
+"""Are the samples copies? Each sample's distance to its nearest training row, beside what fresh real rows have.
+
+Knows pixels in 0..1 and Euclid. Says nothing of copies that were shifted, mirrored or recoloured.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from maquette.metrics.estimate import Estimate
+from maquette.metrics.evidence import Evidence
+from maquette.metrics.intervals import Z95, mean, proportion
+
+MEANINGS = {
+    "NN distance": "Mean distance from a sample to its nearest training row (pixels in 0..1, Euclid). Well below the held-out rows' "
+    "own is copying; well above is blur or noise.",
+    "NN distance (real)": "The same for held-out rows: what fresh real data have.",
+    "NN ratio": "The samples' over the held-out rows': 1 is best, well below is copying.",
+    "copies": "Share of samples nearer to a training row than the nearest 1 % of held-out rows are: .01 is what honest samples have.",
+}
+
+
+def applies(evidence: Evidence) -> str:
+    return "" if evidence.pictures else "the data are not images"
+
+
+def measure(evidence: Evidence) -> dict[str, Estimate]:
+    """Nearest-training distances of samples and held-out rows, their ratio, and the share of near copies."""
+    train = evidence.rows("train")
+    made, real = nearest(evidence.rows("samples"), train), nearest(evidence.rows("held"), train)
+    edge = float(np.percentile(real, 1))
+    sizes = {"samples": len(made), "rows": len(real)}
+    among = ("training rows", str(len(train)))
+    normal, wilson = (among, ("interval", "normal")), (among, ("interval", "Wilson"))
+    near = proportion(int((made < edge).sum()), len(made))
+    return {
+        "NN distance": evidence.estimate("NN distance", mean(made), len(made), better="higher", aim=float(real.mean()), **sizes, options=normal),
+        "NN distance (real)": evidence.estimate("NN distance (real)", mean(real), len(real), rows=len(real), options=normal),
+        "NN ratio": evidence.estimate("NN ratio", ratio(made, real), len(made), better="higher", aim=1.0, **sizes, options=normal),
+        "copies": evidence.estimate("copies", near, len(made), **sizes, options=wilson),
+    }
+
+
+def nearest(rows: np.ndarray, among: np.ndarray, batch: int = 512) -> np.ndarray:
+    """Euclidean distance of each row to the nearest of `among`: float64[N]. Exact also for a row that is among them."""
+    square = (among**2).sum(1)
+    found = np.empty(len(rows))
+    for at in range(0, len(rows), batch):
+        part = rows[at : at + batch]
+        closest = (square - 2 * part @ among.T).argmin(1)
+        found[at : at + batch] = np.sqrt(((part - among[closest]).astype(np.float64) ** 2).sum(1))
+    return found
+
+
+def ratio(made: np.ndarray, real: np.ndarray) -> tuple[float, float, float]:
+    """Ratio of two independent means with its delta-method interval; infinite where the real distance is 0."""
+    below = float(real.mean())
+    if below == 0:
+        return math.inf, math.inf, math.inf
+    value = float(made.mean()) / below
+    half = Z95 * math.hypot(float(made.std(ddof=1)) / math.sqrt(len(made)), value * float(real.std(ddof=1)) / math.sqrt(len(real))) / below
+    return value, max(0.0, value - half), value + half

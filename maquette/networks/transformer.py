@@ -1,0 +1,181 @@
+"""One transformer over symbols, causal or not: its switches make the published families.
+
+Knows symbols, positions and an optional condition vector; not what the symbols mean, nor whether row t is read as a guess
+of symbol t (bidirectional) or of the one after it (causal).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from maquette.contracts import Condition, Network, device_of
+from maquette.nn.attention import Attention, Memory
+from maquette.nn.mlp import SwiGLU
+from maquette.nn.norm import RMSNorm
+from maquette.nn.rope import Turn, turns
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a transformer departs from Llama's (Touvron 2023): pre-norm, RoPE, RMSNorm, SwiGLU, no biases.
+
+    Args:
+        groups: heads of keys and values; 0 = as many as heads.
+        hidden: channels within the feed-forward layers; 0 = 8/3 of the width, rounded up to a multiple of 32.
+        tied: score symbols with the matrix that embeds them.
+        qk_norm: normalise queries and keys.
+        learned: positions are learned vectors, this many; 0 = rotary positions, any number.
+        theta: base of the rotary frequencies.
+        eps: of every normalisation.
+        ngrams: rows of a hashed table of embeddings for the last two and three symbols, causal only; 0 = none.
+    """
+
+    groups: int = 0
+    hidden: int = 0
+    tied: bool = False
+    qk_norm: bool = False
+    learned: int = 0
+    theta: float = 10000.0
+    eps: float = 1e-6
+    ngrams: int = 0
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(self, width: int, heads: int, hidden: int, causal: bool, dropout: float, style: Style):
+        super().__init__()
+        self.norm1, self.norm2 = RMSNorm(width, style.eps), RMSNorm(width, style.eps)
+        self.attention = Attention(width, heads, style.groups or heads, causal, style.qk_norm)
+        self.mlp = SwiGLU(width, hidden)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, turn: Turn | None, memory: Memory | None) -> Tensor:
+        """[B,T,D] -> [B,T,D]."""
+        x = x + self.dropout(self.attention(self.norm1(x), turn, memory))
+        return x + self.dropout(self.mlp(self.norm2(x)))
+
+
+@dataclass
+class State:
+    """What a causal transformer remembers of a sequence: keys and values per layer, and the last two symbols."""
+
+    layers: list[Memory]
+    recent: Tensor  # int64[B,2]
+
+    @property
+    def at(self) -> int:
+        return self.layers[0].at
+
+
+class Transformer(Network):
+    """Symbols -> logits, int64[B,T] -> [B,T,V].
+
+    Args:
+        vocab: symbols that may come in.
+        width: channels D; a multiple of heads.
+        depth: blocks.
+        heads: attention heads.
+        out: symbols scored, the first of the vocabulary; 0 = all.
+        causal: row t sees symbols 0 .. t only.
+        told: width of the condition vector, added to every position; 0 = none.
+        dropout: on what each layer adds to the stream.
+
+    Raises:
+        ValueError: a shape that does not divide.
+    """
+
+    edges = ("embed", "head", "grams", "places", "told")
+
+    def __init__(
+        self,
+        vocab: int,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        out: int = 0,
+        causal: bool = True,
+        told: int = 0,
+        dropout: float = 0.0,
+        style: Style = Style(),
+    ):
+        super().__init__()
+        groups, hidden = style.groups or heads, style.hidden or -(-8 * width // 96) * 32
+        if width % heads or heads % groups or (width // heads) % 2:
+            near = max(2, round(width / heads / 2) * 2) * heads
+            raise ValueError(f"width {width} is not {heads} heads of even size in {groups} groups; nearest width {near}")
+        self.style, self.causal, self.out, self.size = style, causal, out or vocab, width // heads
+        self.embed = nn.Embedding(vocab, width)
+        self.grams = nn.Embedding(style.ngrams, width) if style.ngrams and causal else None
+        self.places = nn.Embedding(style.learned, width) if style.learned else None
+        self.told = nn.Linear(told, width, bias=False) if told else None
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, causal, dropout, style) for _ in range(depth))
+        self.norm = RMSNorm(width, style.eps)
+        self.head = None if style.tied else nn.Linear(width, self.out, bias=False)
+        self.initialise()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Normal, std 0.02 (GPT-2); layers that write to the stream start at zero, so depth costs no stability."""
+        for name, p in self.named_parameters():
+            if p.ndim == 2:
+                writes = name.endswith(("out.weight", "down.weight", "grams.weight"))
+                nn.init.zeros_(p) if writes else nn.init.normal_(p, std=0.02)
+
+    def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: State | None = None) -> Tensor:
+        """int64[B,T] -> [B,T,V]; with a state, x holds the newest T symbols only. t is not used: x shows how far it is."""
+        first = state.at if state is not None else 0
+        h = self.enter(x, first, cond, state)
+        turn = None
+        if self.places is None:
+            cos, sin = turns(first, x.shape[1], self.size, self.style.theta, x.device)
+            turn = (cos.to(h.dtype), sin.to(h.dtype))
+        for i, block in enumerate(self.blocks):
+            h = block(h, turn, state.layers[i] if state is not None else None)
+        h = self.norm(h)
+        return self.head(h) if self.head is not None else nn.functional.linear(h, self.embed.weight[: self.out])
+
+    def enter(self, x: Tensor, first: int, cond: Condition | None, state: State | None) -> Tensor:
+        """Symbols, their recent past, their places and the condition, summed: int64[B,T] -> [B,T,D]."""
+        h = self.embed(x)
+        if self.grams is not None:
+            h = h + self.grams(self.hashes(x, state)).sum(-2)
+        if self.places is not None:
+            self.check(first + x.shape[1])
+            h = h + self.places.weight[first : first + x.shape[1]]
+        if self.told is not None:
+            if cond is None or cond.vector is None:
+                raise ValueError(f"this network must be told a condition vector of width {self.told.in_features}")
+            h = h + self.told(cond.vector)[:, None]
+        return h
+
+    def check(self, length: int) -> None:
+        """Raises ValueError when a sequence is longer than the learned positions."""
+        if self.style.learned and length > self.style.learned:
+            raise ValueError(f"{length} positions are {length - self.style.learned} more than the {self.style.learned} learned")
+
+    def hashes(self, x: Tensor, state: State | None) -> Tensor:
+        """Rows of `grams` for the last two and the last three symbols at each place: int64[B,T] -> int64[B,T,2]."""
+        recent = state.recent if state is not None else x.new_full((len(x), 2), -1)
+        line = torch.cat([recent, x], 1) + 1
+        if state is not None:
+            state.recent = line[:, -2:] - 1
+        pair = line[:, 2:] * 1000003 + line[:, 1:-1]
+        triple = pair * 1000003 + line[:, :-2] + 7
+        both = torch.stack([pair, triple], -1) * -0x61C8864680B583EB
+        return (both >> 33 & 0x3FFFFFFF) % self.style.ngrams
+
+    def begin(self, batch: int, length: int) -> State | None:
+        """Memory for `length` symbols, allocated at once; None when the network looks both ways."""
+        if not self.causal:
+            return None
+        self.check(length)
+        device, dtype = device_of(self), self.embed.weight.dtype
+        attention = [block.attention for block in self.blocks]
+        shapes = [(batch, a.groups, length, a.size) for a in attention]
+        layers = [Memory(*(torch.zeros(s, device=device, dtype=dtype) for _ in "kv")) for s in shapes]
+        return State(layers, torch.full((batch, 2), -1, dtype=torch.int64, device=device))

@@ -1,0 +1,133 @@
+"""Likelihoods of grey levels and of Gaussian latents, as functions of what a network put out. Knows no network and no training.
+
+A likelihood here turns parameters [B,P,H,W] into nats, draws and means of images [B,C,H,W] in -1..1 on `levels` grey levels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maquette.streams import Streams
+
+
+class Likelihood(Protocol):
+    """What an image decoder may end in. P parameters per pixel for C channels."""
+
+    def width(self, channels: int) -> int:
+        """P, the parameters per pixel."""
+
+    def nats(self, x: Tensor, params: Tensor) -> Tensor:
+        """-log p(x | params) [B], summed over channels and pixels; x [B,C,H,W] lies on the grey levels."""
+
+    def draw(self, params: Tensor, rng: Streams) -> Tensor:
+        """One image per row [B,C,H,W], on the grey levels."""
+
+    def mean(self, params: Tensor) -> Tensor:
+        """The expected image [B,C,H,W]; not rounded."""
+
+
+class Categorical:
+    """A softmax over the grey levels of every pixel and channel: no shape assumed, P = C * levels (van den Oord 2016, sec. 3.1).
+
+    Args:
+        levels: distinct values per channel.
+    """
+
+    def __init__(self, levels: int):
+        self.levels = levels
+
+    def width(self, channels: int) -> int:
+        return channels * self.levels
+
+    def _logits(self, params: Tensor) -> Tensor:
+        """[B, C * levels, H, W] -> float32[B, levels, C, H, W]."""
+        return params.float().unflatten(1, (-1, self.levels)).transpose(1, 2)
+
+    def nats(self, x: Tensor, params: Tensor) -> Tensor:
+        level = ((x.float() + 1) / 2 * (self.levels - 1)).round().long()
+        return F.cross_entropy(self._logits(params), level, reduction="none").flatten(1).sum(1)
+
+    def draw(self, params: Tensor, rng: Streams) -> Tensor:
+        return rng.choose(self._logits(params).movedim(1, -1)).float() * (2 / (self.levels - 1)) - 1
+
+    def mean(self, params: Tensor) -> Tensor:
+        value = torch.linspace(-1, 1, self.levels, device=params.device)
+        return torch.einsum("bvchw,v->bchw", self._logits(params).softmax(1), value)
+
+
+class LogisticMixture:
+    """A mixture of discretised logistics per pixel; later channels lean linearly on earlier ones (Salimans 2017, PixelCNN++).
+
+    Args:
+        levels: distinct values per channel; the first and the last take the tails.
+        parts: logistics in the mixture.
+    """
+
+    def __init__(self, levels: int, parts: int = 5):
+        self.levels, self.parts = levels, parts
+
+    def width(self, channels: int) -> int:
+        return self.parts * (1 + 2 * channels + channels * (channels - 1) // 2)
+
+    def _split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """log-weights [B,K,H,W], means [B,K,C,H,W], log-scales [B,K,C,H,W], leanings [B,K,C,C,H,W] (strictly lower triangle)."""
+        each = params.float().unflatten(1, (self.parts, -1))
+        channels = next(c for c in range(1, 100) if self.width(c) == params.shape[1])
+        weight, mean, scale, lean = each.split([1, channels, channels, each.shape[2] - 1 - 2 * channels], 2)
+        rows, columns = torch.tril_indices(channels, channels, -1)
+        square = each.new_zeros(*each.shape[:2], channels, channels, *each.shape[3:])
+        square[:, :, rows, columns] = lean.tanh()
+        return weight[:, :, 0].log_softmax(1), mean, scale.clamp(-7, 5), square
+
+    def nats(self, x: Tensor, params: Tensor) -> Tensor:
+        weight, mean, scale, lean = self._split(params)
+        x = x.float()[:, None]  # [B,1,C,H,W]
+        away, half = x - mean - torch.einsum("bkcdhw,bkdhw->bkchw", lean, x.expand_as(mean)), 1 / (self.levels - 1)
+        high, low = (away + half) * (-scale).exp(), (away - half) * (-scale).exp()
+        inside = F.logsigmoid(high) + F.logsigmoid(-low) + torch.log(-torch.expm1((low - high).clamp(max=-1e-6)))
+        log = torch.where(x < -1 + half, F.logsigmoid(high), torch.where(x > 1 - half, F.logsigmoid(-low), inside))
+        return -(weight + log.sum(2)).logsumexp(1).flatten(1).sum(1)
+
+    def draw(self, params: Tensor, rng: Streams) -> Tensor:
+        weight, mean, scale, lean = self._split(params)
+        part = rng.choose(weight.movedim(1, -1))[:, None]  # [B,1,H,W]
+        uniform = rng.uniform(*mean.shape[2:])
+        noise = uniform.log() - (-uniform).log1p()  # standard logistic
+        image: list[Tensor] = []
+        for c in range(mean.shape[2]):
+            at, spread = mean[:, :, c].gather(1, part)[:, 0], scale[:, :, c].gather(1, part)[:, 0].exp()
+            for d, earlier in enumerate(image):
+                at = at + lean[:, :, c, d].gather(1, part)[:, 0] * earlier
+            level = ((at + spread * noise[:, c] + 1) / 2 * (self.levels - 1)).round().clamp(0, self.levels - 1)
+            image.append(level * (2 / (self.levels - 1)) - 1)
+        return torch.stack(image, 1)
+
+    def mean(self, params: Tensor) -> Tensor:
+        weight, mean, _, lean = self._split(params)
+        share, image = weight.exp(), []
+        for c in range(mean.shape[2]):
+            at = (share * mean[:, :, c]).sum(1)
+            for d, earlier in enumerate(image):
+                at = at + (share * lean[:, :, c, d]).sum(1) * earlier
+            image.append(at.clamp(-1, 1))
+        return torch.stack(image, 1)
+
+
+def grey(levels: int) -> Likelihood:
+    """The likelihood for images of `levels` grey levels: a softmax while they are few (<= 32), else a logistic mixture."""
+    return Categorical(levels) if levels <= 32 else LogisticMixture(levels, parts=10)
+
+
+def normal_kl(mean: Tensor, logvar: Tensor, about: Tensor, spread: Tensor) -> Tensor:
+    """KL(N(mean, e^logvar) || N(about, e^spread)) in nats, per element (Kingma & Welling 2014, app. B)."""
+    return 0.5 * (spread - logvar + ((logvar - spread).exp() + (mean - about).square() * (-spread).exp()) - 1)
+
+
+def normal_nats(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
+    """-log N(z; mean, e^logvar) in nats, per element."""
+    return 0.5 * (math.log(2 * math.pi) + logvar + (z - mean).square() * (-logvar).exp())

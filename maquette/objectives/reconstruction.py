@@ -1,0 +1,82 @@
+"""Rebuild data through a bottleneck: distortion plus beta times rate. Knows neither the bottleneck nor the likelihood.
+
+Roles: `codec` (a trainable codec: squeeze, nats) and `prior` (-> moments of the latent, given the condition).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from maquette.contracts import Batch, Logs, Objective, phase
+from maquette.nn.densities import normal_nats
+from maquette.streams import Streams
+
+if TYPE_CHECKING:
+    from maquette.system import System
+
+
+class Reconstruction(Objective):
+    """The evidence lower bound, -log p(x) <= E_q[-log p(x | z)] + KL(q(z | x) || p(z)) (Kingma & Welling 2014, eq. 3).
+
+    Args:
+        beta: weight of the rate while training (Higgins 2017); scores always weigh it 1.
+        draws: posterior draws per row that a score averages.
+    """
+
+    bound = "ELBO"
+
+    def __init__(self, beta: float = 1.0, draws: int = 4):
+        super().__init__()
+        if not (math.isfinite(beta) and beta >= 0):
+            raise ValueError(f"beta is {beta}; it must be 0 or more, and 1 is the likelihood bound")
+        self.beta, self.draws = beta, draws
+
+    @phase("codec", "prior")
+    def rebuild(self, system: System, batch: Batch, rng: Streams, step: int) -> tuple[Tensor, Logs]:
+        """Nats per dimension of distortion + beta * rate."""
+        x = system.encode(batch)
+        codec = system.nets["codec"]
+        prior = system.nets["prior"](x, cond=system.condition(batch))
+        z, rate = codec.squeeze(x, rng, prior)
+        dims = x[0].numel()
+        distortion, rate = codec.nats(x, z).mean() / dims, rate.mean() / dims
+        bits = (distortion + rate) / math.log(2)
+        return distortion + self.beta * rate, {"bits": bits, "rate": rate / math.log(2)}
+
+    @torch.no_grad()
+    def score(self, system: System, batch: Batch, rng: Streams) -> Tensor:
+        """The ELBO as nats [B], given the batch's own condition; a mean over `draws` posterior draws, KL in closed form."""
+        x, codec = system.encode(batch), system.steady("codec")
+        prior = system.steady("prior")(x, cond=system.condition(batch))
+        total = x.new_zeros(len(x))
+        for _ in range(self.draws):
+            z, rate = codec.squeeze(x, rng, prior)
+            total += (codec.nats(x, z) + rate) / self.draws
+        return total
+
+    @torch.no_grad()
+    def importance(self, system: System, batch: Batch, rng: Streams, samples: int = 100) -> Tensor:
+        """The importance-weighted bound as nats [B]: -log 1/k sum p(x | z) p(z) / q(z | x), k = `samples` (Burda 2016, eq. 8).
+
+        Never looser than the ELBO in expectation, and falls to -log p(x) as k grows.
+        """
+        if samples < 1:
+            raise ValueError(f"samples is {samples}; it must be 1 or more")
+        x, codec = system.encode(batch), system.steady("codec")
+        about, spread = system.steady("prior")(x, cond=system.condition(batch)).chunk(2, 1)
+        mean, logvar = codec.posterior(x)
+        weights = []
+        for _ in range(samples):
+            z = mean + (0.5 * logvar).exp() * rng.normal(*mean.shape[1:])
+            latent = (normal_nats(z, mean, logvar) - normal_nats(z, about, spread)).flatten(1).sum(1)
+            weights.append(latent - codec.nats(x, z))
+        return math.log(samples) - torch.stack(weights).logsumexp(0)
+
+    @torch.no_grad()
+    def active_units(self, system: System, batch: Batch, threshold: float = 0.01) -> Tensor:
+        """bool[D, *S]: latent units whose posterior mean varies over the batch by more than `threshold` (Burda 2016, sec. 5.2)."""
+        return system.steady("codec").encode(system.encode(batch)).var(0) > threshold

@@ -1,0 +1,49 @@
+"""The straight path from data to noise, x_t = (1 - t) x + t eps, with a network that reads its velocity.
+
+Flow matching (Lipman 2023) and rectified flow (Liu 2023) are this schedule in the one Gaussian process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maquette.processes.gaussian import Gaussian
+from maquette.streams import Streams
+
+
+@dataclass(frozen=True)
+class Straight:
+    """alpha = 1 - t, sigma = t; training times are logit-normal (Esser 2024, section 3.1).
+
+    Args:
+        mean: above 0 looks more at noise, below 0 more at data.
+        spread: standard deviation of logit(t).
+    """
+
+    mean: float = 0.0
+    spread: float = 1.0
+
+    def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return 1 - t, t
+
+    def times(self, rng: Streams) -> Tensor:
+        return torch.sigmoid(self.mean + self.spread * rng.normal())
+
+    def grid(self, steps: int) -> Tensor:
+        return torch.linspace(1, 0, steps + 1)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """F estimates dx_t/dt = eps - x of the straight path: x = x_t - t F."""
+
+    def scales(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(alpha), -sigma
+
+
+def flow(mean: float = 0.0, spread: float = 1.0) -> Gaussian:
+    """Flow matching's process. The weight of x's error is 1 / t^2: plain squared error of the velocity."""
+    return Gaussian(Straight(mean, spread), Drift())

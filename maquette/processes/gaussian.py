@@ -1,0 +1,175 @@
+"""Gaussian corruption x_t = alpha(t) x + sigma(t) eps: schedules, readings of a denoiser, and the process made of both.
+
+Knows no network and no solver. A new schedule or parameterisation is a class with the two methods asked for here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from maquette.contracts import Code, Condition, Network
+from maquette.streams import Streams
+
+
+class Schedule(Protocol):
+    """How fast data dissolves: t = 0 is data (alpha 1, sigma 0), t = 1 is noise."""
+
+    def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha(t) and sigma(t), in t's shape."""
+
+    def times(self, rng: Streams) -> Tensor:
+        """Training times [B]."""
+
+    def grid(self, steps: int) -> Tensor:
+        """Sampling times [steps + 1], from 1 down to 0."""
+
+
+class Reading(Protocol):
+    """How a network's output F becomes an estimate of x: skip * x_t + out * F (Karras 2022, eq. 7)."""
+
+    def scales(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """(skip, out). F regresses (x - skip * x_t) / out, so 1 / out^2 is the weight of the squared error of x."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """F estimates eps (Ho 2020): x = (x_t - sigma eps) / alpha."""
+
+    def scales(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return 1 / alpha, -sigma / alpha
+
+
+@dataclass(frozen=True)
+class Clean:
+    """F estimates x itself."""
+
+    def scales(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(alpha), torch.ones_like(alpha)
+
+
+@dataclass(frozen=True)
+class Velocity:
+    """F estimates the velocity: alpha eps - sigma x of a variance-preserving path (Salimans & Ho 2022, app. D)."""
+
+    def scales(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return alpha, -sigma
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Variance-preserving, alpha = cos (Nichol & Dhariwal 2021, eq. 17), training times uniform.
+
+    Args:
+        offset: keeps the first steps from being too small to see.
+        least: alpha never falls below it, so that eps can be divided out at t = 1 (their beta <= 0.999).
+    """
+
+    offset: float = 0.008
+    least: float = 0.001
+
+    def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        whole = math.cos(self.offset / (1 + self.offset) * math.pi / 2)
+        alpha = (((t + self.offset) / (1 + self.offset) * (math.pi / 2)).cos() / whole).clamp(self.least, 1.0)
+        return alpha, (1 - alpha * alpha).clamp(min=0).sqrt()
+
+    def times(self, rng: Streams) -> Tensor:
+        return rng.uniform()
+
+    def grid(self, steps: int) -> Tensor:
+        return torch.linspace(1, 0, steps + 1)
+
+
+@lru_cache(maxsize=8)
+def _table(total: int, first: float, last: float) -> Tensor:
+    """alpha^2 after k = 0 .. total steps of linearly rising beta, in float64 [total + 1]."""
+    kept = 1 - torch.linspace(first, last, total, dtype=torch.float64)
+    return torch.cat([torch.ones(1, dtype=torch.float64), kept.cumprod(0)])
+
+
+@dataclass(frozen=True)
+class Betas:
+    """DDPM's discrete chain: `total` steps of linearly rising beta (Ho 2020, section 4); time t is step t * total.
+
+    Times between two steps are read at the nearer one.
+    """
+
+    total: int = 1000
+    first: float = 1e-4
+    last: float = 0.02
+
+    def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        step = (t * self.total).round().long().clamp(0, self.total)
+        squared = _table(self.total, self.first, self.last).to(t.device)[step]
+        return squared.sqrt().float(), (1 - squared).sqrt().float()
+
+    def times(self, rng: Streams) -> Tensor:
+        return (rng.integers(self.total) + 1).float() / self.total
+
+    def grid(self, steps: int) -> Tensor:
+        """Whole steps of the chain, evenly spaced; at most `total` of them."""
+        if steps > self.total:
+            raise ValueError(f"steps is {steps}; this chain has only {self.total}, nearest is {self.total}")
+        return torch.linspace(self.total, 0, steps + 1, dtype=torch.float64).round().float() / self.total
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A schedule and a reading: the process that objective and solvers share.
+
+    Args:
+        schedule: alpha(t), sigma(t) and when to look.
+        reading: what the network's output stands for.
+        cap: min-SNR weighting: the weight of x's squared error is at most `cap` (Hang 2023, eq. 8); infinity = off.
+    """
+
+    schedule: Schedule
+    reading: Reading
+    cap: float = math.inf
+
+    def times(self, rng: Streams) -> Tensor:
+        """Training times [B]."""
+        return self.schedule.times(rng)
+
+    def grid(self, steps: int) -> Tensor:
+        """Sampling times [steps + 1], from 1 down to 0."""
+        if steps < 1:
+            raise ValueError(f"steps is {steps}; it must be at least 1")
+        return self.schedule.grid(steps)
+
+    def levels(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma at t, shaped to multiply `like` [B,...]."""
+        alpha, sigma = self.schedule.levels(t)
+        shape = (-1, *[1] * (like.dim() - 1))
+        return alpha.reshape(shape), sigma.reshape(shape)
+
+    def prior(self, shape: tuple[int, ...], rng: Streams) -> Tensor:
+        """Pure noise at t = 1, [B, *shape]; what alpha(1) would keep of the data is forgotten."""
+        _, sigma = self.schedule.levels(torch.ones(1, device=rng.keys.device))
+        return rng.normal(*shape) * sigma.reshape(1, *[1] * len(shape))
+
+    def corrupt(self, x: Code, t: Tensor, rng: Streams) -> Tensor:
+        """x [B,...] at time t [B]."""
+        alpha, sigma = self.levels(t, x)
+        return alpha * x + sigma * rng.normal(*x.shape[1:])
+
+    def denoise(self, net: Network, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
+        """The network's estimate of x, float32 [B,...]."""
+        skip, out = self.reading.scales(*self.levels(t, x_t))
+        return skip * x_t + out * net(x_t, t=t, cond=cond).float()
+
+    def noise(self, guess: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The eps that a guess of x implies: (x_t - alpha guess) / sigma; 0 where nothing has dissolved."""
+        alpha, sigma = self.levels(t, x_t)
+        return torch.where(sigma > 0, (x_t - alpha * guess) / sigma.clamp(min=1e-12), 0.0)
+
+    def distance(self, guess: Tensor, x: Code, x_t: Tensor, t: Tensor) -> Tensor:
+        """Mean squared error of what the network regresses, per row [B]."""
+        _, out = self.reading.scales(*self.levels(t, x))
+        weight = (1 / (out * out).clamp(min=1e-8)).clamp(max=self.cap)
+        return (weight * (guess - x).square()).flatten(1).mean(1)

@@ -1,0 +1,52 @@
+"""Sample a latent from the prior and decode it. Knows neither the codec's bottleneck nor how it was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from maquette.contracts import Code, Condition
+from maquette.streams import Streams
+
+if TYPE_CHECKING:
+    from maquette.system import System
+
+
+@dataclass(frozen=True)
+class Decode:
+    """z ~ p(z | condition), then x from the decoder's likelihood.
+
+    Args:
+        temperature: scales the prior's standard deviation; below 1 gives typical samples, fewer kinds.
+        pixels: "draw" takes x ~ p(x | z), which is what the likelihood measures; "mean" its expectation, which is smoother.
+    """
+
+    temperature: float = 1.0
+    pixels: Literal["draw", "mean"] = "draw"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature is {self.temperature}; it must be 0 or more, and 1 samples the model itself")
+        if self.pixels not in ("draw", "mean"):
+            raise ValueError(f"pixels is {self.pixels!r}; it must be 'draw' or 'mean'")
+
+    def draw(
+        self,
+        system: System,
+        n: int,
+        *,
+        start: Code | None = None,
+        cond: Condition | None = None,
+        null: Condition | None = None,
+        rng: Streams,
+    ) -> Iterator[Code]:
+        """One draft of n images. `start`: latents [n,D,*S] to decode in place of the prior's."""
+        codec = system.steady("codec")
+        z = start
+        if z is None:
+            mean, logvar = system.steady("prior")(torch.zeros(n, device=system.device), cond=cond).float().chunk(2, 1)
+            z = mean + self.temperature * (0.5 * logvar).exp() * rng.normal(*mean.shape[1:])
+        yield codec.draw(z, rng) if self.pixels == "draw" else codec.decode(z)

@@ -1,0 +1,32 @@
+"""Every test: fixed threads, no network, a clean working folder, and errors shown whole."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch, tmp_path_factory):
+    """No test may reach beyond this machine, nor write a cache of the user's."""
+    connect = socket.socket.connect
+
+    def local(self, address):
+        host = address[0] if isinstance(address, tuple) else "localhost"
+        if host not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"a test tried to connect to {host}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", local)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,203 @@
+"""The contract of every recipe, generated from the folder: fates, phases, codecs, drafts, independence, resume."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import os
+import signal
+import time
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from maquette import api
+from maquette.distributed import World
+from maquette.experiment import Experiment
+from maquette.runs import build
+from maquette.storage import read_verified
+from maquette.streams import Streams
+from maquette.train import Progress, take_step
+
+STEPS = 6
+
+
+def experiment_of(recipe: str, arguments: dict[str, Any]) -> Experiment:
+    experiment, _ = build(recipe, {"batch": 8, "compile": False, **arguments}, seed=0)
+    experiment.system.codec.learn(experiment.data.train)
+    return experiment
+
+
+@pytest.fixture
+def experiment(recipe, arguments) -> Experiment:
+    return experiment_of(recipe, arguments)
+
+
+def steps(experiment: Experiment, count: int) -> Progress:
+    progress = Progress(experiment.fit, seed=1)
+    for _ in range(count):
+        experiment.system.train()
+        logs = take_step(experiment.system, experiment.data, progress, World())
+        assert all(bool(torch.isfinite(value)) for value in logs.values()), logs
+    return progress
+
+
+def parameters(experiment: Experiment) -> dict[str, dict[str, torch.Tensor]]:
+    return {role: copy.deepcopy(dict(net.named_parameters())) for role, net in experiment.system.roles().items()}
+
+
+def test_builds_on_meta(recipe, arguments):
+    with torch.device("meta"):
+        build(recipe, arguments, seed=0)
+
+
+def test_every_learner_moves_and_nothing_else_does(experiment):
+    system = experiment.system
+    before = parameters(experiment)
+    learners = {role for phase in system.objective.phases() for role in system.learners(phase)}
+    steps(experiment, 2 * max(phase.every for phase in system.objective.phases()))
+    after = parameters(experiment)
+    assert learners
+    for role, tensors in before.items():
+        still = [name for name, old in tensors.items() if torch.equal(old, after[role][name])]
+        if role in learners:
+            assert not still, f"{role} learns, but these never moved: {still}"
+        elif role not in system.follow:
+            assert len(still) == len(tensors), f"{role} is frozen, but moved"
+
+
+def test_each_phase_moves_only_its_own_learners(experiment):
+    system = experiment.system
+    for phase in system.objective.phases():
+        system.turn(phase)
+        asked = {role for role, net in system.roles().items() if any(p.requires_grad for p in net.parameters())}
+        assert asked == set(system.learners(phase))
+
+
+def test_followers_lag_behind_their_leaders(experiment):
+    system = experiment.system
+    if not system.follow:
+        pytest.skip("nothing follows in this system")
+    start = parameters(experiment)
+    steps(experiment, 5)
+    end = parameters(experiment)
+    for follower, (leader, _) in system.follow.items():
+        moved = sum((end[leader][k] - start[leader][k]).norm() for k in start[leader])
+        behind = sum((end[leader][k] - end[follower][k]).norm() for k in start[leader])
+        assert 0 < behind < moved
+
+
+def test_decode_undoes_encode(experiment):
+    batch = experiment.data.held.rows(torch.arange(min(4, len(experiment.data.held))))
+    codec = experiment.system.codec
+    if codec.field not in batch:
+        texts = list(experiment.data.held.documents)[:2]
+        assert codec.decode(codec.encode(texts)) == texts
+    else:
+        assert torch.allclose(codec.decode(codec.encode(batch[codec.field])), batch[codec.field], atol=1e-6)
+
+
+def test_drafts_end_in_data(experiment):
+    system = experiment.system
+    drafts = [code for code, _ in system.stream(3, seed=2)]
+    assert drafts
+    data = system.decode(drafts[-1])
+    assert len(data) == 3
+    if system.codec.field == "image":
+        assert data.shape == (3, *experiment.data.facts.shape)
+        levels = data * (experiment.data.facts.levels - 1)
+        assert float(data.min()) >= 0 and float(data.max()) <= 1 and torch.allclose(levels, levels.round(), atol=1e-4)
+
+
+def test_a_sample_does_not_depend_on_its_batch(experiment):
+    system = experiment.system
+    steps(experiment, 2)
+    together = system.sample(5, seed=3)
+    for first in (0, 3):
+        alone = system.sample(1, seed=3, first=first)
+        a, b = together["code"][first], alone["code"][0]
+        assert torch.allclose(a.float(), b.float(), atol=2e-4) if a.is_floating_point() else torch.equal(a, b)
+    assert not torch.equal(together["code"][0], together["code"][1])
+
+
+def test_the_same_seed_draws_the_same_sample(experiment):
+    first, second, other = (experiment.system.sample(2, seed=seed)["code"] for seed in (4, 4, 5))
+    assert torch.equal(first, second) and not torch.equal(first, other)
+
+
+def test_what_is_said_differs_from_nothing_said(experiment):
+    system = experiment.system
+    if system.conditioner is None:
+        pytest.skip("this system is told nothing")
+    batch = experiment.data.train.rows(torch.arange(4))
+    said, null = system.condition(batch), system.condition(batch, drop=1.0)
+    assert said is not None and null is not None and not torch.equal(said.vector, null.vector)
+    some = system.condition(batch, drop=0.5, rng=Streams.of(0, 4))
+    assert some is not None
+
+
+def test_incremental_decoding_equals_full(experiment):
+    system = experiment.system
+    network = system.steady("main") if "main" in system.roles() else None
+    memory = network.begin(2, 12) if network is not None and hasattr(network, "begin") else None
+    if memory is None:
+        pytest.skip("no network here decodes incrementally")
+    network.eval()
+    code = Streams.of(0, 2).integers(system.codec.bos, 12)
+    with torch.no_grad():
+        whole = network(code)
+        parts = torch.cat([network(code[:, at : at + 1], state=memory) for at in range(12)], 1)
+    assert torch.allclose(whole, parts, atol=1e-4)
+
+
+def test_likelihood_is_finite_and_per_row(experiment):
+    system = experiment.system.eval()
+    batch = experiment.data.held.rows(torch.arange(min(4, len(experiment.data.held))))
+    with torch.no_grad():
+        nats = system.objective.score(system, batch, Streams.of(0, len(next(iter(batch.values())))))
+    assert (nats is None) == (not system.objective.bound)
+    if nats is not None:
+        assert nats.shape == (len(next(iter(batch.values()))),) and bool(torch.isfinite(nats).all()) and bool((nats > 0).all())
+
+
+# -- kill and resume -------------------------------------------------------------------------------------------------
+
+
+def _child(recipe: str, arguments: dict[str, Any], out: str) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    api.train(recipe, out=out, steps=STEPS, seed=7, checkpoint_every=2, quiet=True, batch=8, compile=False, **arguments)
+
+
+def _kill_at(recipe: str, arguments: dict[str, Any], out: Path, step: int) -> int:
+    """Train in another process and SIGKILL it once `step` is in its log; returns the exit code."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["maquette.api", "maquette.report.card", "torch.utils.tensorboard"])
+    process = context.Process(target=_child, args=(recipe, arguments, str(out)))
+    process.start()
+    until = time.monotonic() + 120
+    while process.is_alive() and time.monotonic() < until:
+        log = out / "log.jsonl"
+        if log.exists() and log.read_text().count("\n") >= step:
+            os.kill(process.pid or 0, signal.SIGKILL)
+        time.sleep(0.002)
+    process.join(10)
+    return process.exitcode or 0
+
+
+def test_killed_and_resumed_is_uninterrupted(recipe, arguments, tmp_path):
+    arguments = {k: v for k, v in arguments.items() if k != "batch"}
+    options = {"batch": 8, "compile": False, **arguments}
+    whole = api.train(recipe, out=tmp_path / "whole", steps=STEPS, seed=7, checkpoint_every=2, quiet=True, **options)
+    code = _kill_at(recipe, arguments, tmp_path / "cut", step=1 + zlib.crc32(recipe.encode()) % (STEPS - 1))
+    assert code in (-signal.SIGKILL, 0)
+    again = api.resume(tmp_path / "cut", quiet=True)
+    one, two = (read_verified(session.run.checkpoints()[-1]) for session in (whole, again))
+    assert one["model.safetensors"] == two["model.safetensors"]
+    assert one["optimizer.safetensors"] == two["optimizer.safetensors"]
+    left, right = (api.load(session.run.path).system.sample(2, seed=1)["code"] for session in (whole, again))
+    assert torch.equal(left, right)
