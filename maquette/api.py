@@ -406,8 +406,13 @@ def _read(path: Path) -> dict[str, Any] | None:
 def show(name: str) -> dict[str, Any]:
     """What a run is and how far; or, given a recipe's name, its arguments, roles, phases and capabilities."""
     if name in recipes.catalogue() or ":" in name:
-        experiment, arguments = build(name, {}, 0)
-        return {"recipe": name, "about": recipes.find(name).__doc__, "arguments": recipes.signature(recipes.find(name)), **anatomy(experiment)}
+        experiment, _ = build(name, {}, 0)
+        return {
+            "recipe": name,
+            "about": recipes.find(name).__doc__,
+            "arguments": recipes.signature(recipes.find(name)),
+            **anatomy(experiment),
+        }
     found = Run.open(name)
     rows = found.rows()
     kept = []
@@ -427,7 +432,10 @@ def anatomy(experiment: Experiment) -> dict[str, Any]:
     roles = {k: net for k, net in system.roles().items() if next(net.parameters(), None) is not None}
     dials = {f.name for f in fields(system.sampler)}  # type: ignore[arg-type]
     return {
-        "roles": {k: {"parameters": sum(p.numel() for p in net.parameters()), "fate": fates.get(k, "learns")} for k, net in roles.items()},
+        "roles": {
+            k: {"parameters": sum(p.numel() for p in net.parameters()), "fate": fates.get(k, "learns")}
+            for k, net in roles.items()
+        },
         "phases": {p.name: {"trains": list(system.learners(p)), "every": p.every} for p in system.objective.phases()},
         "sampler": described(system.sampler),
         "can": {

@@ -70,8 +70,8 @@ def restore(files: dict[str, bytes], system: System) -> Progress:
     progress = Progress(fit, state["seed"], state["step"], state["seconds"])
     moments: dict[str, dict[int, dict[int, dict[str, Tensor]]]] = {}
     for name, tensor in load_tensors(files["optimizer.safetensors"]).items():
-        key, place, index, slot = name.rsplit("/", 3)
-        moments.setdefault(key, {}).setdefault(int(place), {}).setdefault(int(index), {})[slot] = tensor
+        key, nth, index, slot = name.rsplit("/", 3)
+        moments.setdefault(key, {}).setdefault(int(nth), {}).setdefault(int(index), {})[slot] = tensor
     for phase in system.objective.phases():
         learners = system.learners(phase)
         if learners and "+".join(learners) in moments:

@@ -93,7 +93,9 @@ def doctor_verb(as_json: Json = False) -> None:
 
 
 @app.command("list")
-def list_verb(what: Annotated[str, typer.Argument(help="recipes, data, metrics or runs")] = "recipes", as_json: Json = False) -> None:
+def list_verb(
+    what: Annotated[str, typer.Argument(help="recipes, data, metrics or runs")] = "recipes", as_json: Json = False
+) -> None:
     """What there is: recipes, built-in data, metrics, or the runs under ./runs."""
     if what == "recipes":
         found = [{"name": r.name, "summary": r.summary, "arguments": r.arguments} for r in recipes.catalogue().values()]
@@ -296,7 +298,15 @@ def compare_verb(
 
     names = [name.strip() for name in recipes_.split(",") if name.strip()]
     told = api.compare(
-        data, names, budget=budget, steps=steps, out=out, seed=seed, jobs=jobs, quiet=quiet or as_json, arguments=_options(ctx.args)
+        data,
+        names,
+        budget=budget,
+        steps=steps,
+        out=out,
+        seed=seed,
+        jobs=jobs,
+        quiet=quiet or as_json,
+        arguments=_options(ctx.args),
     )
     if as_json:
         return _print(told)
@@ -305,7 +315,9 @@ def compare_verb(
     from maquette.report.bar import leaderboard
 
     Console().print(leaderboard(told))
-    typer.echo(f"{Path(out) / 'report.html'} shows samples, curves and what each number means; {Path(out) / 'compare.json'} has them all.")
+    typer.echo(
+        f"{Path(out) / 'report.html'} shows samples, curves and what each number means; the figures are in compare.json beside it."
+    )
 
 
 def _version(value: bool) -> None:
@@ -315,7 +327,9 @@ def _version(value: bool) -> None:
 
 
 @app.callback()
-def _top(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def _top(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
     pass
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from maquette import recipes
-from maquette.storage import replace_durably
 from maquette.data import open_data
 from maquette.report.bar import Board
 from maquette.report.page import write_page
 from maquette.runs import FIT_OPTIONS, Run, RunError, versions
+from maquette.storage import replace_durably
 
 _STAGES = ("train", "eval")
 
@@ -98,7 +98,11 @@ def compare(
     if not names:
         raise ValueError("name at least one recipe to compare")
     for name in names:
-        options = {k: v for k, v in {"data": data, **(arguments or {})}.items() if k in recipes.signature(recipes.find(name)) or len(names) == 1}
+        options = {
+            k: v
+            for k, v in {"data": data, **(arguments or {})}.items()
+            if k in recipes.signature(recipes.find(name)) or len(names) == 1
+        }
         recipes.check(name, options, also=FIT_OPTIONS)
     for key in arguments or {}:
         if key not in FIT_OPTIONS and not any(key in recipes.signature(recipes.find(name)) for name in names):
@@ -127,12 +131,29 @@ def compare(
     return told
 
 
-def _commands(name: str, data: str, folder: Path, budget: Any, steps: int, seed: int, arguments: dict[str, Any]) -> list[list[str]]:
+def _commands(
+    name: str, data: str, folder: Path, budget: Any, steps: int, seed: int, arguments: dict[str, Any]
+) -> list[list[str]]:
     base = [sys.executable, "-m", "maquette"]
     length = ["--steps", str(steps)] if steps else ["--budget", str(budget)] if budget else []
     known = {**FIT_OPTIONS, **recipes.signature(recipes.find(name))}
     own = [f"--{key.replace('_', '-')}={value}" for key, value in arguments.items() if key in known]
-    train = [*base, "train", name, "--data", data, *length, "--seed", str(seed), "--out", str(folder), "--threads", "1", "--quiet", *own]
+    train = [
+        *base,
+        "train",
+        name,
+        "--data",
+        data,
+        *length,
+        "--seed",
+        str(seed),
+        "--out",
+        str(folder),
+        "--threads",
+        "1",
+        "--quiet",
+        *own,
+    ]
     return [train, [*base, "eval", str(folder), "--threads", "1", "--json"]]
 
 

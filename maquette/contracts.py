@@ -5,7 +5,7 @@ Shapes: B batch, T length, S spatial, C channels, V vocabulary, D width. Knows n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
@@ -145,7 +145,9 @@ class Objective(nn.Module):
 
     def phases(self) -> list[Phase]:
         """Its phases; one whose cadence is an argument overrides this."""
-        marked = {name: move for cls in reversed(type(self).__mro__) for name, move in vars(cls).items() if hasattr(move, "phase")}
+        marked = {
+            name: move for cls in reversed(type(self).__mro__) for name, move in vars(cls).items() if hasattr(move, "phase")
+        }
         return [Phase(name, *move.phase, getattr(self, name)) for name, move in marked.items()]
 
     def score(self, system: System, batch: Batch, rng: Streams) -> Tensor | None:
@@ -171,6 +173,6 @@ class Sampler(Protocol):
 
 def device_of(module: nn.Module) -> torch.device:
     """Where a module's first parameter or buffer lives."""
-    tensor = next(module.parameters(), None)
+    tensor: Tensor | None = next(module.parameters(), None)
     tensor = tensor if tensor is not None else next(module.buffers(), None)
     return tensor.device if tensor is not None else torch.device("cpu")

@@ -51,7 +51,9 @@ class Stopped(Exception):
 
     def __init__(self, signum: int, step: int):
         self.signum, self.step = signum, step
-        super().__init__(f"stopped by {signal.Signals(signum).name} at step {step}; a checkpoint was saved: resume continues from it")
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name} at step {step}; a checkpoint was saved: resume continues from it"
+        )
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,9 @@ class Run:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 handle.seek(0)
-                raise RunError(f"{self.path} is being written by process {handle.read().strip() or '?'}, which is alive") from None
+                raise RunError(
+                    f"{self.path} is being written by process {handle.read().strip() or '?'}, which is alive"
+                ) from None
             handle.truncate(0)
             handle.write(str(os.getpid()))
             handle.flush()
@@ -159,7 +163,7 @@ class Run:
         Raises:
             RunError: none verifies.
         """
-        refused = []
+        refused: list[str] = []
         for folder in reversed(self.checkpoints()):
             try:
                 return folder, storage.read_verified(folder), refused
@@ -230,7 +234,12 @@ def record_of(recipe: str, arguments: dict[str, Any], seed: int, experiment: Exp
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(sys.argv),
         "versions": versions(),
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "device": str(experiment.system.device)},
+        "machine": {
+            "cpu": _cpu(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "device": str(experiment.system.device),
+        },
     }
 
 
@@ -238,7 +247,9 @@ def versions() -> dict[str, str]:
     """Versions that a result may depend on, and the git commit where there is one."""
     try:
         here = Path(__file__).parent
-        git = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False).stdout.strip()
+        git = subprocess.run(
+            ["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        ).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         git = ""
     return {"maquette": maquette.__version__, "torch": torch.__version__, "python": platform.python_version(), "git": git}
@@ -282,8 +293,8 @@ def signals() -> Iterator[list[int]]:
     try:
         yield caught
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def fit(

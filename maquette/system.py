@@ -45,6 +45,7 @@ class System(nn.Module):
         self.nets = nn.ModuleDict(nets)
         self.objective, self.sampler, self.codec, self.conditioner = objective, sampler, codec, conditioner
         self.frozen, self.follow = tuple(frozen), dict(follow or {})
+        self.age: Tensor
         self.register_buffer("age", torch.zeros((), dtype=torch.int64))
         roles = self.roles()
         for name in [*self.frozen, *self.follow, *(leader for leader, _ in self.follow.values())]:
@@ -163,7 +164,9 @@ class System(nn.Module):
             size = min(batch, n - at)
             rows = slice(at, at + size)
             some = {k: v[rows] for k, v in about.items()} if about else None
-            for code, told in self.stream(size, about=some, start=None if start is None else start[rows], first=first + at, **how):
+            for code, told in self.stream(
+                size, about=some, start=None if start is None else start[rows], first=first + at, **how
+            ):
                 pass
             with torch.no_grad():
                 parts.append({**told, "code": code, self.codec.field: self.decode(code)})

@@ -59,7 +59,9 @@ class Progress:
 
 def build_optimizers(learners: dict[str, nn.Module], fit: Fit) -> list[torch.optim.Optimizer]:
     """AdamW for everything; with `fit.muon`, Muon for the hidden matrices. Vectors and gains are not decayed."""
-    muon, matrices, vectors = [], [], []
+    muon: list[nn.Parameter] = []
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
     for net in learners.values():
         edges = tuple(getattr(net, "edges", ()))
         for name, p in net.named_parameters():

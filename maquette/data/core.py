@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -101,6 +101,34 @@ class Data:
     @property
     def held(self) -> Split:
         return self.splits["held"]
+
+
+def image_data(about: Facts, columns: dict[str, dict[str, Column]]) -> Data:
+    """Images per split, under `about` completed with what the columns say: rows, shape, shares, hash."""
+    pixels, label = columns["train"]["image"], columns["train"].get("label")
+    assert isinstance(pixels, Tensor)
+    shares: tuple[float, ...] = ()
+    if isinstance(label, Tensor):
+        shares = tuple((torch.bincount(label, minlength=len(about.classes)).double() / len(label)).tolist())
+    facts = replace(
+        about,
+        hash=fingerprint(columns),
+        rows={split: len(found["image"]) for split, found in columns.items()},
+        shape=tuple(pixels.shape[1:]),
+        shares=shares,
+    )
+    return Data(facts, lambda: {split: Split(found, facts.levels) for split, found in columns.items()})
+
+
+def text_data(about: Facts, columns: dict[str, dict[str, Column]]) -> Data:
+    """Texts per split, under `about` completed with what the columns say: rows, bytes, hash."""
+    facts = replace(
+        about,
+        hash=fingerprint(columns),
+        rows={split: len(found["text"]) for split, found in columns.items()},
+        bytes={split: sum(len(text.encode()) for text in found["text"]) for split, found in columns.items()},
+    )
+    return Data(facts, lambda: {split: Split(found) for split, found in columns.items()})
 
 
 _recalled: ContextVar[Facts | None] = ContextVar("recalled", default=None)

@@ -1,14 +1,105 @@
-"""One door to all data: a built-in's name or a path of the user's own."""
+"""One door to all data: a built-in's name or a path of the user's own. Knows the built-ins, and which reader a path needs."""
 
 from __future__ import annotations
 
-from maquette.data import builtin
-from maquette.data.core import Data, recalled
+import difflib
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+from maquette.data.builtin import digits
+from maquette.data.core import Data, Facts, recalled
+from maquette.data.errors import DataError, nearest
+from maquette.data.folder import read_own, signature
+from maquette.data.fonts import font_digits, glyphs
+from maquette.data.images import resized
+from maquette.data.python_source import stdlib, stdlib_prose
+
+BUILTINS: tuple[Callable[[], Data], ...] = (digits, glyphs, font_digits, stdlib, stdlib_prose)
+LARGEST = 2048  # pixels a side
+
+
+def corpora() -> dict[str, str]:
+    """Built-in name -> what it is, in one sentence."""
+    return {source.__name__: (source.__doc__ or "").split("\n")[0] for source in BUILTINS}
 
 
 def open_data(name: str, size: int = 0) -> Data:
-    """Open `name`: a built-in corpus or a path. `size`: images are brought to size x size (0 = as they are)."""
+    """Open a built-in corpus by name, or the user's own data by path (write ./digits for a folder of that name).
+
+    Args:
+        name: a built-in's name; a folder of images, of text, or of JSONL or parquet files; or one such file.
+        size: images are cropped to a square and brought to size x size (0 = as they are).
+
+    Raises:
+        DataError: nothing by that name, or nothing in it that can be used. Inside `recall` the facts are the run's own,
+            and the rows are read, and held against the facts' hash, when first asked for.
+    """
+    name = os.fspath(name)
     facts = recalled()
     if facts is not None:
-        return Data(facts, lambda: getattr(builtin, facts.name)().splits)
-    return getattr(builtin, name)()
+        return Data(facts, lambda: _again(facts, name).splits)
+    return _open(name, size)
+
+
+def _open(name: str, size: int) -> Data:
+    if not 0 <= size <= LARGEST:
+        raise DataError(f"size {size} is not a side in pixels; allowed are 0 (as they are) .. {LARGEST}; nearest is {min(max(size, 0), LARGEST)}")
+    for source in BUILTINS:
+        if source.__name__ == name:
+            return _sized(source(), size)
+    path = Path(name).expanduser()
+    if not name or not path.exists():
+        raise DataError(_unknown(name, path))
+    path = path.resolve()
+    return _read_own(path, size, signature(path))
+
+
+@lru_cache(maxsize=2)  # comparing recipes on one folder decodes it once; a changed file changes the signature
+def _read_own(path: Path, size: int, state: str) -> Data:
+    return read_own(path, size)
+
+
+def _sized(data: Data, size: int) -> Data:
+    if size == 0:
+        return data
+    if data.facts.field != "image":
+        raise DataError(f"size {size} is for images; {data.facts.name!r} is {data.facts.field}: leave size at 0")
+    return resized(data, size)
+
+
+def _again(facts: Facts, name: str) -> Data:
+    """The data that a run remembers, read anew and checked: where it was, else where `name` says it is now."""
+    builtin = facts.name in corpora()
+    place = facts.name if builtin or Path(facts.name).exists() or not Path(name).expanduser().exists() else name
+    if not builtin and not Path(place).expanduser().exists():
+        raise DataError(f"the data of this run is gone: {facts.name} does not exist. Put it back there to read rows from it")
+    data = _open(place, facts.size)
+    if data.facts.hash != facts.hash:
+        was, now = (", ".join(f"{split} {count:,}" for split, count in of.rows.items()) for of in (facts, data.facts))
+        why = "; it comes with an installed package, whose version may differ" if builtin else ""
+        raise DataError(
+            f"the data changed since the run: {place} had {was} rows with hash {facts.hash[:12]}, "
+            f"now {now} rows with hash {data.facts.hash[:12]}{why}"
+        )
+    return data
+
+
+def _unknown(name: str, path: Path) -> str:
+    """What to say of a name that is neither a built-in nor a path."""
+    names = list(corpora())
+    message = f"no data called {name!r}: neither a built-in ({', '.join(names)}) nor an existing path."
+    if os.sep not in name and (near := nearest(name, names)):
+        return message + near
+    parent = path.parent
+    while not parent.is_dir():
+        parent = parent.parent
+    if parent != path.parent:
+        return f"{message} There is no folder {path.parent}, the nearest that exists is {parent}"
+    try:
+        beside = os.listdir(parent)
+    except OSError:
+        beside = []
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    return f"{message} Nearest is {str(parent / near[0])!r}." if near else message

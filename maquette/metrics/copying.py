@@ -6,6 +6,7 @@ Knows pixels in 0..1 and Euclid. Says nothing of copies that were shifted, mirro
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +15,11 @@ from maquette.metrics.evidence import Evidence
 from maquette.metrics.intervals import Z95, mean, proportion
 
 MEANINGS = {
-    "NN distance": "Mean distance from a sample to its nearest training row (pixels in 0..1, Euclid). Well below the held-out rows' "
-    "own is copying; well above is blur or noise.",
+    "NN distance": "Mean distance from a sample to its nearest training row (pixels in 0..1, Euclid). Well below the held-out "
+    "rows' own is copying; well above is blur or noise.",
     "NN distance (real)": "The same for held-out rows: what fresh real data have.",
     "NN ratio": "The samples' over the held-out rows': 1 is best, well below is copying.",
-    "copies": "Share of samples nearer to a training row than the nearest 1 % of held-out rows are: .01 is what honest samples have.",
+    "copies": "Share of samples nearer to a training row than the nearest 1 % of held-out rows are: honest samples have .01.",
 }
 
 
@@ -31,15 +32,16 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     train = evidence.rows("train")
     made, real = nearest(evidence.rows("samples"), train), nearest(evidence.rows("held"), train)
     edge = float(np.percentile(real, 1))
-    sizes = {"samples": len(made), "rows": len(real)}
+    size: dict[str, Any] = {"samples": len(made), "rows": len(real)}
     among = ("training rows", str(len(train)))
     normal, wilson = (among, ("interval", "normal")), (among, ("interval", "Wilson"))
     near = proportion(int((made < edge).sum()), len(made))
+    sign, n = evidence.estimate, len(made)
     return {
-        "NN distance": evidence.estimate("NN distance", mean(made), len(made), better="higher", aim=float(real.mean()), **sizes, options=normal),
-        "NN distance (real)": evidence.estimate("NN distance (real)", mean(real), len(real), rows=len(real), options=normal),
-        "NN ratio": evidence.estimate("NN ratio", ratio(made, real), len(made), better="higher", aim=1.0, **sizes, options=normal),
-        "copies": evidence.estimate("copies", near, len(made), **sizes, options=wilson),
+        "NN distance": sign("NN distance", mean(made), n, better="higher", aim=float(real.mean()), **size, options=normal),
+        "NN distance (real)": sign("NN distance (real)", mean(real), len(real), rows=len(real), options=normal),
+        "NN ratio": sign("NN ratio", ratio(made, real), n, better="higher", aim=1.0, **size, options=normal),
+        "copies": sign("copies", near, n, **size, options=wilson),
     }
 
 
@@ -60,5 +62,6 @@ def ratio(made: np.ndarray, real: np.ndarray) -> tuple[float, float, float]:
     if below == 0:
         return math.inf, math.inf, math.inf
     value = float(made.mean()) / below
-    half = Z95 * math.hypot(float(made.std(ddof=1)) / math.sqrt(len(made)), value * float(real.std(ddof=1)) / math.sqrt(len(real))) / below
+    above, under = (float(rows.std(ddof=1)) / math.sqrt(len(rows)) for rows in (made, real))  # standard errors
+    half = Z95 * math.hypot(above, value * under) / below
     return value, max(0.0, value - half), value + half

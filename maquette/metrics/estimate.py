@@ -50,9 +50,8 @@ class Signature:
         """Every field in which two signatures differ: ["n samples: 1437 vs 360"]."""
         mine, theirs = self._flat(), other._flat()
         names = [*mine, *(name for name in theirs if name not in mine)]
-        return [
-            f"{name}: {mine.get(name, 'none')} vs {theirs.get(name, 'none')}" for name in names if mine.get(name) != theirs.get(name)
-        ]
+        pairs = {name: (mine.get(name, "none"), theirs.get(name, "none")) for name in names}
+        return [f"{name}: {a} vs {b}" for name, (a, b) in pairs.items() if a != b]
 
     def _flat(self) -> dict[str, Any]:
         shown = [f.name for f in fields(self) if f.name not in ("options", "seed")]

@@ -44,7 +44,9 @@ class Evidence:
         ValueError: neither system nor samples, or fewer than 20 samples.
     """
 
-    def __init__(self, data: Data, system: System | None = None, samples: Batch | None = None, n: int | None = None, seed: int = 0):
+    def __init__(
+        self, data: Data, system: System | None = None, samples: Batch | None = None, n: int | None = None, seed: int = 0
+    ):
         if system is None and samples is None:
             raise ValueError("evidence needs a system or samples")
         self.data, self.system, self.seed, self._samples = data, system, seed, samples
@@ -185,8 +187,8 @@ class Evidence:
     @cached_property
     def network(self) -> nn.Module:
         """The feature network: a classifier trained on the training split; untrained filters where there are no labels."""
-        classes = max(len(self.facts.classes), 1)
-        return features.network(self.kind, self.facts.shape, classes, self.facts.hash[:16], lambda: (self.train["image"], self.train["label"]))
+        shape, classes, key = self.facts.shape, len(self.facts.classes), self.facts.hash[:16]
+        return features.network(self.kind, shape, classes, key, lambda: (self.train["image"], self.train["label"]))
 
     @cached_property
     def network_name(self) -> str:

@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ class RandomConvnet(nn.Module):
         super().__init__()
         widths = [shape[0], 16, 32, 64]
         self.side = (min(SEEN, shape[1]), min(SEEN, shape[2]))
-        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
         self.num_features = 2 * sum(widths[1:])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -156,11 +157,11 @@ def teach_perceptron(net: Perceptron, images: Tensor, labels: Tensor) -> None:
             layer.bias[classes] = torch.from_numpy(bias).float()
 
 
-def teach(net: nn.Module, images: Tensor, labels: Tensor, *, steps: int, batch: int = 64, seed: int = 0, decay: float = 1e-2) -> nn.Module:
+def teach(net: nn.Module, images: Tensor, labels: Tensor, *, steps: int, seed: int = 0, batch: int = 64) -> nn.Module:
     """Train a classifier (`net` -> features -> `net.head` -> logits) for a fixed number of AdamW steps, rate falling to 0."""
     order = np.random.default_rng(seed)
-    steps = max(1, steps)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=decay)
+    steps = max(2, steps)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
     waiting: list[int] = []
     for _ in range(steps):

@@ -15,8 +15,8 @@ RESAMPLES = 200
 MEANINGS = {
     "FD-": "Fréchet distance between samples and held-out rows in the named classifier's last hidden layer; 0 is best, but real "
     "training rows do not reach 0 at this size. A memoriser wins it: read it beside the nearest-training distance.",
-    "FD-randconv": "Fréchet distance in UNTRAINED convolutional features, because this data has no labels: a weak figure that sees "
-    "textures and strokes, not what a picture shows.",
+    "FD-randconv": "Fréchet distance in UNTRAINED convolutional features, because this data has no labels: a weak figure that "
+    "sees textures and strokes, not what a picture shows.",
 }
 
 

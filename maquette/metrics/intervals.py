@@ -48,7 +48,11 @@ def bootstrap(
     """
     rng = np.random.default_rng(seed)
     value = statistic(*(np.ones(n) for n in sizes))
-    drawn = np.array([statistic(*(rng.multinomial(n, np.full(n, 1 / n)).astype(np.float64) for n in sizes)) for _ in range(resamples)])
+
+    def counts(n: int) -> np.ndarray:
+        return rng.multinomial(n, np.full(n, 1 / n)).astype(np.float64)
+
+    drawn = np.array([statistic(*(counts(n) for n in sizes)) for _ in range(resamples)])
     low, high = np.percentile(drawn, (2.5, 97.5)) - drawn.mean() + value
     return value, max(floor, min(float(low), value)), max(float(high), value)
 

@@ -1,9 +1,12 @@
-"""Do samples look real, and is every kind of real row made? Precision, recall (Kynkäänniemi 2019), density, coverage (Naeem 2020).
+"""Do samples look real, and is every kind of real row made? Precision, recall, density, coverage.
 
-Knows feature vectors. A set is the union of balls around its rows, each reaching to the row's k-th nearest neighbour.
+Kynkäänniemi 2019 (precision, recall) and Naeem 2020 (density, coverage). Knows feature vectors. A set is the union of
+balls around its rows, each reaching to the row's k-th nearest neighbour.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +17,9 @@ from maquette.metrics.intervals import mean, proportion
 K = 5  # Naeem's default; Kynkäänniemi used 3 with 50,000 images
 MEANINGS = {
     "precision": "Share of samples that lie within the held-out rows' k-nearest-neighbour balls: do they look real?",
-    "recall": "Share of held-out rows that lie within the samples' k-nearest-neighbour balls: is the whole variety made?",
-    "density": "How many held-out balls a sample lies in, over k: precision that one stray real row cannot inflate; may pass 1.",
-    "coverage": "Share of held-out rows with a sample inside their own ball: recall that stray samples cannot inflate; about .97 is full.",
+    "recall": "Share of held-out rows that lie within the samples' k-nearest-neighbour balls: is all the variety made?",
+    "density": "How many held-out balls a sample lies in, over k: precision that no stray real row inflates; may pass 1.",
+    "coverage": "Share of held-out rows with a sample in their own ball: recall no stray sample inflates; full is about .97.",
 }
 
 
@@ -41,15 +44,15 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     recalled = (across <= few_reach[:, None]).any(0)
     covered = (across <= part_reach).any(0)
     k = ("k", str(K))
-    all_made = {"samples": len(made), "rows": len(real), "network": True, "better": "higher"}
-    equal = {"samples": size, "rows": size, "network": True, "better": "higher"}
+    every: dict[str, Any] = {"samples": len(made), "rows": len(real), "network": True, "better": "higher"}
+    equal: dict[str, Any] = {"samples": size, "rows": size, "network": True, "better": "higher"}
     wilson, normal = (k, ("interval", "Wilson")), (k, ("interval", "normal"))
-    hits = int(within.any(1).sum())
+    hits, sign = int(within.any(1).sum()), evidence.estimate
     return {
-        "precision": evidence.estimate("precision", proportion(hits, len(made)), len(made), **all_made, options=wilson),
-        "recall": evidence.estimate("recall", proportion(int(recalled.sum()), size), size, **equal, options=wilson),
-        "density": evidence.estimate("density", mean(within.sum(1) / K), len(made), **all_made, options=normal),
-        "coverage": evidence.estimate("coverage", proportion(int(covered.sum()), size), size, **equal, options=wilson),
+        "precision": sign("precision", proportion(hits, len(made)), len(made), **every, options=wilson),
+        "recall": sign("recall", proportion(int(recalled.sum()), size), size, **equal, options=wilson),
+        "density": sign("density", mean(within.sum(1) / K), len(made), **every, options=normal),
+        "coverage": sign("coverage", proportion(int(covered.sum()), size), size, **equal, options=wilson),
     }
 
 

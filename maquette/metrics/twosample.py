@@ -18,8 +18,8 @@ from maquette.metrics.intervals import area
 FOLDS, TREES, MOST = 5, 200, 2000
 EPOCHS = 16  # of the convnet, over the other folds
 MEANINGS = {
-    "C2ST forest": "How well a random forest tells samples from held-out rows, cross-validated: .5 is a coin toss (best), 1 is always. "
-    "It mostly sees single pixels.",
+    "C2ST forest": "How well a random forest tells samples from held-out rows, cross-validated: .5 is a coin toss (best), 1 is "
+    "always. It mostly sees single pixels.",
     "C2ST convnet": "The same question put to a small convolutional network, which sees strokes and edges.",
 }
 

@@ -13,7 +13,7 @@ from maquette.metrics.evidence import Evidence
 from maquette.metrics.intervals import proportion
 
 MEANINGS = {
-    "GAN-train": "Accuracy on held-out rows of a classifier trained on samples alone: falls when samples are wrong or lack variety.",
+    "GAN-train": "Accuracy on held-out rows of a classifier trained on samples alone: falls when they are wrong or lack variety.",
     "GAN-test": "Accuracy on samples of a classifier trained on real rows: do they show the label asked for? A memoriser gets 1.",
 }
 
@@ -35,9 +35,10 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     obeyed = int((reads(evidence, "train", "samples", judge) == evidence.labels("samples")).sum())
     options = (("judge", judge), ("interval", "Wilson"))
     trained = (("judge", f"{judge} on {real_rows} training rows"), ("interval", "Wilson"))
+    train, test, sign = proportion(learned, rows), proportion(obeyed, n), evidence.estimate
     return {
-        "GAN-train": evidence.estimate("GAN-train", proportion(learned, rows), rows, better="higher", samples=n, rows=rows, options=options),
-        "GAN-test": evidence.estimate("GAN-test", proportion(obeyed, n), n, better="higher", samples=n, options=trained),
+        "GAN-train": sign("GAN-train", train, rows, better="higher", samples=n, rows=rows, options=options),
+        "GAN-test": sign("GAN-test", test, n, better="higher", samples=n, options=trained),
     }
 
 

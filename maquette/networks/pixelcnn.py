@@ -153,6 +153,6 @@ class PixelCNN(Network):
         down = right = pixels.flatten(3).permute(0, 3, 1, 2)
         vector = cond.vector if cond is not None else None
         for layer in self.layers:
-            down, right = layer(down, right, self.place[:, :rows] if layer.first else None, vector)
-        out = self.head(F.dropout2d(F.relu(self.mix(F.relu(right))), self.dropout, self.training)) + self.shift[:, :rows]
+            down, right = layer(down, right, 4 * self.place[:, :rows] if layer.first else None, vector)
+        out = self.head(F.dropout2d(F.relu(self.mix(F.relu(right))), self.dropout, self.training)) + 10 * self.shift[:, :rows]
         return out.view(-1, channels, self.levels, rows, breadth).permute(0, 3, 4, 1, 2).reshape(len(x), -1, self.levels)[:, :length]

@@ -30,12 +30,12 @@ class ResBlock(nn.Module):
         return self.skip(x) + self.conv2(self.dropout(F.silu(self.norm2(h))))
 
 
-def ladder(shape: tuple[int, int, int], width: int) -> list[tuple[int, int, int]]:
+def ladder(shape: tuple[int, int, int], width: int, fold: int) -> list[tuple[int, int, int]]:
     """(channels, height, width) per resolution: halved, rounding up, while both sides are 8 or more; channels double twice.
 
-    The first rung is already half the image: 2x2 pixels are folded into channels, which halves the time of a step.
+    The first rung is the image with `fold` x `fold` pixels folded into channels.
     """
-    height, across = (shape[1] + 1) // 2, (shape[2] + 1) // 2
+    height, across = -(-shape[1] // fold), -(-shape[2] // fold)
     rungs = [(width, height, across)]
     while min(height, across) >= 8:
         height, across = (height + 1) // 2, (across + 1) // 2
@@ -55,12 +55,13 @@ class ResNetEncoder(Network):
     edges = ("head",)
 
     def __init__(
-        self, shape: tuple[int, int, int], outputs: int, width: int, depth: int = 1, dropout: float = 0.0, norm: bool = True
+        self, shape: tuple[int, int, int], outputs: int, width: int, depth: int = 1, dropout: float = 0.0, norm: bool = True, fold: int=1
     ):
         super().__init__()
-        rungs = ladder(shape, width)
-        self.odd = (0, shape[2] % 2, 0, shape[1] % 2)
-        self.stem = nn.Conv2d(4 * shape[0], width, 3, padding=1)
+        self.fold = fold
+        rungs = ladder(shape, width, fold)
+        self.odd = (0, -shape[2] % fold, 0, -shape[1] % fold)
+        self.stem = nn.Conv2d(fold**2 * shape[0], width, 3, padding=1)
         layers: list[nn.Module] = []
         for i, (channels, _, _) in enumerate(rungs):
             layers += [ResBlock(channels, channels, dropout, norm) for _ in range(depth)]
@@ -72,19 +73,19 @@ class ResNetEncoder(Network):
         self.head = nn.Linear(channels * height * across, outputs)
 
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: None = None) -> Tensor:
-        folded = F.pixel_unshuffle(F.pad(x, self.odd), 2)
+        folded = F.pixel_unshuffle(F.pad(x, self.odd), self.fold)
         return self.head(F.silu(self.norm(self.body(self.stem(folded)))).flatten(1))
 
 
 class Resize(nn.Module):
-    """Nearest-neighbour resizing to a given (height, width), then a 3x3 convolution."""
+    """A 3x3 convolution, then nearest-neighbour resizing to a given (height, width): a quarter of the work of the other order."""
 
     def __init__(self, inputs: int, outputs: int, size: tuple[int, int]):
         super().__init__()
         self.size, self.conv = size, nn.Conv2d(inputs, outputs, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, self.size))
+        return F.interpolate(self.conv(x), self.size)
 
 
 class ResNetDecoder(Network):
@@ -99,10 +100,11 @@ class ResNetDecoder(Network):
     edges = ("head",)
 
     def __init__(
-        self, inputs: int, shape: tuple[int, int, int], width: int, depth: int = 1, dropout: float = 0.0, norm: bool = True
+        self, inputs: int, shape: tuple[int, int, int], width: int, depth: int = 1, dropout: float = 0.0, norm: bool = True, fold: int=1
     ):
         super().__init__()
-        rungs = ladder(shape, width)[::-1]
+        self.fold = fold
+        rungs = ladder(shape, width, fold)[::-1]
         self.start, self.size = rungs[0], shape[1:]
         self.stem = nn.Linear(inputs, rungs[0][0] * rungs[0][1] * rungs[0][2])
         layers: list[nn.Module] = []
@@ -112,8 +114,8 @@ class ResNetDecoder(Network):
                 layers.append(Resize(channels, rungs[i + 1][0], rungs[i + 1][1:]))
         self.body = nn.Sequential(*layers)
         self.norm = nn.GroupNorm(1, width) if norm else nn.Identity()
-        self.head = nn.Conv2d(width, 4 * shape[0], 3, padding=1)
+        self.head = nn.Conv2d(width, fold**2 * shape[0], 3, padding=1)
 
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: None = None) -> Tensor:
-        image = F.pixel_shuffle(self.head(F.silu(self.norm(self.body(self.stem(x).unflatten(1, self.start))))), 2)
+        image = F.pixel_shuffle(self.head(F.silu(self.norm(self.body(self.stem(x).unflatten(1, self.start))))), self.fold)
         return image[..., : self.size[0], : self.size[1]]

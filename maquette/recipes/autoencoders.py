@@ -34,9 +34,9 @@ def vae(
     facts = opened.facts
     if facts.field != "image":
         raise ValueError(f"vae models images, and data {data!r} holds {facts.field}")
-    shape, width, likelihood = facts.shape, 64 * depth, grey(facts.levels)
+    shape, width, likelihood = facts.shape, 32 * depth, grey(facts.levels)
     codec = KLCodec(
-        ResNetEncoder(shape, 2 * latent, width, depth, dropout),
+        ResNetEncoder(shape, 2 * latent, 2 * width, depth, dropout, fold=2),
         ResNetDecoder(latent, (likelihood.width(shape[0]), *shape[1:]), width, depth, dropout),
         likelihood,
     )
@@ -50,4 +50,4 @@ def vae(
         conditioner,
         follow={"ema": ("codec", 0.998), "prior_ema": ("prior", 0.998)},
     )
-    return Experiment(system, opened, Fit(steps=2000, batch=64, lr=3e-3, weight_decay=0.05, clip=1.0))
+    return Experiment(system, opened, Fit(steps=2000, batch=64, lr=3e-3, weight_decay=0.3, clip=1.0))

@@ -112,7 +112,7 @@ def save_samples(batch: dict[str, Any], field: str, path: str | Path, info: dict
     Raises:
         ValueError: a suffix that this field is not written as; names those it is, and the nearest.
     """
-    from maquette.checkpoint import replace_durably
+    from maquette.storage import replace_durably
     from maquette.recipes import UnknownName
 
     path = Path(path)

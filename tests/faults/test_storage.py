@@ -188,7 +188,19 @@ def test_sigkill_at_every_system_call(tmp_path):
     def run(shelf: Path, *inject: str) -> list[str]:
         prepare(shelf)
         trace = tmp_path / "trace"
-        command = ["strace", "-f", "-o", str(trace), "-e", f"trace={calls}", *inject, sys.executable, "-S", str(script), str(shelf)]
+        command = [
+            "strace",
+            "-f",
+            "-o",
+            str(trace),
+            "-e",
+            f"trace={calls}",
+            *inject,
+            sys.executable,
+            "-S",
+            str(script),
+            str(shelf),
+        ]
         subprocess.run(command, env=env, capture_output=True, timeout=60, check=False)
         return [line.split(None, 1)[1] for line in trace.read_text().splitlines() if "(" in line]
 
@@ -199,7 +211,7 @@ def test_sigkill_at_every_system_call(tmp_path):
     for line in lines:
         name = line.split("(")[0]
         seen[name] = seen.get(name, 0) + 1
-        if marked and str(tmp_path / "plain") in line or (marked and name in ("write", "fsync", "close")):
+        if (marked and str(tmp_path / "plain") in line) or (marked and name in ("write", "fsync", "close")):
             points.append((name, seen[name]))
         marked = marked or "MARK" in line
     assert len(points) >= 20

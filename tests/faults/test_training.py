@@ -1,0 +1,265 @@
+"""What training does when something goes wrong: a clear word, the right exit code, nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from maquette import api, checkpoint, storage
+from maquette.contracts import Objective, phase
+from maquette.distributed import World
+from maquette.runs import Run, RunError, StorageFull, build
+from maquette.train import NotFinite, Progress, run
+
+TINY = {"batch": 8, "width": 16, "depth": 1}
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "maquette", *words]
+
+
+def maquette(*words: str, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words), capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+def begun(process: subprocess.Popen, out: Path, step: int) -> None:
+    """Wait until a run's log has reached a step."""
+    until = time.monotonic() + 90
+    while time.monotonic() < until and process.poll() is None:
+        log = out / "log.jsonl"
+        if log.exists() and log.read_text().count("\n") >= step:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"training never reached step {step}: {process.stderr.read() if process.stderr else ''}")
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_so(tmp_path, signum, code):
+    out = tmp_path / "run"
+    words = command(
+        "train", "flow", "--steps", "100000", "--batch", "8", "--width", "16", "--out", str(out), "--threads", "1", "-q"
+    )
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    begun(process, out, 1)
+    process.send_signal(signum)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == code, told
+    assert "checkpoint was saved" in told
+    folder, _, refused = Run.open(out).newest()
+    assert not refused and folder.name > "step-00000000"
+
+
+def test_not_a_number_stops_before_the_update(tmp_path):
+    class Sick(Objective):
+        @phase("main", "generator", "codec")
+        def wither(self, system, batch, rng, step):
+            whole = sum(p.sum() for net in system.nets.values() for p in net.parameters() if p.requires_grad)
+            return whole * (float("nan") if step == 3 else 0.0) + whole * 0, {}
+
+    session = api.begin("flow", TINY, out=tmp_path / "run", steps=10)
+    session.system.objective = Sick()
+    with pytest.raises(NotFinite, match=r"phase 'wither' is not finite at step 3.*--lr"):
+        api.pursue(session, World(), every=1, quiet=True)
+    _, _, refused = session.run.newest()
+    restored = api.load(tmp_path / "run")
+    assert not refused and restored.progress.step == 3 and not checkpoint.finite(restored.system)
+
+
+def test_a_full_disk_keeps_the_older_checkpoint_and_training_goes_on(tmp_path, monkeypatch):
+    session = api.begin("flow", TINY, out=tmp_path / "run", steps=6)
+    commit, calls = storage.commit, []
+
+    def full_at_the_second(folder, files):
+        calls.append(folder.name)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        commit(folder, files)
+
+    monkeypatch.setattr(storage, "commit", full_at_the_second)
+    from maquette.runs import fit
+
+    reports = list(fit(session.run, session.experiment, session.progress, World(), every=2))
+    warnings = [report.warning for report in reports if report.warning]
+    assert len(warnings) == 1 and "disk full" in warnings[0] and "step-00000002 stays" in warnings[0]
+    assert [folder.name for folder in session.run.checkpoints()] == ["step-00000002", "step-00000006"]
+
+
+def test_a_full_disk_stops_training_when_asked_to(tmp_path, monkeypatch):
+    session = api.begin("flow", TINY, out=tmp_path / "run", steps=6)
+
+    def full(folder, files):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(storage, "commit", full)
+    with pytest.raises(StorageFull, match="disk full"):
+        api.pursue(session, World(), every=2, stop_on_full=True, quiet=True)
+    assert session.progress.step == 2
+
+
+@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="no /dev/full here")
+def test_a_really_full_file_system(tmp_path):
+    """A file size limit is the nearest to a full disk that needs no privilege: the write itself fails, mid-file."""
+    script = (
+        "import resource, signal, sys\n"
+        "from maquette import storage\n"
+        "from pathlib import Path\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "shelf = Path(sys.argv[1]); storage.commit(shelf / 'step-1', {'a': b'x' * 100})\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try: storage.commit(shelf / 'step-2', {'a': b'x' * 100000})\n"
+        "except OSError: print('refused')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "refused\n", done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["step-1"]
+    assert storage.read_verified(tmp_path / "step-1") == {"a": b"x" * 100}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    api.train("flow", out=out, steps=4, checkpoint_every=2, quiet=True, **TINY)
+    return out
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_passed_over(finished, tmp_path):
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    path = out / "checkpoints" / "step-00000004" / "model.safetensors"
+    spoilt = bytearray(path.read_bytes())
+    spoilt[-1] ^= 1
+    path.write_bytes(spoilt)
+    session = api.load(out)
+    assert session.progress.step == 2
+    assert len(session.refused) == 1 and "model.safetensors has changed" in session.refused[0]
+    again = api.resume(out, quiet=True)
+    assert again.progress.step == 4
+    assert storage.read_verified(out / "checkpoints" / "step-00000004") == storage.read_verified(
+        finished / "checkpoints" / "step-00000004"
+    )
+
+
+def test_a_run_held_by_a_live_process_is_refused(finished):
+    with Run.open(finished).held(), pytest.raises(RunError, match=rf"process {os.getpid()}, which is alive"):
+        api.resume(finished, quiet=True)
+
+
+def test_runs_that_cannot_be_used(finished, tmp_path):
+    with pytest.raises(RunError, match="Did you mean .*finished"):
+        Run.open(finished.with_name("finishd"))
+    with pytest.raises(RunError, match=r"no run\.json"):
+        Run.open(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(RunError, match="format 99"):
+        Run.open(tmp_path)
+    (tmp_path / "run.json").write_text('{"format": 1, "rec')
+    with pytest.raises(RunError, match="damaged"):
+        Run.open(tmp_path)
+    with pytest.raises(RunError, match="already holds a run"):
+        api.begin("flow", TINY, out=finished, steps=1)
+
+
+def test_extending_a_finished_run(finished, tmp_path):
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    assert api.resume(out, steps=6, quiet=True).progress.step == 6
+    assert Run.open(out).record["fit"]["steps"] == 6
+
+
+# -- several processes -----------------------------------------------------------------------------------------------------
+
+
+def torchrun(*words: str) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "0",
+        "-m",
+        "maquette",
+        *words,
+    ]
+
+
+@pytest.mark.parametrize("recipe", ["flow", "gan"])
+def test_two_processes_take_the_step_of_one(recipe, tmp_path):
+    words = ["train", recipe, "--steps", "3", "--batch", "8", "--width", "16", "--seed", "3", "--threads", "1", "--no-bf16", "-q"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    one = subprocess.run(
+        command(*words, "--out", str(tmp_path / "one")), env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert one.returncode == 0, one.stderr
+    two = subprocess.run(
+        torchrun(*words, "--out", str(tmp_path / "two")), env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert two.returncode == 0, two.stderr
+    left, right = (api.load(tmp_path / name).system.state_dict() for name in ("one", "two"))
+    worst = max(float((left[k].double() - right[k].double()).abs().max()) for k in left if left[k].numel())
+    assert worst <= 1e-6
+
+
+def test_a_killed_rank_ends_the_run_and_it_resumes(tmp_path):
+    out = tmp_path / "run"
+    words = [
+        "train",
+        "flow",
+        "--steps",
+        "100000",
+        "--batch",
+        "8",
+        "--width",
+        "16",
+        "--checkpoint-every",
+        "2",
+        "--threads",
+        "1",
+        "-q",
+    ]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(torchrun(*words, "--out", str(out)), env=env, stderr=subprocess.PIPE, text=True)
+    begun(process, out, 1)
+    until = time.monotonic() + 60
+    while not list((out / "checkpoints").glob("step-*")) and time.monotonic() < until:
+        time.sleep(0.02)
+    import psutil
+
+    ranks = [child for child in psutil.Process(process.pid).children() if "maquette" in " ".join(child.cmdline())]
+    assert len(ranks) == 2
+    second = next(child for child in ranks if child.environ().get("RANK") == "1")
+    began = time.monotonic()
+    second.kill()
+    _, told = process.communicate(timeout=60)
+    assert time.monotonic() - began < 30
+    assert process.returncode != 0 and ("lost a peer" in told or "SIGKILL" in told or "Signal 9" in told), told
+    step = api.load(out).progress.step
+    assert step >= 2
+    assert api.resume(out, steps=step + 2, quiet=True).progress.step == step + 2
+
+
+def test_the_loop_is_the_same_with_or_without_previews(tmp_path):
+    """Looking at a run must not change it: sampling between steps leaves the weights bit-identical."""
+    plain = build("flow", TINY, 0)[0]
+    looked = build("flow", TINY, 0)[0]
+    for experiment, look in ((plain, False), (looked, True)):
+        for _ in run(experiment.system, experiment.data, Progress(replace(experiment.fit, steps=3), 5)):
+            if look:
+                experiment.system.sample(2, seed=9)
+    for a, b in zip(plain.system.state_dict().values(), looked.system.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
