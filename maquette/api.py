@@ -19,7 +19,7 @@ import torch
 from maquette import checkpoint, recipes, storage
 from maquette.compare import compare
 from maquette.contracts import IGNORE, Batch, Code, Sampler
-from maquette.data import Data, Facts, open_data
+from maquette.data import Data, Facts
 from maquette.distributed import World, join
 from maquette.doctor import doctor
 from maquette.evaluate import evaluate as measure
@@ -415,7 +415,7 @@ def show(name: str) -> dict[str, Any]:
         }
     found = Run.open(name)
     rows = found.rows()
-    kept = []
+    kept: list[dict[str, Any]] = []
     for folder in found.checkpoints():
         try:
             storage.read_verified(folder)
@@ -444,8 +444,3 @@ def anatomy(experiment: Experiment) -> dict[str, Any]:
             "guidance": "guidance" in dials,
         },
     }
-
-
-def open_for_look(name: str) -> Data:
-    """A data set, for a look at its facts and rows."""
-    return open_data(name)

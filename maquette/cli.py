@@ -315,9 +315,7 @@ def compare_verb(
     from maquette.report.bar import leaderboard
 
     Console().print(leaderboard(told))
-    typer.echo(
-        f"{Path(out) / 'report.html'} shows samples, curves and what each number means; the figures are in compare.json beside it."
-    )
+    typer.echo(f"{Path(out) / 'report.html'} shows samples, curves and what each number means; compare.json has every figure.")
 
 
 def _version(value: bool) -> None:

@@ -112,8 +112,8 @@ def compare(
         raise RunError(f"{out} already holds a comparison; --out names another folder")
     facts = open_data(data).facts
     out.mkdir(parents=True, exist_ok=True)
-    entries = [Entry(name, out / name, _commands(name, data, out / name, budget, steps, seed, arguments or {})) for name in names]
-    _all(entries, jobs or os.cpu_count() or 1, quiet)
+    entries = [Entry(name, out / name, stages(name, data, out / name, budget, steps, seed, arguments or {})) for name in names]
+    run_all(entries, jobs or os.cpu_count() or 1, quiet)
     rows = [_row(entry) for entry in entries]
     told = {
         "format": 1,
@@ -131,9 +131,10 @@ def compare(
     return told
 
 
-def _commands(
+def stages(
     name: str, data: str, folder: Path, budget: Any, steps: int, seed: int, arguments: dict[str, Any]
 ) -> list[list[str]]:
+    """The commands that train a recipe into `folder` and then score it."""
     base = [sys.executable, "-m", "maquette"]
     length = ["--steps", str(steps)] if steps else ["--budget", str(budget)] if budget else []
     known = {**FIT_OPTIONS, **recipes.signature(recipes.find(name))}
@@ -157,7 +158,7 @@ def _commands(
     return [train, [*base, "eval", str(folder), "--threads", "1", "--json"]]
 
 
-def _all(entries: list[Entry], jobs: int, quiet: bool) -> None:
+def run_all(entries: list[Entry], jobs: int, quiet: bool) -> None:
     """Run every entry to its end, `jobs` at a time; on any way out, leave no process behind."""
     board = None if quiet else Board([entry.name for entry in entries])
     waiting, live = list(entries), list[Entry]()

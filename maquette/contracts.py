@@ -42,9 +42,14 @@ class Condition:
 
 
 class Codec(nn.Module):
-    """Data <-> code. `field` names the batch field it reads and writes."""
+    """Data <-> code. `field` names the batch field it reads and writes.
+
+    A codec of sequences has `bos`, the symbol that begins one, and `length`, how many symbols one has.
+    """
 
     field: str = "image"
+    bos: int = 0
+    length: int = 0
 
     def encode(self, data: Any) -> Code:
         raise NotImplementedError
@@ -148,7 +153,7 @@ class Objective(nn.Module):
         marked = {
             name: move for cls in reversed(type(self).__mro__) for name, move in vars(cls).items() if hasattr(move, "phase")
         }
-        return [Phase(name, *move.phase, getattr(self, name)) for name, move in marked.items()]
+        return [Phase(name, move.phase[0], move.phase[1], getattr(self, name)) for name, move in marked.items()]
 
     def score(self, system: System, batch: Batch, rng: Streams) -> Tensor | None:
         """Negative log-likelihood in nats [B] (or the bound on it that `bound` names), given the batch's own condition."""

@@ -5,6 +5,7 @@ Knows every contract and no family. A role learns, is frozen, or follows another
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -156,18 +157,25 @@ class System(nn.Module):
         for code in (sampler or self.sampler).draw(self, n, start=start, cond=cond, null=null, rng=rng.fork(1)):
             yield code, told
 
-    def sample(self, n: int, *, batch: int = 256, about: Batch | None = None, start: Code | None = None, **how: Any) -> Batch:
+    def sample(
+        self,
+        n: int,
+        *,
+        batch: int = 256,
+        about: Batch | None = None,
+        start: Code | None = None,
+        seed: int = 0,
+        first: int = 0,
+        sampler: Sampler | None = None,
+    ) -> Batch:
         """n finished samples as a batch: the codec's field, the code, and what each was told. Drawn `batch` at a time."""
-        first = how.pop("first", 0)
         parts: list[Batch] = []
         for at in range(0, n, batch):
-            size = min(batch, n - at)
-            rows = slice(at, at + size)
+            rows = slice(at, min(n, at + batch))
             some = {k: v[rows] for k, v in about.items()} if about else None
-            for code, told in self.stream(
-                size, about=some, start=None if start is None else start[rows], first=first + at, **how
-            ):
-                pass
+            begun = None if start is None else start[rows]
+            drafts = self.stream(rows.stop - at, about=some, start=begun, seed=seed, first=first + at, sampler=sampler)
+            code, told = deque(drafts, maxlen=1).pop()
             with torch.no_grad():
                 parts.append({**told, "code": code, self.codec.field: self.decode(code)})
         return {k: _join([part[k] for part in parts]) for k in parts[0]}

@@ -280,6 +280,7 @@ def resized(data: Data, size: int) -> Data:
         pixels: Any = split.columns["image"]
         full = (pixels.double() * 255 / (split.levels - 1)).round().byte().numpy()
         drawn = [_pixels(Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)), size) for image in full]
+        drawn = [np.broadcast_to(array, (full.shape[1], size, size)) for array in drawn]  # one grey picture among colours
         columns[name] = {**split.columns, "image": torch.from_numpy(np.stack(drawn))}
     note = f"resized from {data.facts.shape[2]}x{data.facts.shape[1]}"
     return image_data(replace(data.facts, size=size, levels=256, notes=(*data.facts.notes, note)), columns)

@@ -7,6 +7,7 @@ of symbol t (bidirectional) or of the one after it (causal).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -138,6 +139,11 @@ class Transformer(Network):
             h = block(h, turn, state.layers[i] if state is not None else None)
         h = self.norm(h)
         return self.head(h) if self.head is not None else nn.functional.linear(h, self.embed.weight[: self.out])
+
+    def __call__(self, *args: Any, state: State | None = None, **named: Any) -> Any:
+        """Compiled for training only, if at all: the shapes of decoding and scoring would each cost a compilation."""
+        call = self._wrapped_call_impl if self.training and state is None else self._call_impl
+        return call(*args, state=state, **named)
 
     def enter(self, x: Tensor, first: int, cond: Condition | None, state: State | None) -> Tensor:
         """Symbols, their recent past, their places and the condition, summed: int64[B,T] -> [B,T,D]."""

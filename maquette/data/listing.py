@@ -1,0 +1,137 @@
+"""The files of a user's folder: what kind they are, and which split their folders or names put them in. Opens none for good."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from maquette.data.errors import DataError
+from maquette.data.images import NOT_READ, SUFFIXES
+
+IMAGE = {suffix for some in SUFFIXES.values() for suffix in some} | set(NOT_READ)
+TEXT = set(
+    ".txt .text .md .markdown .rst .org .tex .bib .adoc .py .pyi .ipynb .c .h .cc .cpp .cxx .hpp .cu .java .kt .scala .js .jsx .ts .tsx "
+    ".go .rs .rb .php .pl .lua .r .jl .m .sh .bash .sql .swift .hs .ml .ex .erl .clj .lisp .el .vim .cs .fs .zig .nim .asm .s .f90 "
+    ".html .htm .xml .css .scss .yaml .yml .toml .ini .cfg .conf .csv .tsv .log .srt .vtt .abc .smi".split()
+)
+KINDS = {"parquet": {".parquet"}, "jsonl": {".jsonl", ".ndjson"}, "image": IMAGE, "text": TEXT}
+MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"RIFF", b"BM")
+PARTS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "heldout", "held"),
+    "test": ("test", "testing", "eval"),
+}
+_WORD = {word: part for part, words in PARTS.items() for word in words}
+_ABOUT = re.compile(r"(readme|licen[cs]e|copying|notice|changelog|authors|dataset_infos?)\b", re.IGNORECASE)
+METADATA = ("metadata.jsonl", "metadata.csv")
+
+
+@dataclass(frozen=True)
+class File:
+    """One file. name: its path within the folder, with /; inner: the same without the folder that names its split."""
+
+    path: Path
+    name: str
+    inner: str
+    part: str = ""
+
+
+def walk(root: Path) -> list[File]:
+    """Every file under a folder that is not hidden, by name. Links to folders are followed, each folder once."""
+    found, seen = [], {os.path.realpath(root)}
+    for place, folders, files in os.walk(root, followlinks=True):
+        kept = []
+        for folder in sorted(folders):
+            real = os.path.realpath(os.path.join(place, folder))
+            if not folder.startswith((".", "__")) and real not in seen:
+                seen.add(real)
+                kept.append(folder)
+        folders[:] = kept
+        for file in files:
+            if not file.startswith(".") and file != "Thumbs.db":
+                path = Path(place, file)
+                name = path.relative_to(root).as_posix()
+                found.append(File(path, name, name))
+    return sorted(found, key=lambda file: file.name)
+
+
+def signature(path: Path) -> str:
+    """Changes when a file is added, removed, renamed or written to."""
+    digest = hashlib.sha256()
+    for file in walk(path) if path.is_dir() else [File(path, path.name, path.name)]:
+        try:
+            state = file.path.stat()
+        except OSError:
+            continue
+        digest.update(f"{file.name}\0{state.st_size}\0{state.st_mtime_ns}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def kind_of(file: File) -> str:
+    """ "image", "text", "jsonl", "parquet" or "" by suffix; a file of no known suffix is an image if it begins like one."""
+    suffix = PurePosixPath(file.name).suffix.lower()
+    for kind, suffixes in KINDS.items():
+        if suffix in suffixes:
+            return kind
+    try:
+        with file.path.open("rb") as opened:
+            return "image" if opened.read(8).startswith(MAGIC) else ""
+    except OSError:
+        return ""
+
+
+def choose(files: list[File], root: Path) -> tuple[str, list[File], list[str]]:
+    """The kind of data a folder holds (the kind with most files), its files, and a note on what was not read.
+
+    Raises:
+        DataError: nothing of any kind.
+    """
+    kinds = {file.name: kind_of(file) for file in files if file.path.name not in METADATA}
+    about = {file.name for file in files if _ABOUT.match(file.path.name)}
+    count = Counter(kind for name, kind in kinds.items() if kind and name not in about) or Counter(kind for kind in kinds.values() if kind)
+    if not count:
+        other = f" ({len(files)} files of other kinds)" if files else ""
+        raise DataError(
+            f"{root} has no data in it{other}; allowed are images ({', '.join(s for some in SUFFIXES.values() for s in some)}), "
+            "text (.txt, .md, .py, ...), .jsonl and .parquet"
+        )
+    if count["image"] and count["image"] >= count["text"]:
+        count.pop("text", None)  # a caption beside each image
+    most = max(count.values())
+    kind = next(kind for kind in KINDS if count[kind] == most)
+    kept = [file for file in files if kinds.get(file.name) == kind and (file.name not in about or count[kind] == len(about))]
+    captions = {file.name.rpartition(".")[0] for file in kept} if kind == "image" else set()
+    left = [f for f in files if f not in kept and f.path.name not in METADATA and f.name not in about and f.name.removesuffix(".txt") not in captions]
+    suffixes = Counter(PurePosixPath(f.name).suffix or f.name for f in left)
+    some = ", ".join(f"{suffix}: {n}" for suffix, n in suffixes.most_common(5))
+    return kind, kept, [f"{len(left)} files that are not {kind} were not read ({some})"] if left else []
+
+
+def parts_of(files: list[File], by_name: bool) -> tuple[list[File], list[str]]:
+    """Files with the split that their first folder says, or (by_name) their own name: train-0001.parquet, valid.txt.
+
+    Only where every file says one and both a training and a held-out one are there. Where both validation and test are,
+    test is left unread. Where all lie in a training folder, that folder is no class.
+    """
+    said = {f.name: _WORD.get(f.name.split("/")[0].lower()) if "/" in f.name else None for f in files}
+    inside = all(said.values())
+    if not inside and by_name:
+        said = {f.name: _WORD.get(re.split(r"[^A-Za-z]", PurePosixPath(f.name).stem)[0].lower()) for f in files}
+    found = set(said.values())
+    if None in found or not found:
+        return files, []
+    inner = {f.name: f.name.split("/", 1)[1] if inside else f.name for f in files}
+    if found == {"train"}:
+        return [replace(f, inner=inner[f.name]) for f in files], []
+    if "train" not in found:
+        return files, []
+    held = "validation" if "validation" in found else "test"
+    notes = [f"{held} is the held-out split"]
+    if found == set(PARTS):
+        notes = [f"validation is the held-out split; test ({sum(p == 'test' for p in said.values())} files) was left unread"]
+    side = {"train": "train", held: "held"}
+    return [replace(f, inner=inner[f.name], part=side[str(said[f.name])]) for f in files if said[f.name] in side], notes

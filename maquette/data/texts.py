@@ -1,0 +1,152 @@
+"""Text of the user's own, from files and JSONL lines to documents, strict about UTF-8. Knows no folders and no splits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from maquette.data.errors import DataError, Skip, nearest
+from maquette.data.listing import File
+
+HELD = 0.1  # of a single document
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text; `messages` where it is a conversation, [{"role": ..., "content": ...}, ...], of which `text` is a rendering."""
+
+    name: str
+    text: str
+    part: str = ""
+    messages: list[dict[str, Any]] | None = None
+
+
+def decode(raw: bytes) -> str:
+    """UTF-8 or a reason, with the place of the first wrong byte. A byte order mark is dropped."""
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise Skip("not UTF-8: it begins like UTF-16")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise Skip(f"not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start}") from None
+    if "\0" in text:
+        raise Skip(f"not text: a zero byte at offset {raw.index(0)}")
+    text = text.removeprefix("\ufeff")
+    if not text.strip():
+        raise Skip("empty" if not raw else "nothing but white space")
+    return text
+
+
+def read_texts(files: list[File]) -> tuple[list[Document], list[tuple[str, str]]]:
+    """A document per file, and the files that cannot be used."""
+    found, bad = [], []
+    for file in files:
+        try:
+            found.append(Document(file.name, decode(file.path.read_bytes()), file.part))
+        except Skip as reason:
+            bad.append((file.name, str(reason)))
+        except OSError as error:
+            bad.append((file.name, f"cannot be opened: {error.strerror or error}"))
+    return found, bad
+
+
+def read_jsonl(files: list[File]) -> tuple[list[Document], list[tuple[str, str]]]:
+    """A document per line, and the lines that cannot be used.
+
+    Raises:
+        DataError: some lines bring "text" and others "messages".
+    """
+    found: list[Document] = []
+    bad: list[tuple[str, str]] = []
+    for file in files:
+        try:
+            raw = file.path.read_bytes()
+        except OSError as error:
+            bad.append((file.name, f"cannot be opened: {error.strerror or error}"))
+            continue
+        if not raw.strip():
+            bad.append((file.name, "empty"))
+        for number, line in enumerate(raw.split(b"\n"), 1):
+            if line.strip():
+                try:
+                    found.append(replace(of_row(_parse(line), f"{file.name}:{number}"), part=file.part))
+                except Skip as reason:
+                    bad.append((f"{file.name}:{number}", str(reason)))
+    if len({document.messages is None for document in found}) > 1:
+        one, other = (next(d.name for d in found if (d.messages is None) is bare) for bare in (True, False))
+        raise DataError(f"some rows bring 'text' ({one}) and others 'messages' ({other}); give one or the other")
+    return found, bad
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    text = decode(line)
+    try:
+        row = json.loads(text)
+    except RecursionError:
+        raise Skip("not JSON: nested too deeply") from None
+    except ValueError as error:
+        raise Skip(f"not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise Skip(f"a {type(row).__name__}, not an object")
+    return row
+
+
+def of_row(row: dict[str, Any], name: str) -> Document:
+    """A document from a row with "text" or "messages"."""
+    if row.get("messages") is not None:
+        messages = _messages(row["messages"])
+        return Document(name, _checked(render(messages)), messages=messages)
+    if "text" not in row:
+        known = ", ".join(sorted(map(str, row))) or "none"
+        raise Skip(f"has neither 'text' nor 'messages'; its keys are {known}.{nearest('text', row) or nearest('messages', row)}")
+    if not isinstance(row["text"], str):
+        raise Skip(f"'text' is a {type(row['text']).__name__}, not a string")
+    return Document(name, _checked(row["text"]))
+
+
+def _checked(text: str) -> str:
+    try:
+        return decode(text.encode())
+    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+        raise Skip(f"not UTF-8: a lone surrogate at character {error.start}") from None
+
+
+def _messages(found: Any) -> list[dict[str, Any]]:
+    """Messages with a role and a content; a content in parts is joined from its texts."""
+    if not isinstance(found, list) or not found:
+        raise Skip("'messages' is not a list of messages")
+    messages = []
+    for i, message in enumerate(found):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise Skip(f"message {i} has no 'role'")
+        content = message.get("content")
+        if isinstance(content, list):
+            content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+        if not isinstance(content, str):
+            raise Skip(f"message {i} has no 'content'")
+        messages.append({**message, "content": content})
+    return messages
+
+
+def render(messages: list[dict[str, Any]]) -> str:
+    """A conversation as plain text: "<|role|>", a new line, the content, a new line, for every message."""
+    return "".join(f"<|{message['role']}|>\n{message['content']}\n" for message in messages)
+
+
+def cut(document: Document) -> list[Document]:
+    """A document's beginning for training and its end, about a tenth, held out: cut after a line, else after a word.
+
+    Raises:
+        Skip: too short to cut.
+    """
+    text, at = document.text, int(len(document.text) * (1 - HELD))
+    for mark in ("\n", " "):
+        after = text.rfind(mark, 0, at) + 1
+        if after > at / 2:
+            at = after
+            break
+    train, held = text[:at], text[at:]
+    if not train.strip() or not held.strip():
+        raise Skip("too short to hold some of it out")
+    return [replace(document, text=train, part="train"), replace(document, text=held, part="held")]

@@ -1,0 +1,42 @@
+"""Noise to sample in one call of the generator. Knows neither its architecture nor its training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from maquette.contracts import Code, Condition
+from maquette.streams import Streams
+
+if TYPE_CHECKING:
+    from maquette.system import System
+
+
+@dataclass(frozen=True)
+class OneShot:
+    """x = G(z).
+
+    Args:
+        truncation: scales the noise; below 1 trades kinds for fidelity (Brock 2019, sec. 3.1, with scaling for resampling).
+    """
+
+    truncation: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.truncation <= 1:
+            raise ValueError(f"truncation is {self.truncation}; it must lie in 0..1, and 1 leaves the noise as it was in training")
+
+    def draw(
+        self,
+        system: System,
+        n: int,
+        *,
+        start: Code | None = None,
+        cond: Condition | None = None,
+        null: Condition | None = None,
+        rng: Streams,
+    ) -> Iterator[Code]:
+        """One draft of n codes. `start`: what the generator is given in place of noise: chosen latents, or images to translate."""
+        generator = system.steady("generator")
+        yield generator(start if start is not None else self.truncation * rng.normal(generator.latent), cond=cond)
