@@ -16,16 +16,18 @@ from typing import Any
 
 import torch
 
-from maquette import checkpoint, recipes, storage
+from maquette import checkpoint, gallery, recipes, storage
 from maquette.compare import compare
 from maquette.contracts import IGNORE, Batch, Code, Sampler
 from maquette.data import Data, Facts
 from maquette.distributed import World, join
 from maquette.doctor import doctor
-from maquette.evaluate import evaluate as measure
+from maquette.evaluate import choose, judge, undisturbed
 from maquette.experiment import Experiment
+from maquette.metrics.evidence import Evidence
 from maquette.report.bar import Bar
 from maquette.report.card import write_card
+from maquette.report.page import write_run_page
 from maquette.report.pictures import save_samples
 from maquette.runs import Report, Run, RunError, build, fit, rebuild, record_of
 from maquette.system import System
@@ -369,9 +371,12 @@ def _prompted(system: System, prompt: str, n: int, sampler: Sampler) -> Code:
 def evaluate(
     path: str | Path, *, n: int = 0, seed: int = 0, only: list[str] | None = None, step: int | None = None, device: str = "auto"
 ) -> dict[str, Any]:
-    """Score a run on its held-out data; writes eval.json and the model card, and returns what eval.json holds."""
+    """Score a run on its held-out data; writes eval.json, report.html and the model card, and returns what eval.json holds."""
+    chosen = choose(only)
     found = load(path, step=step, device=device)
-    result = measure(found.system, found.data, n=n or None, seed=seed, only=only)
+    evidence = Evidence(found.data, found.system, n=n or None, seed=seed)
+    with undisturbed(found.system):
+        result = judge(evidence, chosen)
     record = found.run.record
     told = {
         "run": str(path),
@@ -379,11 +384,18 @@ def evaluate(
         "arguments": record["arguments"],
         "step": found.progress.step,
         "seconds": round(found.progress.seconds, 3),
+        "setup_seconds": record["setup_seconds"],
         "parameters": record["parameters"],
         "sampler": described(found.system.sampler),
+        "n": evidence.n,
+        "seed": seed,
         **_plain(result),
     }
     storage.replace_durably(found.run.path / "eval.json", (json.dumps(told, indent=1) + "\n").encode())
+    kept = gallery.kept(evidence) if result["sampling_seconds"] else {}
+    if kept:
+        gallery.save(found.run.path / "samples" / "eval.npz", kept)
+    write_run_page(found.run.path / "report.html", {"record": record, "eval": told, "log": found.run.rows(), **kept})
     write_card(found.run.path / "README.md", record, told)
     return told
 

@@ -100,13 +100,13 @@ def list_verb(
     if what == "recipes":
         found = [{"name": r.name, "summary": r.summary, "arguments": r.arguments} for r in recipes.catalogue().values()]
     elif what == "data":
-        from maquette.data import BUILTIN
+        from maquette.data import corpora
 
-        found = [{"name": name, "summary": summary} for name, summary in BUILTIN.items()]
+        found = [{"name": name, "summary": summary} for name, summary in corpora().items()]
     elif what == "metrics":
-        from maquette.metrics import summaries
+        from maquette.metrics import all_metrics
 
-        found = [{"name": name, "summary": summary} for name, summary in summaries().items()]
+        found = [{"name": name, "summary": (metric.__doc__ or "").split("\n")[0]} for name, metric in all_metrics().items()]
     elif what == "runs":
         found = [_run_line(path) for path in sorted(Path("runs").rglob("run.json"))]
     else:

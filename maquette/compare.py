@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from maquette import recipes
+from maquette import gallery, recipes
 from maquette.data import open_data
 from maquette.report.bar import Board
 from maquette.report.page import write_page
@@ -194,21 +194,4 @@ def _shown(entry: Entry) -> dict[str, Any]:
     """A finished run as the report shows it."""
     found = Run.open(entry.folder)
     told = json.loads((entry.folder / "eval.json").read_text())
-    return {"eval": told, "log": found.rows(), "facts": found.record["data"], **_pictures(entry.folder)}
-
-
-def _pictures(folder: Path) -> dict[str, Any]:
-    """The samples that scoring kept, beside real rows and each one's nearest training row."""
-    import numpy as np
-    import torch
-
-    path = folder / "samples" / "eval.npz"
-    if not path.exists():
-        return {}
-    with np.load(path, allow_pickle=False) as kept:
-        arrays = {name: kept[name] for name in kept.files}
-    found: dict[str, Any] = {name: torch.from_numpy(value) for name, value in arrays.items() if value.dtype.kind in "fiu"}
-    found.update({name: [str(item) for item in value] for name, value in arrays.items() if value.dtype.kind == "U"})
-    if "labels" in found:
-        found["labels"] = found["labels"].tolist()
-    return found
+    return {"eval": told, "log": found.rows(), "facts": found.record["data"], **gallery.read(entry.folder / "samples" / "eval.npz")}

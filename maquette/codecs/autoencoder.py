@@ -44,12 +44,12 @@ class KLCodec(Codec):
         """A reparameterised draw z ~ q(z | x) [B,D,*S] and KL(q || prior) in nats [B], in closed form.
 
         Args:
-            prior: means and log-variances [B, 2 D, *S]; None = standard normal.
+            prior: moments (nn/densities.py); None = standard normal.
         """
         mean, logvar = self.posterior(x)
-        about, spread = prior.float().chunk(2, 1) if prior is not None else (torch.zeros_like(mean), torch.zeros_like(mean))
         z = mean + (0.5 * logvar).exp() * rng.normal(*mean.shape[1:])
-        return z, normal_kl(mean, logvar, about, spread).flatten(1).sum(1)
+        moments = prior if prior is not None else mean.new_zeros(len(mean), 2, *mean.shape[1:])
+        return z, normal_kl(mean, logvar, moments)
 
     def nats(self, x: Tensor, z: Code) -> Tensor:
         """-log p(x | z) [B]: the distortion."""

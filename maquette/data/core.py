@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from dataclasses import field as fresh
 from functools import cached_property
 from typing import Any
 
@@ -42,9 +43,9 @@ class Facts:
     shares: tuple[float, ...] = ()
     split: str = ""
     notes: tuple[str, ...] = ()
-    skipped: tuple[tuple[str, str], ...] = field(default=(), compare=False)  # (file, reason)
+    skipped: tuple[tuple[str, str], ...] = fresh(default=(), compare=False)  # (file, reason)
     size: int = 0
-    bytes: dict[str, int] = field(default_factory=dict)
+    bytes: dict[str, int] = fresh(default_factory=dict)
 
     def asdict(self) -> dict[str, Any]:
         return asdict(self)
@@ -157,7 +158,7 @@ def fingerprint(columns: dict[str, dict[str, Column]]) -> str:
             digest.update(f"{split}/{name}/{len(column)}".encode())
             if isinstance(column, Tensor):
                 digest.update(f"{column.dtype}{tuple(column.shape)}".encode())
-                digest.update(column.contiguous().numpy())
+                digest.update(memoryview(column.contiguous().numpy()))  # type: ignore[arg-type]
             else:
                 for item in column:
                     raw = item.encode() if isinstance(item, str) else repr(item).encode()

@@ -35,7 +35,8 @@ BYTES = 1 << 28  # of a file
 FEW = 0.1  # share of the images that may be of another size, and are then skipped
 BAR = 2000  # images from which a progress bar is shown
 
-_In, _Out = TypeVar("_In"), TypeVar("_Out")
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,10 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Look:
-    """What a header says. wide, high: as shown, after the EXIF orientation."""
+    """What a header says. size: (width, height) as shown, after the EXIF orientation."""
 
     format: str
-    wide: int
-    high: int
+    size: tuple[int, int]
 
 
 def read(pictures: list[Picture], size: int, place: str) -> Decoded:
@@ -83,20 +83,21 @@ def read(pictures: list[Picture], size: int, place: str) -> Decoded:
         refuse_mostly_bad(bad, len(pictures), "images", place)
         good = [(p, look) for p, look in zip(pictures, looks, strict=True) if isinstance(look, Look)]
         notes = _misnamed(good)
-        wide, high = (size, size) if size else _common(Counter((look.wide, look.high) for _, look in good), place)
-        odd = [] if size else [(p, look) for p, look in good if (look.wide, look.high) != (wide, high)]
+        want = (size, size) if size else _common(Counter(look.size for _, look in good), place)
+        fit = [p for p, look in good if size or look.size == want]
+        odd = [(p.name, _differs(look.size, want)) for p, look in good if not size and look.size != want]
         if odd:
-            kept = len(good) - len(odd)
-            notes.append(f"{kept} images are {wide}x{high}, {len(odd)} of another size skipped (size {min(wide, high)} would keep them)")
-        kept_pictures = [p for p, look in good if size or (look.wide, look.high) == (wide, high)]
-        _fits(len(kept_pictures), wide, high)
-        results = _each(lambda p: _decode(p, size, (wide, high)), kept_pictures, "reading images")
-        found = _assemble(kept_pictures, results)
-    bad += found.skipped
-    refuse_mostly_bad(bad, len(pictures), "images", place)
-    found.skipped = bad + [(p.name, f"{look.wide}x{look.high}, the others are {wide}x{high}") for p, look in odd]
-    found.notes = notes
-    return found
+            notes.append(
+                f"{len(fit)} images are {want[0]}x{want[1]}; {len(odd)} of another size skipped, which a size would keep"
+            )
+        _fits(len(fit), *want)
+        found = _assemble(fit, _each(lambda picture: _decode(picture, size, want), fit, "reading images"))
+    refuse_mostly_bad(bad + found.skipped, len(pictures), "images", place)
+    return replace(found, skipped=bad + found.skipped + odd, notes=notes)
+
+
+def _differs(size: tuple[int, int], want: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]} pixels; the others are {want[0]}x{want[1]}"
 
 
 def _look(picture: Picture) -> Look | str:
@@ -141,7 +142,7 @@ def _header(file: BinaryIO) -> Look:
         except Exception:  # damaged EXIF: shown as it lies
             turned = False
         wide, high = (high, wide) if turned else (wide, high)
-    return Look(kind, wide, high)
+    return Look(kind, (wide, high))
 
 
 def _decode(picture: Picture, size: int, shape: tuple[int, int]) -> tuple[np.ndarray, bytes] | str:
@@ -158,7 +159,7 @@ def _decode(picture: Picture, size: int, shape: tuple[int, int]) -> tuple[np.nda
     except Exception as error:  # decoders meet damage with errors of every type
         return f"damaged: {error}"
     if pixels.shape[1:] != (shape[1], shape[0]):
-        return f"{pixels.shape[2]}x{pixels.shape[1]}, the others are {shape[0]}x{shape[1]}"
+        return _differs((pixels.shape[2], pixels.shape[1]), shape)
     return pixels, sha1(raw)
 
 
@@ -242,7 +243,8 @@ def _misnamed(good: list[tuple[Picture, Look]]) -> list[str]:
     wrong = [f"{p.name} is {k.format}" for p, k in good if "." in p.name and not p.name.lower().endswith(SUFFIXES[k.format])]
     if not wrong:
         return []
-    return [f"{len(wrong)} named for another format than they hold, read all the same ({', '.join(wrong[:5])}{', ...' * (len(wrong) > 5)})"]
+    some = ", ".join(wrong[:5]) + ", ..." * (len(wrong) > 5)
+    return [f"{len(wrong)} named for another format than they hold, read all the same ({some})"]
 
 
 def _each(work: Callable[[_In], _Out], items: list[_In], what: str) -> Iterator[_Out]:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from maquette.data.errors import DataError
 from maquette.data.images import NOT_READ, SUFFIXES
 
 IMAGE = {suffix for some in SUFFIXES.values() for suffix in some} | set(NOT_READ)
-TEXT = set(
-    ".txt .text .md .markdown .rst .org .tex .bib .adoc .py .pyi .ipynb .c .h .cc .cpp .cxx .hpp .cu .java .kt .scala .js .jsx .ts .tsx "
-    ".go .rs .rb .php .pl .lua .r .jl .m .sh .bash .sql .swift .hs .ml .ex .erl .clj .lisp .el .vim .cs .fs .zig .nim .asm .s .f90 "
-    ".html .htm .xml .css .scss .yaml .yml .toml .ini .cfg .conf .csv .tsv .log .srt .vtt .abc .smi".split()
+_PROSE = ".txt .text .md .markdown .rst .org .tex .bib .adoc .html .htm .xml .srt .vtt .csv .tsv .log"
+_CODE = (
+    ".py .pyi .ipynb .c .h .cc .cpp .cxx .hpp .cu .java .kt .scala .js .jsx .ts .tsx .go .rs .rb .php .pl .lua .r .jl .m .sh .sql"
 )
+_MORE = ".swift .hs .ml .ex .erl .clj .lisp .el .cs .fs .zig .asm .s .f90 .css .scss .yaml .yml .toml .ini .cfg .conf .abc .smi"
+TEXT = set(f"{_PROSE} {_CODE} {_MORE}".split())
 KINDS = {"parquet": {".parquet"}, "jsonl": {".jsonl", ".ndjson"}, "image": IMAGE, "text": TEXT}
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"RIFF", b"BM")
 PARTS = {
@@ -38,6 +41,9 @@ class File:
     name: str
     inner: str
     part: str = ""
+
+    def open(self) -> BinaryIO:
+        return self.path.open("rb")
 
 
 def walk(root: Path) -> list[File]:
@@ -91,24 +97,25 @@ def choose(files: list[File], root: Path) -> tuple[str, list[File], list[str]]:
         DataError: nothing of any kind.
     """
     kinds = {file.name: kind_of(file) for file in files if file.path.name not in METADATA}
-    about = {file.name for file in files if _ABOUT.match(file.path.name)}
-    count = Counter(kind for name, kind in kinds.items() if kind and name not in about) or Counter(kind for kind in kinds.values() if kind)
+    about = {name for name, kind in kinds.items() if kind in ("text", "") and _ABOUT.match(posixpath.basename(name))}
+    known = [kind for name, kind in kinds.items() if kind and name not in about]
+    count = Counter(known or [kind for kind in kinds.values() if kind])
     if not count:
         other = f" ({len(files)} files of other kinds)" if files else ""
+        allowed = ", ".join(suffix for some in SUFFIXES.values() for suffix in some)
         raise DataError(
-            f"{root} has no data in it{other}; allowed are images ({', '.join(s for some in SUFFIXES.values() for s in some)}), "
-            "text (.txt, .md, .py, ...), .jsonl and .parquet"
+            f"{root} has no data in it{other}; allowed are images ({allowed}), text (.txt, .md, .py, ...), .jsonl and .parquet"
         )
-    if count["image"] and count["image"] >= count["text"]:
-        count.pop("text", None)  # a caption beside each image
+    if count["image"] >= count["text"] and count["image"]:
+        del count["text"]  # a caption beside each image
     most = max(count.values())
     kind = next(kind for kind in KINDS if count[kind] == most)
-    kept = [file for file in files if kinds.get(file.name) == kind and (file.name not in about or count[kind] == len(about))]
-    captions = {file.name.rpartition(".")[0] for file in kept} if kind == "image" else set()
-    left = [f for f in files if f not in kept and f.path.name not in METADATA and f.name not in about and f.name.removesuffix(".txt") not in captions]
-    suffixes = Counter(PurePosixPath(f.name).suffix or f.name for f in left)
-    some = ", ".join(f"{suffix}: {n}" for suffix, n in suffixes.most_common(5))
-    return kind, kept, [f"{len(left)} files that are not {kind} were not read ({some})"] if left else []
+    kept = [file for file in files if kinds.get(file.name) == kind]
+    captions = {file.name.rpartition(".")[0] + ".txt" for file in kept} if kind == "image" else set()
+    read = {file.name for file in kept} | about | captions
+    left = Counter(PurePosixPath(name).suffix or name for name in kinds if name not in read)
+    some = ", ".join(f"{suffix}: {n}" for suffix, n in left.most_common(5))
+    return kind, kept, [f"{left.total()} files that are not {kind} were not read ({some})"] if left else []
 
 
 def parts_of(files: list[File], by_name: bool) -> tuple[list[File], list[str]]:

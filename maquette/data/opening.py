@@ -11,9 +11,10 @@ from pathlib import Path
 from maquette.data.builtin import digits
 from maquette.data.core import Data, Facts, recalled
 from maquette.data.errors import DataError, nearest
-from maquette.data.folder import read_own, signature
+from maquette.data.folder import read_own
 from maquette.data.fonts import font_digits, glyphs
 from maquette.data.images import resized
+from maquette.data.listing import signature
 from maquette.data.python_source import stdlib, stdlib_prose
 
 BUILTINS: tuple[Callable[[], Data], ...] = (digits, glyphs, font_digits, stdlib, stdlib_prose)
@@ -45,7 +46,8 @@ def open_data(name: str, size: int = 0) -> Data:
 
 def _open(name: str, size: int) -> Data:
     if not 0 <= size <= LARGEST:
-        raise DataError(f"size {size} is not a side in pixels; allowed are 0 (as they are) .. {LARGEST}; nearest is {min(max(size, 0), LARGEST)}")
+        near = min(max(size, 0), LARGEST)
+        raise DataError(f"size {size} is not a side in pixels; allowed are 0 (as they are) .. {LARGEST}; nearest is {near}")
     for source in BUILTINS:
         if source.__name__ == name:
             return _sized(source(), size)
@@ -101,5 +103,5 @@ def _unknown(name: str, path: Path) -> str:
         beside = os.listdir(parent)
     except OSError:
         beside = []
-    near = difflib.get_close_matches(path.name, beside, n=1)
-    return f"{message} Nearest is {str(parent / near[0])!r}." if near else message
+    close = difflib.get_close_matches(path.name, beside, n=1)
+    return f"{message} Nearest is {str(parent / close[0])!r}." if close else message

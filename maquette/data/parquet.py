@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from maquette.data.errors import DataError, Skip, nearest
 from maquette.data.images import Picture
 from maquette.data.listing import File
+from maquette.data.metadata import class_names
 from maquette.data.texts import Document, of_row
 
 Read = tuple[list[Picture], list[Document], tuple[str, ...], list[tuple[str, str]]]
@@ -49,6 +51,62 @@ def read(files: list[File]) -> Read:
     labels = {picture.label for picture in pictures}
     if None in labels:
         return pictures, documents, (), bad
-    from maquette.data.folder import _ordered
+    return pictures, documents, names or class_names(str(label) for label in labels), bad
 
-    return pictures, documents, names or _ordered({str(label) for label in labels}), bad
+
+def _class_names(schema: Any) -> tuple[str, ...]:
+    """The names of a ClassLabel, which the hub's library keeps in the schema."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        return tuple(map(str, features["label"]["names"]))
+    except (TypeError, KeyError, ValueError):  # other writers keep none
+        return ()
+
+
+def _holds_images(kind: Any) -> bool:
+    """Whether a column is a struct of bytes and path."""
+    return {kind.field(i).name for i in range(kind.num_fields)} >= {"bytes"} if str(kind).startswith("struct") else False
+
+
+def _pictures(
+    file: File, table: Any, image: str, names: tuple[str, ...], pictures: list[Picture], bad: list[tuple[str, str]]
+) -> None:
+    """Append a file's pictures."""
+    columns = table.column_names
+    caption = next((name for name in ("text", "caption") if name in columns), None)
+    nothing = [None] * len(table)
+    labels = table["label"].to_pylist() if "label" in columns else nothing
+    captions = table[caption].to_pylist() if caption else nothing
+    for row, (held, label, said) in enumerate(zip(table[image].to_pylist(), labels, captions, strict=True)):
+        name = f"{file.name}:{row}"
+        if not held or not held.get("bytes"):
+            bad.append((name, "holds no bytes" + (f" but a path, {held['path']}" if held and held.get("path") else "")))
+        elif names and isinstance(label, int) and label >= len(names):
+            bad.append((name, f"label {label} is not one of 0 .. {len(names) - 1}"))
+        else:
+            known = label is not None and not (isinstance(label, int) and label < 0)  # the hub's -1: not told
+            label = (names[label] if names and isinstance(label, int) else str(label)) if known else None
+            pictures.append(
+                Picture(name, partial(BytesIO, held["bytes"]), file.part, label, None if caption is None else str(said or ""))
+            )
+
+
+def _documents(file: File, table: Any, documents: list[Document], bad: list[tuple[str, str]]) -> None:
+    """Append a file's documents.
+
+    Raises:
+        DataError: it has no column that is read.
+    """
+    columns = table.column_names
+    wanted = [name for name in ("messages", "text") if name in columns]
+    if not wanted:
+        near = nearest("text", columns) or nearest("messages", columns)
+        raise DataError(
+            f"{file.path} has no column that is read; allowed are 'text', 'messages' and a struct of image bytes; "
+            f"its columns are {', '.join(columns)}.{near}"
+        )
+    for row, values in enumerate(table.select(wanted[:1]).to_pylist()):
+        try:
+            documents.append(replace(of_row(values, f"{file.name}:{row}"), part=file.part))
+        except Skip as reason:
+            bad.append((f"{file.name}:{row}", str(reason)))

@@ -25,17 +25,21 @@ def applies(evidence: Evidence) -> str:
 
 
 def measure(evidence: Evidence) -> dict[str, Estimate]:
-    """FD with a bootstrap interval over samples and reference rows."""
+    """FD with a bootstrap interval over samples, redrawn within their labels.
+
+    The reference rows are taken as given: every figure of the same signature has the same ones. Another held-out set of
+    360 digits would move all of them together, by about .3.
+    """
     ours, theirs = evidence.sample_features, evidence.held_features
-    found = bootstrap(
-        lambda a, b: distance(*gaussian(ours, a), *gaussian(theirs, b)),
-        (len(ours), len(theirs)),
-        resamples=RESAMPLES,
-        seed=evidence.seed,
-        floor=0.0,
-    )
+    reference = gaussian(theirs)
+    groups = evidence.labels("samples") if evidence.told else None
+
+    def fd(weights: np.ndarray) -> float:
+        return distance(*gaussian(ours, weights), *reference)
+
+    found = bootstrap(fd, len(ours), groups=groups, resamples=RESAMPLES, seed=evidence.seed, floor=0.0)
     name = f"FD-{evidence.kind}"
-    options = (("interval", f"bootstrap-{RESAMPLES} of samples and reference"),)
+    options = (("interval", f"bootstrap-{RESAMPLES} of samples"),)
     return {name: evidence.estimate(name, found, len(ours), samples=len(ours), rows=len(theirs), network=True, options=options)}
 
 

@@ -61,7 +61,7 @@ class Generator(Network):
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: None = None) -> Tensor:
         if self.embed is not None:
             x = torch.cat([x, self.embed(_vector(cond)) * math.sqrt(self.embed.in_features)], 1)
-        return self.body(x).reshape(-1, *self.shape)
+        return self.body(x).reshape(-1, *self.shape).tanh()
 
 
 class Discriminator(Network):

@@ -123,11 +123,40 @@ def grey(levels: int) -> Likelihood:
     return Categorical(levels) if levels <= 32 else LogisticMixture(levels, parts=10)
 
 
-def normal_kl(mean: Tensor, logvar: Tensor, about: Tensor, spread: Tensor) -> Tensor:
-    """KL(N(mean, e^logvar) || N(about, e^spread)) in nats, per element (Kingma & Welling 2014, app. B)."""
-    return 0.5 * (spread - logvar + ((logvar - spread).exp() + (mean - about).square() * (-spread).exp()) - 1)
+# Moments of a latent z [B,D,*S]: [B,2,D,*S] holds the mean and log-variance of each element; a flat latent's may be
+# [B,2+D,D], whose other rows N (strictly lower triangle) make the elements lean on each other:
+# (I + N) (z - mean) e^(-logvar / 2) is standard normal.
 
 
-def normal_nats(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
-    """-log N(z; mean, e^logvar) in nats, per element."""
-    return 0.5 * (math.log(2 * math.pi) + logvar + (z - mean).square() * (-logvar).exp())
+def normal_whiten(z: Tensor, moments: Tensor) -> Tensor:
+    """The standard normal that stands for z [B,D,*S] under its moments, of the same shape."""
+    mean, logvar, lean = _moments(moments)
+    unit = (z - mean) * (-0.5 * logvar).exp()
+    return unit if lean is None else unit + (lean @ unit[:, :, None])[..., 0]
+
+
+def normal_colour(unit: Tensor, moments: Tensor) -> Tensor:
+    """The inverse: z [B,D,*S] from a standard normal."""
+    mean, logvar, lean = _moments(moments)
+    if lean is not None:
+        square = lean + torch.eye(lean.shape[1], device=lean.device)
+        unit = torch.linalg.solve_triangular(square, unit[:, :, None], upper=False, unitriangular=True)[..., 0]
+    return mean + (0.5 * logvar).exp() * unit
+
+
+def normal_nats(z: Tensor, moments: Tensor) -> Tensor:
+    """-log N(z; moments) in nats [B]."""
+    return 0.5 * (math.log(2 * math.pi) + moments[:, 1] + normal_whiten(z, moments).square()).flatten(1).sum(1)
+
+
+def normal_kl(mean: Tensor, logvar: Tensor, moments: Tensor) -> Tensor:
+    """KL(N(mean, e^logvar) || N(moments)) in nats [B], in closed form (Kingma & Welling 2014, app. B)."""
+    _, spread, lean = _moments(moments)
+    reach = 1 if lean is None else 1 + lean.square().sum(1)  # squared length of each column of I + N
+    inside = (logvar - spread).exp() * reach + normal_whiten(mean, moments).square()
+    return 0.5 * (spread - logvar + inside - 1).flatten(1).sum(1)
+
+
+def _moments(moments: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    moments = moments.float()
+    return moments[:, 0], moments[:, 1], moments[:, 2:].tril(-1) if moments.shape[1] > 2 else None

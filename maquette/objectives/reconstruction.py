@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from maquette.contracts import Batch, Logs, Objective, phase
-from maquette.nn.densities import normal_nats
+from maquette.nn.densities import normal_colour, normal_nats
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
@@ -67,13 +67,13 @@ class Reconstruction(Objective):
         if samples < 1:
             raise ValueError(f"samples is {samples}; it must be 1 or more")
         x, codec = system.encode(batch), system.steady("codec")
-        about, spread = system.steady("prior")(x, cond=system.condition(batch)).chunk(2, 1)
+        prior = system.steady("prior")(x, cond=system.condition(batch))
         mean, logvar = codec.posterior(x)
+        posterior = torch.stack([mean, logvar], 1)
         weights = []
         for _ in range(samples):
-            z = mean + (0.5 * logvar).exp() * rng.normal(*mean.shape[1:])
-            latent = (normal_nats(z, mean, logvar) - normal_nats(z, about, spread)).flatten(1).sum(1)
-            weights.append(latent - codec.nats(x, z))
+            z = normal_colour(rng.normal(*mean.shape[1:]), posterior)
+            weights.append(normal_nats(z, posterior) - normal_nats(z, prior) - codec.nats(x, z))
         return math.log(samples) - torch.stack(weights).logsumexp(0)
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ from maquette.system import System
 
 
 def vae(
-    data: str = "digits", size: int = 0, depth: int = 1, latent: int = 16, beta: float = 1.0, dropout: float = 0.3
+    data: str = "digits", size: int = 0, depth: int = 1, latent: int = 16, beta: float = 1.0, dropout: float = 0.2
 ) -> Experiment:
     """Variational autoencoder of images, told the label where there is one (Kingma & Welling 2014, arXiv:1312.6114).
 
@@ -41,7 +41,7 @@ def vae(
         likelihood,
     )
     conditioner = Labels(facts.shares) if facts.classes else None
-    prior = ConditionalNormal((latent,), conditioner.width) if conditioner else StandardNormal((latent,))
+    prior = ConditionalNormal(latent, conditioner.width) if conditioner else StandardNormal((latent,))
     system = System(
         {"codec": codec, "prior": prior, "ema": copy.deepcopy(codec), "prior_ema": copy.deepcopy(prior)},
         Reconstruction(beta),
@@ -50,4 +50,4 @@ def vae(
         conditioner,
         follow={"ema": ("codec", 0.998), "prior_ema": ("prior", 0.998)},
     )
-    return Experiment(system, opened, Fit(steps=2000, batch=64, lr=3e-3, weight_decay=0.3, clip=1.0))
+    return Experiment(system, opened, Fit(steps=2000, batch=64, lr=6e-3, weight_decay=0.3, clip=1.0))

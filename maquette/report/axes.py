@@ -17,10 +17,14 @@ def finite(value: Any) -> float | None:
 
 
 def decimals(halves: Sequence[float], values: Sequence[float]) -> int:
-    """Decimals that show two digits of a typical interval's half-width; of the values where there is no interval."""
+    """Decimals that a typical interval's half-width deserves: two digits of it where it begins with 1 or 2, else one.
+
+    Where there are no intervals, about three digits of the largest value.
+    """
     halves = sorted(h for h in halves if h > 0)
     scale = halves[len(halves) // 2] if halves else max((abs(v) for v in values if v), default=1.0) / 10
-    return min(4, max(0, 1 - math.floor(math.log10(scale))))
+    power = math.floor(math.log10(scale))
+    return min(5, max(0, (1 if scale < 3 * 10.0**power else 0) - power))
 
 
 def count(value: Any) -> str:

@@ -66,7 +66,9 @@ class Bar:
         console: where to show it; by default stderr.
     """
 
-    def __init__(self, title: str, steps: int, rows: int = 0, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, title: str, steps: int, rows: int = 0, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+    ):
         from rich.console import Console
 
         self.title, self.steps, self.rows, self.clock = title, steps, rows, clock
@@ -101,7 +103,11 @@ class Bar:
         if last or now - self.spoke >= QUIET:
             self.spoke = now
             parts = [f"step {report.step}/{report.steps}", f"{report.step / max(1, report.steps):.0%}", self.loss, told]
-            self.say(", ".join([f"{self.title}: {parts[0]}", *(p for p in [*parts[1:], f"{duration(now - self.began)} gone", left] if p)]))
+            self.say(
+                ", ".join(
+                    [f"{self.title}: {parts[0]}", *(p for p in [*parts[1:], f"{duration(now - self.began)} gone", left] if p)]
+                )
+            )
 
     def say(self, words: str) -> None:
         """A line that stays, above the bar where there is one."""
@@ -154,7 +160,12 @@ class Board:
         if self.console.is_terminal:
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-            parts = [TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[stage]}"), TimeElapsedColumn()]
+            parts = [
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=30),
+                TextColumn("{task.fields[stage]}"),
+                TimeElapsedColumn(),
+            ]
             self.bar = Progress(*parts, console=self.console, refresh_per_second=4)
             self.tasks = {title: self.bar.add_task(_safe(title), total=1.0, start=False, stage="waiting") for title in titles}
             self.bar.start()
@@ -193,8 +204,12 @@ def leaderboard(compare: dict[str, Any]) -> Table:
     rows = compare.get("rows") or []
     head, body, notes = _cells(rows)
     data, budget = (compare.get("data") or {}).get("name", ""), compare.get("budget", "")
-    title = " ".join(part for part in [f"{len(rows)} systems on {data}" if data else "", f"({budget} each)" if budget else ""] if part)
-    table = Table(title=Text(title, "bold"), title_justify="left", caption=Text("\n".join([LEGEND, *notes]), "dim"), caption_justify="left")
+    title = " ".join(
+        part for part in [f"{len(rows)} systems on {data}" if data else "", f"({budget} each)" if budget else ""] if part
+    )
+    table = Table(
+        title=Text(title, "bold"), title_justify="left", caption=Text("\n".join([LEGEND, *notes]), "dim"), caption_justify="left"
+    )
     table.box = None
     table.pad_edge = False
     for i, words in enumerate(head):
@@ -205,7 +220,9 @@ def leaderboard(compare: dict[str, Any]) -> Table:
 
 
 def _style(words: str) -> str:
-    return {"*": "bold green", "+": "bold", "=": "", "f": "red"}.get(words[-1:] if words != "failed" else "f", "dim" if words == "–" else "")
+    return {"*": "bold green", "+": "bold", "=": "", "f": "red"}.get(
+        words[-1:] if words != "failed" else "f", "dim" if words == "–" else ""
+    )
 
 
 def plain_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -213,7 +230,10 @@ def plain_table(rows: Sequence[dict[str, Any]]) -> str:
     head, body, notes = _cells(rows)
     lines = [head, *body]
     wide = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    shown = ["  ".join(words.ljust(w) if i == 0 else words.rjust(w) for i, (words, w) in enumerate(zip(line, wide, strict=True))) for line in lines]
+    shown = [
+        "  ".join(words.ljust(w) if i == 0 else words.rjust(w) for i, (words, w) in enumerate(zip(line, wide, strict=True)))
+        for line in lines
+    ]
     return "\n".join([line.rstrip() for line in shown] + [LEGEND, *notes]) + "\n"
 
 
@@ -223,11 +243,15 @@ def _cells(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]], 
     titles = names(rows)
     metrics = [f"{column.metric} {column.arrow}".strip() for column in found]
     failed = [row.get("status") == "failed" for row in rows]
-    cells = [["failed" if bad else _words(column, cell) for cell, bad in zip(column.cells, failed, strict=True)] for column in found]
+    cells = [
+        ["failed" if bad else _words(column, cell) for cell, bad in zip(column.cells, failed, strict=True)] for column in found
+    ]
     costs = [_cost(row) for row in rows]
     metrics += ["training s", "parameters", "samples/s"]
     cells += [[cost[i] for cost in costs] for i in range(3)]
-    notes = [f"{column.metric} is compared only within one letter: {'; '.join(column.differs)}" for column in found if column.differs]
+    notes = [
+        f"{column.metric} is compared only within one letter: {'; '.join(column.differs)}" for column in found if column.differs
+    ]
     notes += [f"{title} failed: {row.get('error', '')}" for title, row, bad in zip(titles, rows, failed, strict=True) if bad]
     if len(titles) <= len(metrics):
         return ["", *titles], [[metric, *line] for metric, line in zip(metrics, cells, strict=True)], notes
@@ -235,10 +259,11 @@ def _cells(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]], 
 
 
 def _words(column: Column, cell: Cell) -> str:
+    """A cell in few letters: "0.66±.08 b*": value, half its interval, the letter of its kind, its mark."""
     if cell.value is None:
         return "–"
-    half = f" ±{column.show(cell.half)}" if cell.half is not None else ""
-    return f"{column.show(cell.value)}{half}{' ' + cell.group if cell.group else ''} {_SIGNS.get(cell.mark, '')}".rstrip()
+    half = "" if cell.half is None else f"±{column.show(cell.half)}".replace("±0.", "±.")
+    return f"{column.show(cell.value)}{half}{' ' + cell.group if cell.group else ''}{_SIGNS.get(cell.mark, ' ')}"
 
 
 def _cost(row: dict[str, Any]) -> list[str]:

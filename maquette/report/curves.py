@@ -52,7 +52,9 @@ def thinned(rows: list[tuple[float, float, float]], most: int = 400) -> list[tup
     if len(rows) <= most:
         return rows
     cuts = [rows[i * len(rows) // most : (i + 1) * len(rows) // most] for i in range(most)]
-    return [(sum(r[0] for r in cut) / len(cut), sum(r[1] for r in cut) / len(cut), sum(r[2] for r in cut) / len(cut)) for cut in cuts]
+    return [
+        (sum(r[0] for r in cut) / len(cut), sum(r[1] for r in cut) / len(cut), sum(r[2] for r in cut) / len(cut)) for cut in cuts
+    ]
 
 
 def _chart(name: str, points: Sequence[Point]) -> str:
@@ -70,9 +72,14 @@ def _chart(name: str, points: Sequence[Point]) -> str:
         style = f"fill:none;stroke:var(--{colour},{fallback});stroke-linejoin:round"
         raw = _path([(across(row[place]), up(row[2])) for row in rows])
         plain = _path([(across(row[place]), up(value)) for row, value in zip(rows, lines[key], strict=True)])
-        inside += [f'<path d="{raw}" style="{style};stroke-width:1;opacity:.3"/>', f'<path d="{plain}" style="{style};stroke-width:2"/>']
+        inside += [
+            f'<path d="{raw}" style="{style};stroke-width:1;opacity:.3"/>',
+            f'<path d="{plain}" style="{style};stroke-width:2"/>',
+        ]
     box = (_LEFT, _TOP - 4, WIDE - _RIGHT - _LEFT, HIGH - _BOTTOM - _TOP + 8)
-    parts.append(f'<svg x="{box[0]}" y="{box[1]}" width="{box[2]}" height="{box[3]}" viewBox="{" ".join(map(str, box))}">{"".join(inside)}</svg>')
+    parts.append(
+        f'<svg x="{box[0]}" y="{box[1]}" width="{box[2]}" height="{box[3]}" viewBox="{" ".join(map(str, box))}">{"".join(inside)}</svg>'
+    )
     parts += _labels(lines, up)
     told = ", ".join(f"{key} ends at {short(values[-1])}" for key, values in lines.items())
     return (

@@ -90,6 +90,6 @@ def _at(places: dict[int, list[int]], label: int, row: int) -> int:
 
 
 def _embedded(images: Tensor, columns: int) -> dict[str, Any]:
-    zoom = max(1, round(40 / max(images.shape[2:])))
-    picture = grid(images, columns=columns, zoom=zoom, gap=2)
-    return {"uri": data_uri(picture), "width": picture.width, "height": picture.height, "columns": columns, "sharp": zoom > 1}
+    zoom = max(1, round(80 / max(images.shape[2:])))
+    picture = grid(images, columns=columns, zoom=zoom, gap=max(1, zoom // 3))
+    return {"uri": data_uri(picture), "width": picture.width, "height": picture.height, "columns": columns}

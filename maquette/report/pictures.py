@@ -67,7 +67,7 @@ def _write_captions(picture: Image.Image, captions: list[str], across: int, cell
     from PIL import ImageDraw, ImageFont
 
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(10)
-    ink, ground = (("white", "#262626") if picture.mode != "L" else (255, 38))
+    ink, ground = ("white", "#262626") if picture.mode != "L" else (255, 38)
     wide, high = cell
     for i, caption in enumerate(captions):
         line = " ".join(caption.split())

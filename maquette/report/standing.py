@@ -136,7 +136,12 @@ def _read(metric: str, saved: dict[str, Any]) -> Estimate:
         if known["low"] is None or known["high"] is None or known["low"] > known["high"]:
             known["low"] = known["high"] = None
         ends = {part: nan if number is None else number for part, number in known.items()}
-        return Estimate(**ends, n=saved.get("n") or 0, signature=Signature(words or metric), better="higher" if better == "higher" else "lower")
+        return Estimate(
+            **ends,
+            n=saved.get("n") or 0,
+            signature=Signature(words or metric),
+            better="higher" if better == "higher" else "lower",
+        )
 
 
 def _marked(marks: list[str], alike: dict[int, Estimate]) -> list[str]:

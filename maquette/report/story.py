@@ -43,11 +43,17 @@ def findings(columns: Sequence[Column], names: Sequence[str]) -> list[str]:
 
 def warnings(columns: Sequence[Column], rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
     """Failures, signs of copying or of noise, figures that are not numbers."""
-    told = [f"{name} failed: {row.get('error') or 'no reason was recorded'}" for name, row in zip(names, rows, strict=True) if _failed(row)]
+    told = [
+        f"{name} failed: {row.get('error') or 'no reason was recorded'}"
+        for name, row in zip(names, rows, strict=True)
+        if _failed(row)
+    ]
     for i, name in enumerate(names):
         cells = {column.metric: (column, column.cells[i]) for column in columns}
         told += _copying(name, cells)
-        broken = [metric for metric, (_, cell) in cells.items() if cell.value is None and cell.why.endswith("not a finite number")]
+        broken = [
+            metric for metric, (_, cell) in cells.items() if cell.value is None and cell.why.endswith("not a finite number")
+        ]
         if broken:
             told.append(f"{name}: {listed(broken)} {'is' if len(broken) == 1 else 'are'} not a finite number.")
     return told
@@ -62,13 +68,21 @@ def _copying(name: str, cells: dict[str, tuple[Column, Any]]) -> list[str]:
     ratio, copies = cells.get("NN ratio"), cells.get("copies")
     if ratio and ratio[1].value is not None:
         column, cell = ratio
-        shown = f"NN ratio {column.show(cell.value)}" + (f", {column.show(cell.low)} to {column.show(cell.high)}" if cell.half is not None else "")
+        shown = f"NN ratio {column.show(cell.value)}" + (
+            f", {column.show(cell.low)} to {column.show(cell.high)}" if cell.half is not None else ""
+        )
         if (cell.high if cell.high is not None else cell.value) < NEAR:
-            return [f"{name} may be copying: its samples lie closer to training rows than fresh real rows do ({shown}). Its other figures flatter it."]
+            return [
+                f"{name} may be copying: its samples lie closer to training rows than fresh real rows do ({shown}). Its other figures flatter it."
+            ]
         if (cell.low if cell.low is not None else cell.value) > FAR:
-            return [f"{name}'s samples lie farther from training rows than fresh real rows do ({shown}): a sign of blur or noise."]
+            return [
+                f"{name}'s samples lie farther from training rows than fresh real rows do ({shown}): a sign of blur or noise."
+            ]
     if copies and copies[1].value is not None:
         column, cell = copies
         if (cell.low if cell.low is not None else cell.value) > COPIES:
-            return [f"{name} may be copying: {cell.value:.1%} of its samples are nearer to a training row than 99 % of real rows are."]
+            return [
+                f"{name} may be copying: {cell.value:.1%} of its samples are nearer to a training row than 99 % of real rows are."
+            ]
     return []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from maquette.contracts import Code, Condition
+from maquette.nn.densities import normal_colour
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
@@ -47,6 +48,6 @@ class Decode:
         codec = system.steady("codec")
         z = start
         if z is None:
-            mean, logvar = system.steady("prior")(torch.zeros(n, device=system.device), cond=cond).float().chunk(2, 1)
-            z = mean + self.temperature * (0.5 * logvar).exp() * rng.normal(*mean.shape[1:])
+            prior = system.steady("prior")(torch.zeros(n, device=system.device), cond=cond)
+            z = normal_colour(self.temperature * rng.normal(*prior.shape[2:]), prior)
         yield codec.draw(z, rng) if self.pixels == "draw" else codec.decode(z)

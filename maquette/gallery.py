@@ -1,0 +1,58 @@
+"""The few samples that scoring keeps to be looked at: beside real rows, and each with the training row nearest to it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maquette.metrics.evidence import Evidence
+from maquette.storage import replace_durably
+
+MOST = 100
+
+
+def kept(evidence: Evidence) -> dict[str, Any]:
+    """Samples and held-out rows of images, the same number of each class, and each sample's nearest training row (Euclid)."""
+    if not evidence.pictures:
+        return {}
+    samples, held, train = evidence.samples, evidence.held, evidence.train["image"]
+    classes = len(evidence.facts.classes)
+    chosen, shown = (_spread(batch, classes) for batch in (samples, held))
+    images = samples["image"][chosen]
+    nearest = train[torch.cdist(images.flatten(1), train.flatten(1)).argmin(1)]
+    found: dict[str, Any] = {"samples": images, "real": held["image"][shown], "nearest": nearest}
+    if "label" in samples:
+        found["labels"] = samples["label"][chosen].tolist()
+    if "label" in held:
+        found["real_labels"] = held["label"][shown].tolist()
+    return found
+
+
+def _spread(batch: dict[str, Any], classes: int) -> Tensor:
+    """Positions of at most MOST rows, the first ones of each class in turn."""
+    if "label" not in batch or classes < 2:
+        return torch.arange(min(MOST, len(batch["image"])))
+    each = max(1, MOST // classes)
+    return torch.cat([(batch["label"] == label).nonzero().flatten()[:each] for label in range(min(classes, MOST))])
+
+
+def save(path: Path, found: dict[str, Any]) -> None:
+    """Keep a gallery as arrays; images as bytes 0..255."""
+    arrays = {k: (v * 255).round().to(torch.uint8).numpy() if isinstance(v, Tensor) else np.asarray(v) for k, v in found.items()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_durably(path, buffer.getvalue())
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A kept gallery, {} where there is none."""
+    if not path.exists():
+        return {}
+    with np.load(path, allow_pickle=False) as arrays:
+        return {k: torch.from_numpy(v).float() / 255 if v.dtype == np.uint8 else v.tolist() for k, v in arrays.items()}

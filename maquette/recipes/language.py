@@ -1,0 +1,47 @@
+"""Language models: one recipe per published system."""
+
+from __future__ import annotations
+
+from maquette.codecs.text import BPE, Bytes
+from maquette.data.opening import open_data
+from maquette.data.windows import coded
+from maquette.experiment import Experiment, Fit
+from maquette.networks.transformer import Style, Transformer
+from maquette.objectives.likelihood import NextToken
+from maquette.samplers.autoregressive import Autoregressive
+from maquette.system import System
+
+SIZE = 64  # channels of an attention head
+
+
+def gpt(data: str = "stdlib", depth: int = 6, vocab: int = 4096, context: int = 256, dropout: float = 0.0) -> Experiment:
+    """Causal transformer of text with byte-level BPE learned from the corpus (Radford 2019; Llama's layers, Touvron 2023).
+
+    Args:
+        data: a built-in corpus of text, or a folder or file of text.
+        depth: the one dial: blocks; width grows with it.
+        vocab: symbols of the BPE, the one that ends a text included; 0 reads bytes.
+        context: symbols seen at once.
+        dropout: share of what each layer adds that is dropped in training; for many passes over a small corpus.
+    """
+    opened = open_data(data)
+    if opened.facts.field != "text":
+        raise ValueError(f"gpt models text, and data {data!r} holds {opened.facts.field}")
+    if not 1 <= depth <= 96:
+        raise ValueError(f"depth is 1 .. 96 blocks, not {depth}; nearest is {min(max(depth, 1), 96)}")
+    codec = BPE(vocab, context) if vocab else Bytes(context)
+    heads = max(1, round(depth * 2 / 3))
+    network = Transformer(codec.vocab, heads * SIZE, depth, heads, dropout=dropout, style=Style(qk_norm=True))
+    system = System({"main": network}, NextToken(codec.bos), Autoregressive(temperature=0.8, top_p=0.95), codec)
+    fit = Fit(
+        steps=1200,
+        batch=max(1, 2560 // context),
+        lr=3e-3,
+        betas=(0.9, 0.99),
+        warmup=0.02,
+        decay=0.5,
+        muon=0.02,
+        bf16=True,
+        compile=True,
+    )
+    return Experiment(system, coded(opened, codec, context), fit)
