@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from maquette import checkpoint, gallery, recipes, storage
+from maquette import checkpoint, exhibits, recipes, storage
 from maquette.compare import compare
 from maquette.contracts import IGNORE, Batch, Code, Sampler
 from maquette.data import Data, Facts
@@ -143,9 +143,9 @@ def begin(
     if (folder / "run.json").exists():
         raise RunError(f"{folder} already holds a run; `maquette resume {folder}` continues it, --out names another folder")
     system = experiment.system.to(pick_device(device))
+    system.codec.learn(experiment.data.train)
     if experiment.fit.batch > (rows := len(experiment.data.train)) > 0:
         experiment = replace(experiment, fit=replace(experiment.fit, batch=rows - rows % world.size))
-    system.codec.learn(experiment.data.train)
     ready(system, experiment.fit)
     planned, setup = (replace(experiment.fit, steps=steps), 0.0) if steps else (experiment.fit, 0.0)
     if budget:
@@ -392,9 +392,9 @@ def evaluate(
         **_plain(result),
     }
     storage.replace_durably(found.run.path / "eval.json", (json.dumps(told, indent=1) + "\n").encode())
-    kept = gallery.kept(evidence) if result["sampling_seconds"] else {}
+    kept = exhibits.kept(evidence) if result["sampling_seconds"] else {}
     if kept:
-        gallery.save(found.run.path / "samples" / "eval.npz", kept)
+        exhibits.save(found.run.path / "samples" / "eval.npz", kept)
     write_run_page(found.run.path / "report.html", {"record": record, "eval": told, "log": found.run.rows(), **kept})
     write_card(found.run.path / "README.md", record, told)
     return told

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from maquette import gallery, recipes
+from maquette import exhibits, recipes
 from maquette.data import open_data
 from maquette.report.bar import Board
 from maquette.report.page import write_page
@@ -194,4 +194,4 @@ def _shown(entry: Entry) -> dict[str, Any]:
     """A finished run as the report shows it."""
     found = Run.open(entry.folder)
     told = json.loads((entry.folder / "eval.json").read_text())
-    return {"eval": told, "log": found.rows(), "facts": found.record["data"], **gallery.read(entry.folder / "samples" / "eval.npz")}
+    return {"eval": told, "log": found.rows(), "facts": found.record["data"], **exhibits.read(entry.folder / "samples" / "eval.npz")}

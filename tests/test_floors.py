@@ -14,7 +14,7 @@ FLOORS = [
     {"system", "experiment"},
     {"train", "checkpoint", "distributed", "evaluate"},
     {"recipes", "runs"},
-    {"report", "doctor", "gallery", "compare", "api", "cli"},
+    {"report", "doctor", "exhibits", "compare", "api", "cli"},
 ]
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 SIBLINGS_APART = {"codecs", "conditioners", "objectives", "samplers", "metrics"}

@@ -30,6 +30,7 @@ class Text(Codec):
     """
 
     field = "text"
+    place: Tensor
 
     def __init__(self, length: int, vocab: int, bos: int):
         super().__init__()

@@ -7,13 +7,15 @@ Generation with PixelCNN Decoders": a vertical and a horizontal stack, so that n
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maquette.contracts import Condition, Network
+from maquette.contracts import Condition, Network, device_of
+
+BOOST = 4.0  # maps over places start at 0 and have far to go: their learning rate is this times the network's (Karras 2018, 4.1)
 
 
 def channel_mask(inside: int, outside: int, channels: int, kind: str) -> Tensor:
@@ -50,7 +52,11 @@ class RightConv(nn.Conv2d):
         self.reach = reach
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(F.pad(x, (self.reach, 0)), self.weight * self.mask, self.bias)
+        return self.last(F.pad(x, (self.reach, 0)))
+
+    def last(self, x: Tensor) -> Tensor:
+        """The same of pixels that already have `reach` more to their left: [B,D,H,W + reach] -> [B,2D',H,W]."""
+        return F.conv2d(x, self.weight * self.mask, self.bias)
 
 
 class DownConv(nn.Conv2d):
@@ -61,9 +67,12 @@ class DownConv(nn.Conv2d):
         self.reach, self.own = reach, own
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.pad(x, (0, 0, self.reach, 0)))
+
+    def last(self, x: Tensor) -> Tensor:
+        """The same of rows that already have `reach` more above them: [B,D,H + reach,W] -> [B,2D',H,W]."""
         rows = x if self.own else x[:, :, :-1]
-        above = self.kernel_size[0] - 1 + (not self.own)
-        return F.conv2d(F.pad(rows, (self.reach, self.reach, above, 0)), self.weight, self.bias)
+        return F.conv2d(F.pad(rows, (self.reach, self.reach)), self.weight, self.bias)
 
 
 def gate(x: Tensor) -> Tensor:
@@ -73,7 +82,16 @@ def gate(x: Tensor) -> Tensor:
 
 
 class GatedLayer(nn.Module):
-    """One layer of both stacks: (down, right) [B,D,H,W] each -> the same (van den Oord 2016b, figure 2)."""
+    """One layer of both stacks: (down, right) [B,D,H,W] each -> the same (van den Oord 2016b, figure 2).
+
+    Args:
+        inside: features in, of the layer below or of the pixels themselves (`first`).
+        width: features out of each stack.
+        channels: of a pixel.
+        reach: pixels each convolution sees beyond its own.
+        told: width of the condition vector; 0 = none.
+        dropout: share of gated features hidden in training, a whole map at a time.
+    """
 
     def __init__(self, inside: int, width: int, channels: int, reach: int, told: int, first: bool, dropout: float):
         super().__init__()
@@ -84,18 +102,43 @@ class GatedLayer(nn.Module):
         self.told = nn.Linear(told, 4 * width, bias=False) if told else None
         self.first, self.dropout = first, dropout
 
-    def forward(self, down: Tensor, right: Tensor, place: Tensor | None, vector: Tensor | None) -> tuple[Tensor, Tensor]:
-        below = self.down(down)
-        across = self.right(right) + self.cross(below)
-        if place is not None:
-            shift_down, shift_right = place.chunk(2)
-            below, across = below + shift_down, across + shift_right
+    def lean(self, place: Tensor, vector: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the condition, and in the first layer the place, adds within the gates of the two stacks (eq. 4 and 5)."""
+        total = BOOST * place if self.first else place.new_zeros(())
         if self.told is not None and vector is not None:
-            bias_down, bias_right = self.told(vector)[:, :, None, None].chunk(2, 1)
-            below, across = below + bias_down, across + bias_right
-        moved = self.out(F.dropout2d(gate(across), self.dropout, self.training))
-        below = F.dropout2d(gate(below), self.dropout, self.training)
-        return below, moved if self.first else right + moved
+            total = total + self.told(vector)[:, :, None, None]
+        down, right = total.chunk(2, -3) if total.dim() else (total, total)
+        return down, right
+
+    def forward(self, down: Tensor, right: Tensor, place: Tensor, vector: Tensor | None) -> tuple[Tensor, Tensor]:
+        lean_down, lean_right = self.lean(place, vector)
+        below = self.down(down) + lean_down
+        across = self.right(right) + self.cross(below) + lean_right
+        return self.hide(gate(below)), self.step(across, right)
+
+    def step(self, across: Tensor, right: Tensor) -> Tensor:
+        """The horizontal stack's output from its gate's input; a residual, but not over the pixels themselves."""
+        moved = self.out(self.hide(gate(across)))
+        return moved if self.first else right + moved
+
+    def hide(self, x: Tensor) -> Tensor:
+        return F.dropout2d(x, self.dropout, self.training)
+
+
+@dataclass
+class State:
+    """What a PixelCNN remembers of images half written, so that a symbol costs one pixel's work (Ramachandran 2017).
+
+    `symbols` int64[B,T], of which the first `at - 1` are known. For each layer: `down`, its vertical input with `reach`
+    empty rows above [B,D,reach + H,W]; `right`, its horizontal input in this row [B,D,1,reach + W]; `base`, what the
+    vertical stack and the condition say to this row [B,2D,1,W].
+    """
+
+    symbols: Tensor
+    down: list[Tensor]
+    right: list[Tensor]
+    base: list[Tensor]
+    at: int = 0
 
 
 class PixelCNN(Network):
@@ -110,16 +153,16 @@ class PixelCNN(Network):
         depth: gated layers.
         told: width of the condition vector that biases every gate; 0 = unconditional.
         reach: pixels each convolution sees in every direction it may look in; the first layer sees one more.
-        dropout: share of gated features that training hides.
+        dropout: share of the feature maps that training hides.
     """
 
     edges = ("embed", "head")
 
     def __init__(
         self,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         levels: int,
-        width: int = 64,
+        width: int = 48,
         depth: int = 6,
         told: int = 0,
         reach: int = 1,
@@ -127,32 +170,100 @@ class PixelCNN(Network):
     ):
         super().__init__()
         channels, height, breadth = shape
-        self.shape, self.levels = tuple(shape), levels
+        self.shape, self.levels, self.dropout = (channels, height, breadth), levels, dropout
         width = -(-width // channels) * channels
         features = min(levels, 16)
         self.embed = nn.Embedding(levels, features)
         self.place = nn.Parameter(torch.zeros(4 * width, height, breadth))
-        ends = [features * channels] + [width] * depth
+        inside = [features * channels] + [width] * depth
         self.layers = nn.ModuleList(
-            GatedLayer(ends[i], width, channels, reach + (i == 0), told, i == 0, dropout) for i in range(depth)
+            GatedLayer(inside[i], width, channels, reach + (i == 0), told, i == 0, dropout) for i in range(depth)
         )
         self.mix = PointConv(width, width, channels)
         self.head = PointConv(width, levels * channels, channels)
-        self.shift = nn.Parameter(torch.zeros(levels * channels, height, breadth))
-        self.dropout = dropout
-        grid = torch.arange(levels)[:, None] * torch.arange(features) * (math.pi / max(1, levels - 1))
-        self.embed.weight.data = grid.cos()  # ordinal from the start: 1, the level as a number, then finer waves
+        self.bias = nn.Parameter(torch.zeros(levels * channels, height, breadth))
+        waves = torch.arange(levels)[:, None] * torch.arange(features) * (math.pi / max(1, levels - 1))
+        self.embed.weight.data = waves.cos()  # ordinal from the start: 1, the level as a number, then finer waves
         nn.init.zeros_(self.head.weight)
 
-    def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
+    def forward(
+        self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: State | None = None
+    ) -> Tensor:
+        """int64[B,T] -> [B,T,levels]; with a state, x holds the newest T symbols only. t is not used."""
+        vector = cond.vector if cond is not None else None
+        if vector is None and self.layers[0].told is not None:
+            raise ValueError(f"this network must be told a condition vector of width {self.layers[0].told.in_features}")
+        if state is not None:
+            return torch.stack([self.next(symbol, vector, state) for symbol in x.unbind(1)], 1)
         channels, _, breadth = self.shape
         length = x.shape[1]
         rows = -(-length // (channels * breadth))  # rows below the last scored pixel need not exist
-        known = F.pad(x[:, 1:], (0, rows * breadth * channels - length + 1)).clamp(0, self.levels - 1)
-        pixels = self.embed(known.view(-1, rows, breadth, channels))
-        down = right = pixels.flatten(3).permute(0, 3, 1, 2)
-        vector = cond.vector if cond is not None else None
+        known = F.pad(x[:, 1:], (0, rows * breadth * channels - length + 1))
+        down = right = self.see(known.view(-1, rows, breadth, channels))
         for layer in self.layers:
-            down, right = layer(down, right, 4 * self.place[:, :rows] if layer.first else None, vector)
-        out = self.head(F.dropout2d(F.relu(self.mix(F.relu(right))), self.dropout, self.training)) + 10 * self.shift[:, :rows]
-        return out.view(-1, channels, self.levels, rows, breadth).permute(0, 3, 4, 1, 2).reshape(len(x), -1, self.levels)[:, :length]
+            down, right = layer(down, right, self.place[:, :rows], vector)
+        out = self.read(right, self.bias[:, :rows])
+        return out.permute(0, 3, 4, 1, 2).reshape(len(x), -1, self.levels)[:, :length]
+
+    def see(self, symbols: Tensor) -> Tensor:
+        """Symbols as features, a group per channel: int64[B,H,W,C] -> [B,C*D,H,W]."""
+        return self.embed(symbols.clamp(0, self.levels - 1)).flatten(3).permute(0, 3, 1, 2)
+
+    def read(self, right: Tensor, bias: Tensor) -> Tensor:
+        """Features as logits: [B,D,H,W] -> [B,C,levels,H,W]."""
+        h = F.dropout2d(F.relu(self.mix(F.relu(right))), self.dropout, self.training)
+        return (self.head(h) + 2 * BOOST * bias).unflatten(1, (-1, self.levels))
+
+    def begin(self, batch: int, length: int) -> State:
+        """Memory for whole images, however many of their symbols will be written.
+
+        Raises:
+            ValueError: more symbols than an image holds.
+        """
+        channels, height, breadth = self.shape
+        if length > channels * height * breadth:
+            raise ValueError(f"length is {length}; an image of {self.shape} holds {channels * height * breadth} symbols")
+        new = self.place.new_zeros
+        down, right, base = [], [], []
+        for layer in self.layers:
+            inside, outside, reach = layer.down.in_channels, layer.down.out_channels, layer.down.reach
+            down.append(new(batch, inside, reach + height, breadth))
+            right.append(new(batch, inside, 1, reach + breadth))
+            base.append(new(batch, outside, 1, breadth))
+        symbols = torch.zeros(batch, channels * height * breadth, dtype=torch.int64, device=device_of(self))
+        return State(symbols, down, right, base)
+
+    def next(self, symbol: Tensor, vector: Tensor | None, state: State) -> Tensor:
+        """Logits [B,levels] of the next symbol, given the newest one int64[B] (bos before the first)."""
+        channels, _, breadth = self.shape
+        if state.at:
+            state.symbols[:, state.at - 1] = symbol
+        pixel, channel = divmod(state.at, channels)
+        row, column = divmod(pixel, breadth)
+        if column == channel == 0:
+            self.descend(row, vector, state)
+        grid = state.symbols.view(len(symbol), -1, breadth, channels)
+        reach = self.layers[0].right.reach
+        left = max(0, column - reach)
+        state.right[0][..., reach + left : reach + column + 1] = self.see(grid[:, row : row + 1, left : column + 1])
+        for i, layer in enumerate(self.layers):
+            window = state.right[i][..., column : column + layer.right.reach + 1]
+            h = layer.step(layer.right.last(window) + state.base[i][..., column : column + 1], window[..., -1:])
+            if i + 1 < len(self.layers):
+                state.right[i + 1][..., self.layers[i + 1].right.reach + column] = h[..., 0]
+        state.at += 1
+        return self.read(h, self.bias[:, row : row + 1, column : column + 1])[:, channel, :, 0, 0]
+
+    def descend(self, row: int, vector: Tensor | None, state: State) -> None:
+        """Begin a row: the vertical stack, which needs the rows above alone, says all it has to say to it."""
+        grid = state.symbols.view(len(state.symbols), -1, self.shape[2], self.shape[0])
+        if row:
+            reach = self.layers[0].down.reach
+            state.down[0][:, :, reach + row - 1] = self.see(grid[:, row - 1 : row])[:, :, 0]
+        for i, layer in enumerate(self.layers):
+            lean_down, lean_right = layer.lean(self.place[:, row : row + 1], vector)
+            below = layer.down.last(state.down[i][:, :, row : row + layer.down.reach + 1]) + lean_down
+            state.base[i] = layer.cross(below) + lean_right
+            state.right[i].zero_()
+            if i + 1 < len(self.layers):
+                state.down[i + 1][:, :, self.layers[i + 1].down.reach + row] = gate(below)[:, :, 0]

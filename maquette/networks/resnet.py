@@ -55,7 +55,14 @@ class ResNetEncoder(Network):
     edges = ("head",)
 
     def __init__(
-        self, shape: tuple[int, int, int], outputs: int, width: int, depth: int = 1, dropout: float = 0.0, norm: bool = True, fold: int=1
+        self,
+        shape: tuple[int, int, int],
+        outputs: int,
+        width: int,
+        depth: int = 1,
+        dropout: float = 0.0,
+        norm: bool = True,
+        fold: int = 1,
     ):
         super().__init__()
         self.fold = fold
@@ -100,7 +107,14 @@ class ResNetDecoder(Network):
     edges = ("head",)
 
     def __init__(
-        self, inputs: int, shape: tuple[int, int, int], width: int, depth: int = 1, dropout: float = 0.0, norm: bool = True, fold: int=1
+        self,
+        inputs: int,
+        shape: tuple[int, int, int],
+        width: int,
+        depth: int = 1,
+        dropout: float = 0.0,
+        norm: bool = True,
+        fold: int = 1,
     ):
         super().__init__()
         self.fold = fold

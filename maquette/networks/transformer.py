@@ -109,7 +109,7 @@ class Transformer(Network):
         if width % heads or heads % groups or (width // heads) % 2:
             near = max(2, round(width / heads / 2) * 2) * heads
             raise ValueError(f"width {width} is not {heads} heads of even size in {groups} groups; nearest width {near}")
-        self.style, self.causal, self.out, self.size = style, causal, out or vocab, width // heads
+        self.style, self.causal, self.out, self.groups, self.size = style, causal, out or vocab, groups, width // heads
         self.embed = nn.Embedding(vocab, width)
         self.grams = nn.Embedding(style.ngrams, width) if style.ngrams and causal else None
         self.places = nn.Embedding(style.learned, width) if style.learned else None
@@ -181,7 +181,6 @@ class Transformer(Network):
             return None
         self.check(length)
         device, dtype = device_of(self), self.embed.weight.dtype
-        attention = [block.attention for block in self.blocks]
-        shapes = [(batch, a.groups, length, a.size) for a in attention]
-        layers = [Memory(*(torch.zeros(s, device=device, dtype=dtype) for _ in "kv")) for s in shapes]
+        shape = (batch, self.groups, length, self.size)
+        layers = [Memory(*(torch.zeros(shape, device=device, dtype=dtype) for _ in "kv")) for _ in self.blocks]
         return State(layers, torch.full((batch, 2), -1, dtype=torch.int64, device=device))

@@ -59,7 +59,8 @@ class UNet(Network):
             if not lowest:
                 self.down.append(Down(now))
                 skips.append(now)
-        self.middle = nn.ModuleList([_Stage(now, now, embedding, dropout, attention=True), ResBlock(now, now, embedding, dropout)])
+        first = _Stage(now, now, embedding, dropout, attention=True)
+        self.middle = nn.ModuleList([first, ResBlock(now, now, embedding, dropout)])
         for level, to in reversed(list(enumerate(widths))):
             for _ in range(blocks + 1):
                 self.up.append(_Stage(now + skips.pop(), to, embedding, dropout, attention=level == len(widths) - 1))
@@ -71,7 +72,9 @@ class UNet(Network):
 
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
         if x.shape[1] != self.channels or x.shape[2] % self.step or x.shape[3] % self.step:
-            raise ValueError(f"image {tuple(x.shape[1:])}: this U-Net takes {self.channels} channels and sides that divide by {self.step}")
+            raise ValueError(
+                f"this U-Net takes images of {self.channels} channels and sides that divide by {self.step}, not {tuple(x.shape[1:])}"
+            )
         embedding = F.silu(self._embed(x, t, cond))
         if self.field:
             hint = cond.field if cond is not None and cond.field is not None else x.new_zeros(len(x), self.field, *x.shape[2:])

@@ -45,7 +45,9 @@ class Augment(nn.Module):
         x = middle + (x - middle) * (1 + 0.25 * share[:, 1])
         x = self._shift(x, torch.where(chosen[:, :1], amount[:, 2:4], 0.0))
         down, across = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
-        at = (amount[:, 4:] + 1) / 2 * torch.tensor([height, width], device=x.device)  # centre of the hole, a quarter of the side each way
+        at = (
+            (amount[:, 4:] + 1) / 2 * torch.tensor([height, width], device=x.device)
+        )  # centre of the hole, a quarter of the side each way
         hole = ((down - at[:, :1]).abs() < height / 8)[:, :, None] & ((across - at[:, 1:]).abs() < width / 8)[:, None]
         return x.masked_fill((hole & chosen[:, 1, None, None])[:, None], -1.0)
 
@@ -69,7 +71,7 @@ class Augment(nn.Module):
 
     @torch.no_grad()
     def adapt(self) -> None:
-        """Move `p` by the evidence of all ranks since the last call: up where real rows are known too surely (Karras 2020, sec. 3)."""
+        """Move `p` by the evidence of all ranks since the last call: up where D is too sure (Karras 2020)."""
         if not self.target:
             return
         evidence = torch.stack([self.signs, self.seen])

@@ -109,7 +109,8 @@ class LogisticMixture:
 
     def mean(self, params: Tensor) -> Tensor:
         weight, mean, _, lean = self._split(params)
-        share, image = weight.exp(), []
+        share = weight.exp()
+        image: list[Tensor] = []
         for c in range(mean.shape[2]):
             at = (share * mean[:, :, c]).sum(1)
             for d, earlier in enumerate(image):

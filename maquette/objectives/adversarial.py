@@ -6,7 +6,7 @@ Roles: `generator` (or any parts of one: `mapping`, `synthesis`) and `discrimina
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +77,7 @@ class Adversarial(Objective):
 
     def fake(self, system: System, cond: Condition | None, rng: Streams) -> Code:
         """One generated code per row of `rng`. A system whose generator is several networks overrides this."""
-        generator = system.nets["generator"]
+        generator: Any = system.nets["generator"]
         return generator(rng.normal(generator.latent), cond=cond)
 
     @phase("discriminator")
@@ -104,7 +104,8 @@ class Adversarial(Objective):
 
     def _judge(self, system: System, batch: Batch, rng: Streams, penalised: bool) -> tuple[Tensor, Logs, Tensor, Tensor]:
         """The penalties (zero unless `penalised`), their logs, and the logits of real and fake rows [B]."""
-        discriminator, cond = system.nets["discriminator"], system.condition(batch)
+        discriminator: Any = system.nets["discriminator"]
+        cond = system.condition(batch)
         with torch.no_grad():
             real, fake = system.encode(batch), self.fake(system, cond, rng)
             views = [self.augment(real, rng), self.augment(fake, rng)]
@@ -120,7 +121,7 @@ class Adversarial(Objective):
 
 
 def gradient_penalty(discriminator: torch.nn.Module, x: Tensor, cond: Condition | None) -> tuple[Tensor, Tensor]:
-    """Squared norm of the logit's gradient at each row [B], differentiable, and the logits [B]. In float32: it is a second derivative."""
+    """Squared norm of the logit's gradient at each row [B], and the logits [B]. In float32: its gradient is a second derivative."""
     with torch.autocast(x.device.type, enabled=False):
         x = x.detach().float().requires_grad_(True)
         logit = discriminator(x, cond=cond)

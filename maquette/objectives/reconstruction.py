@@ -6,7 +6,7 @@ Roles: `codec` (a trainable codec: squeeze, nats) and `prior` (-> moments of the
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class Reconstruction(Objective):
     def rebuild(self, system: System, batch: Batch, rng: Streams, step: int) -> tuple[Tensor, Logs]:
         """Nats per dimension of distortion + beta * rate."""
         x = system.encode(batch)
-        codec = system.nets["codec"]
+        codec: Any = system.nets["codec"]
         prior = system.nets["prior"](x, cond=system.condition(batch))
         z, rate = codec.squeeze(x, rng, prior)
         dims = x[0].numel()
@@ -78,5 +78,5 @@ class Reconstruction(Objective):
 
     @torch.no_grad()
     def active_units(self, system: System, batch: Batch, threshold: float = 0.01) -> Tensor:
-        """bool[D, *S]: latent units whose posterior mean varies over the batch by more than `threshold` (Burda 2016, sec. 5.2)."""
+        """bool[D, *S]: latent units whose posterior mean varies by more than `threshold` over the batch (Burda 2016, 5.2)."""
         return system.steady("codec").encode(system.encode(batch)).var(0) > threshold

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maquette.processes.gaussian import Gaussian
+from maquette.processes.gaussian import Clean, Gaussian, Reading
 from maquette.streams import Streams
 
 
@@ -44,6 +44,11 @@ class Drift:
         return torch.ones_like(alpha), -sigma
 
 
-def flow(mean: float = 0.0, spread: float = 1.0) -> Gaussian:
-    """Flow matching's process. The weight of x's error is 1 / t^2: plain squared error of the velocity."""
-    return Gaussian(Straight(mean, spread), Drift())
+def flow(mean: float = 0.0, spread: float = 1.0, reading: Reading | None = None) -> Gaussian:
+    """Flow matching's process: squared error of the velocity is paid, whatever the network estimates.
+
+    Args:
+        mean, spread: of the logit of training times.
+        reading: of the network; None = x itself, in which pixels that never vary are easy (Li & He 2025).
+    """
+    return Gaussian(Straight(mean, spread), reading or Clean(), Drift(), cap=400.0)

@@ -62,6 +62,21 @@ class Velocity:
 
 
 @dataclass(frozen=True)
+class Balanced:
+    """F estimates a blend of noise and data that has unit variance at every time (Karras 2022, table 1, any alpha).
+
+    Args:
+        spread: standard deviation of the data.
+    """
+
+    spread: float = 0.5
+
+    def scales(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        whole = (alpha * self.spread).square() + sigma.square()
+        return alpha * self.spread**2 / whole, sigma * self.spread / whole.sqrt()
+
+
+@dataclass(frozen=True)
 class Cosine:
     """Variance-preserving, alpha = cos (Nichol & Dhariwal 2021, eq. 17), training times uniform.
 
@@ -125,11 +140,14 @@ class Gaussian:
     Args:
         schedule: alpha(t), sigma(t) and when to look.
         reading: what the network's output stands for.
-        cap: min-SNR weighting: the weight of x's squared error is at most `cap` (Hang 2023, eq. 8); infinity = off.
+        paid: the reading whose squared error is the loss, where it is another one: a network may estimate x and pay for
+            the velocity that follows from it (Li & He 2025).
+        cap: the weight of x's squared error is at most this; with `Noise` paid, min-SNR (Hang 2023, eq. 8).
     """
 
     schedule: Schedule
     reading: Reading
+    paid: Reading | None = None
     cap: float = math.inf
 
     def times(self, rng: Streams) -> Tensor:
@@ -169,7 +187,7 @@ class Gaussian:
         return torch.where(sigma > 0, (x_t - alpha * guess) / sigma.clamp(min=1e-12), 0.0)
 
     def distance(self, guess: Tensor, x: Code, x_t: Tensor, t: Tensor) -> Tensor:
-        """Mean squared error of what the network regresses, per row [B]."""
-        _, out = self.reading.scales(*self.levels(t, x))
-        weight = (1 / (out * out).clamp(min=1e-8)).clamp(max=self.cap)
+        """Mean squared error of what is paid for, per row [B]."""
+        _, out = (self.paid or self.reading).scales(*self.levels(t, x))
+        weight = (1 / out.square().clamp(min=1e-8)).clamp(max=self.cap)
         return (weight * (guess - x).square()).flatten(1).mean(1)

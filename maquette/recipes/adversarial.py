@@ -8,7 +8,8 @@ from typing import Literal, get_args
 from maquette.codecs.pixels import Pixels
 from maquette.conditioners.label import Labels
 from maquette.contracts import Network
-from maquette.data.opening import open_data
+from maquette.data import open_data
+from maquette.data.errors import nearest
 from maquette.experiment import Experiment, Fit
 from maquette.networks.gan import Discriminator, Generator, ResidualMLP
 from maquette.networks.resnet import ResNetDecoder, ResNetEncoder
@@ -25,7 +26,7 @@ def gan(
     size: int = 0,
     depth: int = 2,
     latent: int = 32,
-    loss: Loss = "relativistic",
+    loss: str = "relativistic",
     gamma: float = 1.0,
     augment: float = 0.0,
 ) -> Experiment:
@@ -48,12 +49,17 @@ def gan(
     if facts.field != "image":
         raise ValueError(f"gan models images, and data {data!r} holds {facts.field}")
     if loss not in get_args(Loss):
-        raise ValueError(f"loss is {loss!r}; it must be one of {', '.join(get_args(Loss))}")
+        raise ValueError(f"loss is {loss!r}; it must be one of {', '.join(get_args(Loss))}.{nearest(loss, get_args(Loss))}")
+    for name, value in (("depth", depth), ("latent", latent)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be 1 or more")
     conditioner = Labels(facts.shares) if facts.classes else None
     told = conditioner.width if conditioner else 0
     wide = latent + (Generator.embedding if told else 0)
-    paint, look, features = _bodies(facts.shape, wide, depth)
-    generator = Generator(paint, facts.shape, latent, told)
+    channels, height, across = facts.shape
+    shape = (channels, height, across)
+    paint, look, features = _bodies(shape, wide, depth)
+    generator = Generator(paint, shape, latent, told)
     contest: Contest = Relativistic() if loss == "relativistic" else Logistic()
     system = System(
         {"generator": generator, "discriminator": Discriminator(look, features, told), "ema": copy.deepcopy(generator)},
@@ -63,7 +69,7 @@ def gan(
         conditioner,
         follow={"ema": ("generator", 0.998)},
     )
-    return Experiment(system, opened, Fit(steps=8000, batch=128, lr=1e-3, betas=(0.0, 0.99), weight_decay=0.0, clip=0.0))
+    return Experiment(system, opened, Fit(steps=2000, batch=128, lr=1e-3, betas=(0.0, 0.99), clip=0.0))
 
 
 def _bodies(shape: tuple[int, int, int], wide: int, depth: int) -> tuple[Network, Network, int]:

@@ -7,7 +7,7 @@ import copy
 from maquette.codecs.autoencoder import KLCodec
 from maquette.codecs.pixels import Pixels
 from maquette.conditioners.label import Labels
-from maquette.data.opening import open_data
+from maquette.data import open_data
 from maquette.experiment import Experiment, Fit
 from maquette.networks.prior import ConditionalNormal, StandardNormal
 from maquette.networks.resnet import ResNetDecoder, ResNetEncoder
@@ -22,6 +22,9 @@ def vae(
 ) -> Experiment:
     """Variational autoencoder of images, told the label where there is one (Kingma & Welling 2014, arXiv:1312.6114).
 
+    The label reaches the prior alone, a Gaussian per class; encoder and decoder never see it. Images of more than 16 pixels
+    a side are folded 2x2 into channels at both ends.
+
     Args:
         data: a built-in image set, or a folder of images.
         size: side in pixels that images are brought to; 0 keeps them as they are.
@@ -34,10 +37,14 @@ def vae(
     facts = opened.facts
     if facts.field != "image":
         raise ValueError(f"vae models images, and data {data!r} holds {facts.field}")
-    shape, width, likelihood = facts.shape, 32 * depth, grey(facts.levels)
+    for name, value in (("depth", depth), ("latent", latent)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be 1 or more")
+    channels, height, across = facts.shape
+    likelihood, width, fold = grey(facts.levels), 32 * depth, 2 if max(height, across) > 16 else 1
     codec = KLCodec(
-        ResNetEncoder(shape, 2 * latent, 2 * width, depth, dropout, fold=2),
-        ResNetDecoder(latent, (likelihood.width(shape[0]), *shape[1:]), width, depth, dropout),
+        ResNetEncoder((channels, height, across), 2 * latent, 2 * width, depth, dropout, fold=2),
+        ResNetDecoder(latent, (likelihood.width(channels), height, across), width, depth, dropout, fold=fold),
         likelihood,
     )
     conditioner = Labels(facts.shares) if facts.classes else None
@@ -50,4 +57,4 @@ def vae(
         conditioner,
         follow={"ema": ("codec", 0.998), "prior_ema": ("prior", 0.998)},
     )
-    return Experiment(system, opened, Fit(steps=2000, batch=64, lr=6e-3, weight_decay=0.3, clip=1.0))
+    return Experiment(system, opened, Fit(steps=1000, batch=64, lr=6e-3, weight_decay=0.3))

@@ -14,7 +14,7 @@ from maquette.samplers.autoregressive import Autoregressive
 from maquette.system import System
 
 
-def pixelcnn(data: str = "digits", size: int = 0, depth: int = 6, dropout: float = 0.3, width: int = 64, lr: float = 2e-3, batch: int = 64, wd: float = 0.01, reach: int = 1) -> Experiment:
+def pixelcnn(data: str = "digits", size: int = 0, depth: int = 6, dropout: float = 0.25, width: int = 48, lr: float = 6e-3, batch: int = 64, wd: float = 0.01, reach: int = 1) -> Experiment:
     opened = open_data(data, size)
     facts = opened.facts
     conditioner = Labels(facts.shares) if facts.classes else None

@@ -66,7 +66,7 @@ def _chart(name: str, points: Sequence[Point]) -> str:
     across = Scale(0, max(row[place] for rows in found.values() for row in rows) or 1, _LEFT, WIDE - _RIGHT)
     lines = {key: smooth([row[2] for row in rows], max(0.5, len(rows) / 50)) for key, rows in found.items()}
     up = _height(found, lines)
-    parts = _axes(across, up, "training seconds" if timed else "steps")
+    parts = _axes(across, up, "s" if timed else "steps")
     inside = []  # a nested svg cuts off what the vertical scale leaves out
     for (key, rows), (colour, fallback) in zip(found.items(), _SERIES * len(found), strict=False):
         style = f"fill:none;stroke:var(--{colour},{fallback});stroke-linejoin:round"
@@ -76,14 +76,13 @@ def _chart(name: str, points: Sequence[Point]) -> str:
             f'<path d="{raw}" style="{style};stroke-width:1;opacity:.3"/>',
             f'<path d="{plain}" style="{style};stroke-width:2"/>',
         ]
-    box = (_LEFT, _TOP - 4, WIDE - _RIGHT - _LEFT, HIGH - _BOTTOM - _TOP + 8)
-    parts.append(
-        f'<svg x="{box[0]}" y="{box[1]}" width="{box[2]}" height="{box[3]}" viewBox="{" ".join(map(str, box))}">{"".join(inside)}</svg>'
-    )
+    x, y, width, height = _LEFT, _TOP - 4, WIDE - _RIGHT - _LEFT, HIGH - _BOTTOM - _TOP + 8
+    parts += [f'<svg x="{x}" y="{y}" width="{width}" height="{height}" viewBox="{x} {y} {width} {height}">', *inside, "</svg>"]
     parts += _labels(lines, up)
     told = ", ".join(f"{key} ends at {short(values[-1])}" for key, values in lines.items())
+    label = escape(f"Losses of {name}: {told}", quote=True)
     return (
-        f'<svg class="chart" viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{escape(f"Losses of {name}: {told}", quote=True)}">'
+        f'<svg class="chart" viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{label}">'
         + text(0, 12, _cut(name, 44), "ink", size=12.5, more="font-weight:600")
         + "".join(parts)
         + "</svg>"
@@ -103,14 +102,22 @@ def _height(found: dict[str, list[tuple[float, float, float]]], lines: dict[str,
     return fitted(held, HIGH - _BOTTOM, _TOP, margin=0.04, steep=8.0)
 
 
-def _axes(across: Scale, up: Scale, words: str) -> list[str]:
+def _axes(across: Scale, up: Scale, unit: str) -> list[str]:
     parts = []
     for tick in up.ticks(4):
         parts.append(line(_LEFT, up(tick), WIDE - _RIGHT, up(tick)))
         parts.append(text(_LEFT - 6, up(tick) + 3.5, short(tick) if up.log else f"{tick:g}", anchor="end", size=10.5))
-    for tick in across.ticks(4):
-        parts.append(text(across(tick), HIGH - _BOTTOM + 15, f"{tick:,g}", anchor="middle", size=10.5))
-    parts.append(text(WIDE, HIGH - _BOTTOM + 15, words, anchor="end", size=10.5))
+    places = across.ticks(4)
+    for tick in places:
+        parts.append(
+            text(
+                across(tick),
+                HIGH - _BOTTOM + 16,
+                f"{tick:,g}{f' {unit}' if tick == places[-1] else ''}",
+                anchor="middle",
+                size=10.5,
+            )
+        )
     if up.log:
         parts.append(text(WIDE - _RIGHT, _TOP - 8, "log scale", anchor="end", size=10.5, more="font-style:italic"))
     return parts
@@ -120,8 +127,8 @@ def _labels(lines: dict[str, list[float]], up: Scale) -> list[str]:
     """Each line's name and last value at its end, moved apart where they would touch."""
     ends = sorted(((up(values[-1]), key, values[-1], i % len(_SERIES)) for i, (key, values) in enumerate(lines.items())))
     parts, above = [], -1e9
-    for y, key, value, i in ends:
-        y = max(min(y, HIGH - _BOTTOM), above + 26)
+    for at, (y, key, value, i) in enumerate(ends):
+        y = max(min(y, HIGH - _BOTTOM - 10 - 26 * (len(ends) - 1 - at)), above + 26)
         above = y
         colour, _ = _SERIES[i]
         parts.append(text(WIDE - _RIGHT + 6, y, _cut(key, 12), colour, size=11, more="font-weight:600"))

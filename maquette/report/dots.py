@@ -21,7 +21,7 @@ def interval_plot(column: Column, names: list[str], floors: dict[str, float] | N
         return ""
     marks = {name: value for name, value in (floors or {}).items() if finite(value) is not None}
     if column.aim is not None:
-        marks[f"aim {column.aim:g}"] = column.aim
+        marks[f"aim {column.aim:.3g}"] = column.aim
     held = [v for _, cell in rows for v in (cell.value, cell.low, cell.high) if v is not None] + list(marks.values())
     left = min(118.0, max(len(name) for name, _ in rows) * _LETTER + 12)
     top = _TOP + 14 * len(marks)
@@ -44,11 +44,12 @@ def _frame(across: Scale, top: float, high: float, marks: dict[str, float]) -> l
     for tick in across.ticks(4):
         parts.append(line(across(tick), top, across(tick), high - _FOOT))
         parts.append(text(across(tick), high - _FOOT + 15, f"{tick:,g}", anchor="middle", size=10.5))
-    for i, (name, value) in enumerate(sorted(marks.items(), key=lambda pair: pair[1])):
-        x, y = across(value), _TOP + 14 * i + 4
+    left = sorted((pair for pair in marks.items() if across(pair[1]) < WIDE / 2), key=lambda pair: pair[1])
+    right = sorted((pair for pair in marks.items() if across(pair[1]) >= WIDE / 2), key=lambda pair: -pair[1])
+    for i, (name, value) in enumerate([*right, *left]):  # in this order no line runs through another's name
+        x, y, ends = across(value), _TOP + 14 * i + 4, i < len(right)
         parts.append(line(x, y + 4, x, high - _FOOT, "muted", 1, "stroke-dasharray:2 3"))
-        side = "start" if x < WIDE / 2 else "end"
-        parts.append(text(x + (4 if side == "start" else -4), y + 4, name, anchor=side, size=10.5, more="font-style:italic"))
+        parts.append(text(x + (-4 if ends else 4), y + 4, name, "muted", "end" if ends else "start", 10.5, "font-style:italic"))
     return parts
 
 

@@ -50,7 +50,13 @@ def pairs(samples: Tensor | None, nearest: Tensor, most: int = MOST_COLUMNS) -> 
     apart = (made - rows).flatten(1).norm(dim=1)
     order = apart.argsort(stable=True)[:most]
     alt = f"Above, the {len(order)} samples closest to a training row; below each, that row."
-    return {"alt": alt, "shown": len(order), "of": len(made), **_embedded(torch.cat([made[order], rows[order]]), len(order))}
+    return {
+        "alt": alt,
+        "shown": len(order),
+        "of": f"{len(made):,}",
+        "same": int((apart == 0).sum()),
+        **_embedded(torch.cat([made[order], rows[order]]), len(order)),
+    }
 
 
 def seen(images: Tensor) -> Tensor:

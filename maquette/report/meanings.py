@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 LIKELY, ALIKE, VARIED, TOLD, COPIED, OTHER = GROUPS = (
     "How likely is real data?",
     "Do samples resemble real data?",
@@ -40,27 +39,46 @@ class Meaning:
 MEANINGS: dict[str, Meaning] = {
     "bits/dim": Meaning(
         LIKELY,
-        "How surprised is the model by real data it has never seen? The bits it needs to write down one grey level of a held-out picture.",
-        "Lower is better; 0 would mean knowing every pixel beforehand, and log2 of the number of grey levels is knowing nothing at all.",
-        "Only systems with a likelihood have it, a GAN has none. An exact value, a bound (ELBO: never below the truth) and a tighter bound "
-        "(IWAE-k) are different quantities, and so are figures given and not given the label; they are kept apart here. Good bits do not "
-        "promise good pictures.",
+        "How surprised is the model by real data it has never seen? The bits it needs to write down one grey level of a held-"
+        "out picture.",
+        "Lower is better; 0 would mean knowing every pixel beforehand, and log2 of the number of grey levels is knowing nothing"
+        " at all.",
+        "Only systems with a likelihood have it, a GAN has none. An exact value, a bound (ELBO: never below the truth) and a "
+        "tighter bound (IWAE-k) are different quantities, and so are figures given and not given the label; they are kept apart"
+        " here. Good bits do not promise good pictures.",
         "Theis et al. 2016",
+    ),
+    "bits/dim given": Meaning(
+        LIKELY,
+        "The same, when the model is told the label first. It has one thing less to guess, so this is the smaller figure.",
+        "Lower is better.",
+        "Not to be set beside figures that were not given the label.",
+    ),
+    "bits/dim IWAE": Meaning(
+        LIKELY,
+        "The same by a bound that is closer to the truth: it averages many guesses of the hidden cause of each picture.",
+        "Lower is better; never above the ELBO by more than chance, and never below the truth.",
+        "More guesses give a smaller figure, so their number is part of its name.",
+        "Burda et al. 2016",
     ),
     "bits/byte": Meaning(
         LIKELY,
-        "How well does the model predict text it has never seen? The bits it needs for one byte of it, so that models with unlike "
-        "tokenizers can be compared.",
-        "Lower is better; 8 is knowing nothing. On program text a good general compressor needs about 1.4 when it has seen the training part.",
-        "It depends on how much context the model may look back on, and on whether files that resemble the held-out ones were trained on.",
+        "How well does the model predict text it has never seen? The bits it needs for one byte of it, so that models with "
+        "unlike tokenizers can be compared.",
+        "Lower is better; 8 is knowing nothing. On program text a good general compressor needs about 1.4 when it has seen the "
+        "training part.",
+        "It depends on how much context the model may look back on, and on whether files that resemble the held-out ones were "
+        "trained on.",
         "Gao et al. 2020",
     ),
     "FD-": Meaning(
         ALIKE,
-        "Seen through a feature network (named after the dash), do the samples have the same average and spread as held-out real data?",
-        "Lower is better. 0 is perfect, yet real training rows do not reach it at a finite number of rows: compare with their figure.",
-        "It sees only mean and covariance, so it can be fooled, and a system that copies its training rows wins it. It depends on the "
-        "network and on the number of samples, so figures from other networks, FID among them, cannot be set beside it.",
+        "Seen through a feature network (named after the dash), do the samples have the same average and spread as held-out "
+        "real data?",
+        "Lower is better. 0 is perfect, yet real training rows do not reach it at a finite number of rows: compare with their "
+        "figure.",
+        "It sees only mean and covariance, so it can be fooled, and a system that copies its training rows wins it. It depends "
+        "on the network and on the number of samples, so figures from other networks, FID among them, cannot be set beside it.",
         "Dowson & Landau 1982; Heusel et al. 2017",
     ),
     "FD-randconv": Meaning(
@@ -99,7 +117,8 @@ MEANINGS: dict[str, Meaning] = {
     ),
     "GAN-train": Meaning(
         TOLD,
-        "Could the samples stand in for real data? A classifier learns from samples alone and is then tested on real held-out rows.",
+        "Could the samples stand in for real data? A classifier learns from samples alone and is then tested on real held-out "
+        "rows.",
         "Higher is better; the ceiling is the same classifier taught with real rows.",
         "It falls when samples carry the wrong label or lack variety. It says nothing about how they look, and copying helps it.",
         "Shmelkov et al. 2018",
@@ -113,10 +132,25 @@ MEANINGS: dict[str, Meaning] = {
     ),
     "C2ST": Meaning(
         ALIKE,
-        "Can a classifier tell samples from real held-out rows? The chance that it ranks a sample as more artificial than a real row.",
+        "Can a classifier tell samples from real held-out rows? The chance that it ranks a sample as more artificial than a "
+        "real row.",
         "Lower is better. .5 is a coin toss, 1 is telling them apart every time.",
-        "It is as strict as its judge is strong: a random forest sees mostly single pixels, a small convnet sees strokes. Both are shown "
-        "because each is blind to something.",
+        "It is as strict as its judge is strong, and every judge is blind to something.",
+        "Lopez-Paz & Oquab 2017",
+    ),
+    "C2ST forest": Meaning(
+        ALIKE,
+        "Can a random forest tell samples from real held-out rows? The chance that it ranks a sample as more artificial than a "
+        "real row.",
+        "Lower is better. .5 is a coin toss, 1 is telling them apart every time.",
+        "A forest sees mostly single pixels: it catches grey levels that do not occur, and misses strokes that make no sense.",
+        "Lopez-Paz & Oquab 2017",
+    ),
+    "C2ST convnet": Meaning(
+        ALIKE,
+        "The same question, put to a small convolutional network.",
+        "Lower is better. .5 is a coin toss, 1 is telling them apart every time.",
+        "It sees strokes and edges that the forest misses, yet it learns from few rows: a larger judge would be stricter.",
         "Lopez-Paz & Oquab 2017",
     ),
     "NN distance": Meaning(

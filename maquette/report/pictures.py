@@ -112,8 +112,8 @@ def save_samples(batch: dict[str, Any], field: str, path: str | Path, info: dict
     Raises:
         ValueError: a suffix that this field is not written as; names those it is, and the nearest.
     """
-    from maquette.storage import replace_durably
     from maquette.recipes import UnknownName
+    from maquette.storage import replace_durably
 
     path = Path(path)
     if path.suffix.lower() not in suffixes(field):

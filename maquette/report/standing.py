@@ -15,6 +15,7 @@ from maquette.report.axes import decimals, finite
 
 BEST = "best"  # better than every comparable figure, beyond the intervals' doubt
 LEADS = "leads"  # the best value, but the intervals do not tell it from another's: no winner can be named
+NOT_FINITE = "the value is not a finite number"
 CLOSE = "close"  # not told apart from the best value
 
 
@@ -59,12 +60,12 @@ class Column:
     def wish(self) -> str:
         """Which way is better, in words."""
         if self.aim is not None:
-            return f"nearer {self.aim:g} is better"
+            return f"nearer {self.aim:.3g} is better"
         return f"{self.better} is better" if self.better else ""
 
     @property
     def arrow(self) -> str:
-        return f"→ {self.aim:g}" if self.aim is not None else {"lower": "↓", "higher": "↑"}.get(self.better, "")
+        return f"→ {self.aim:.3g}" if self.aim is not None else {"lower": "↓", "higher": "↑"}.get(self.better, "")
 
     def show(self, value: float | None) -> str:
         """A figure with this column's decimals."""
@@ -115,7 +116,7 @@ def _column(metric: str, rows: Sequence[dict[str, Any]]) -> Column:
             cells.append(Cell(None, why=str(why or ("failed" if failed else "not measured"))))
             continue
         value, low, high = (finite(entry.get(part)) for part in ("value", "low", "high"))
-        why = "" if value is not None else "the value is not a finite number"
+        why = "" if value is not None else NOT_FINITE
         cells.append(Cell(value, low, high, entry.get("n"), mark, letters[estimate.signature], why))
     aim = next((finite(entry.get("aim")) for entry in known if finite(entry.get("aim")) is not None), None)
     places = decimals([c.half for c in cells if c.half is not None], [c.value for c in cells if c.value is not None])

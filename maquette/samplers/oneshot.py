@@ -25,7 +25,9 @@ class OneShot:
 
     def __post_init__(self) -> None:
         if not 0 <= self.truncation <= 1:
-            raise ValueError(f"truncation is {self.truncation}; it must lie in 0..1, and 1 leaves the noise as it was in training")
+            raise ValueError(
+                f"truncation is {self.truncation}; it must lie in 0..1, and 1 leaves the noise as it was in training"
+            )
 
     def draw(
         self,
@@ -37,6 +39,6 @@ class OneShot:
         null: Condition | None = None,
         rng: Streams,
     ) -> Iterator[Code]:
-        """One draft of n codes. `start`: what the generator is given in place of noise: chosen latents, or images to translate."""
+        """One draft of n codes. `start`: what the generator gets in place of noise: chosen latents, images to translate."""
         generator = system.steady("generator")
         yield generator(start if start is not None else self.truncation * rng.normal(generator.latent), cond=cond)

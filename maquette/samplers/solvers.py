@@ -148,8 +148,8 @@ class DDIM(Solver):
         """The noise from which eta 0 draws x, [B,...]: the same steps, uphill."""
         look, x_t = Look(self.process, net, cond, 0.0), x
         times = self.process.grid(self.steps).flip(0).to(x.device)
-        first = times[1] / 1000  # the network is not asked for noise where there is none
-        for t, s in pairwise([first, *times[1:]]):
+        times[0] = 0.001  # at 0 there is no noise to estimate
+        for t, s in pairwise(times):
             guess, eps = look.at(x_t, t.expand(len(x)))
             alpha, sigma = self.process.levels(s.expand(len(x)), x)
             x_t = alpha * guess + sigma * eps

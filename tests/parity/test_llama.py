@@ -70,5 +70,6 @@ def test_greedy_text_is_llamas():
     prompt = torch.randint(1, 96, (3, 6), generator=torch.Generator().manual_seed(2))
     begun = torch.cat([torch.zeros(3, 1, dtype=torch.int64), prompt], 1)
     with torch.no_grad():
-        want = theirs.generate(begun, attention_mask=torch.ones_like(begun), do_sample=False, max_new_tokens=34, eos_token_id=None)
+        seen = torch.ones_like(begun)
+        want = theirs.generate(begun, attention_mask=seen, do_sample=False, max_new_tokens=34, eos_token_id=None)
     assert torch.equal(system.sample(3, start=prompt)["code"], want[:, 1:])
