@@ -20,6 +20,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from maquette.evaluate import judge
 from maquette.metrics.evidence import Evidence
 
 Rows = tuple[np.ndarray, np.ndarray]
-PER_CLASS = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
+Draw = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 COLUMNS = [
     "FD-mlp128-64", "precision", "recall", "density", "coverage",
     "C2ST forest", "C2ST convnet", "GAN-train", "GAN-test", "NN distance", "copies",
@@ -85,7 +86,7 @@ def uniform(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     return rng.random((n, rows.shape[1]))
 
 
-GENERATORS: dict[str, PER_CLASS] = {
+GENERATORS: dict[str, Draw] = {
     "real train": training,
     "full Gaussian per class": gaussian,
     "GMM-8 diagonal per class": mixture,
@@ -96,7 +97,7 @@ GENERATORS: dict[str, PER_CLASS] = {
 }
 
 
-def drawn(data: Data, draw: PER_CLASS, seed: int) -> Evidence:
+def drawn(data: Data, draw: Draw, seed: int) -> Evidence:
     """Evidence of a per-class generator with the training labels' numbers."""
     train = data.train.all()
     rows, labels = train["image"].flatten(1).double().numpy(), train["label"].numpy()
@@ -213,15 +214,29 @@ def xz(raw: bytes) -> int:
     return len(lzma.compress(raw, lzma.FORMAT_XZ, filters=[window]))
 
 
-def ppmd(raw: bytes, order: int = 24) -> int:
-    """Bytes under 7z's PPMd."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "text"
-        source.write_bytes(raw)
-        tool = shutil.which("7z") or shutil.which("7zz") or "7z"
-        how = [f"-m0=PPMd:o={order}:mem=1g", "-bso0", "-bsp0"]
-        subprocess.run([tool, "a", *how, f"{folder}/out.7z", str(source)], check=True, capture_output=True)
-        return (Path(folder) / "out.7z").stat().st_size
+def ppmd() -> Callable[[bytes], int] | None:
+    """Bytes under PPMd (variant H, order 24, 1 GB), by 7z or the package pyppmd, whichever is here."""
+    tool = shutil.which("7z") or shutil.which("7zz")
+
+    def by_tool(raw: bytes) -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "text"
+            source.write_bytes(raw)
+            how = ["-m0=PPMd:o=24:mem=1g", "-bso0", "-bsp0"]
+            subprocess.run([str(tool), "a", *how, f"{folder}/out.7z", str(source)], check=True, capture_output=True)
+            return (Path(folder) / "out.7z").stat().st_size
+
+    def by_package(raw: bytes) -> int:
+        coder = pyppmd.Ppmd7Encoder(24, 1 << 30)
+        return len(coder.encode(raw)) + len(coder.flush())
+
+    if tool:
+        return by_tool
+    with suppress(ImportError):
+        import pyppmd
+
+        return by_package
+    return None
 
 
 def text_table(name: str) -> list[str]:
@@ -238,10 +253,12 @@ def text_table(name: str) -> list[str]:
     note("bz2 -9", len(bz2.compress(held, 9)))
     note("xz -9e", xz(held))
     note("xz -9e given train", after(xz, train, held))
-    if shutil.which("7z") or shutil.which("7zz"):
-        note("PPMd o24 given train", after(ppmd, train, held))
+    model = ppmd()
+    if model is not None:
+        note("PPMd o24", model(held))
+        note("PPMd o24 given train", after(model, train, held))
     else:
-        rows["PPMd o24 given train"] = "absent: no 7z on this machine"
+        rows["PPMd o24 given train"] = "absent: neither 7z nor pyppmd is on this machine"
     head = [f"`{name}`: train {len(train):,} bytes, held out {len(held):,} bytes, data {data.facts.hash[:12]}", ""]
     return [*head, "| coder | bits/byte |", "|---|---|", *(f"| {label} | {bits} |" for label, bits in rows.items())]
 

@@ -140,7 +140,7 @@ def begin(
     spend = seconds_of(budget) if budget else 0.0
     experiment, checked = build(recipe, arguments, seed)
     folder = Path(out) if out else _fresh(recipe, experiment.data.facts)
-    if (folder / "run.json").exists():
+    if world.first and (folder / "run.json").exists():
         raise RunError(f"{folder} already holds a run; `maquette resume {folder}` continues it, --out names another folder")
     system = experiment.system.to(pick_device(device))
     system.codec.learn(experiment.data.train)
@@ -176,7 +176,11 @@ def pursue(session: Loaded, world: World, *, every: int = 0, stop_on_full: bool 
             stack.enter_context(found.held())
             storage.sweep(found.shelf)
         shown = world.first and not quiet
-        bar = stack.enter_context(Bar(f"{found.record['recipe']} on {session.facts.name}", progress.fit.steps)) if shown else None
+        bar = (
+            stack.enter_context(Bar(f"{found.record['recipe']} on {session.facts.name}", progress.fit.steps, progress.fit.batch))
+            if shown
+            else None
+        )
         events = stack.enter_context(_events(found.path)) if world.first else None
         for report in fit(found, session.experiment, progress, world, every, stop_on_full):
             if bar:

@@ -312,9 +312,12 @@ def compare_verb(
         return _print(told)
     from rich.console import Console
 
-    from maquette.report.bar import leaderboard
+    from maquette.report.bar import leaderboard, plain_table
 
-    Console().print(leaderboard(told))
+    if sys.stdout.isatty():
+        Console().print(leaderboard(told))
+    else:
+        typer.echo(plain_table(told["rows"]))
     typer.echo(f"{Path(out) / 'report.html'} shows samples, curves and what each number means; compare.json has every figure.")
 
 

@@ -131,9 +131,7 @@ def compare(
     return told
 
 
-def stages(
-    name: str, data: str, folder: Path, budget: Any, steps: int, seed: int, arguments: dict[str, Any]
-) -> list[list[str]]:
+def stages(name: str, data: str, folder: Path, budget: Any, steps: int, seed: int, arguments: dict[str, Any]) -> list[list[str]]:
     """The commands that train a recipe into `folder` and then score it."""
     base = [sys.executable, "-m", "maquette"]
     length = ["--steps", str(steps)] if steps else ["--budget", str(budget)] if budget else []
@@ -194,4 +192,9 @@ def _shown(entry: Entry) -> dict[str, Any]:
     """A finished run as the report shows it."""
     found = Run.open(entry.folder)
     told = json.loads((entry.folder / "eval.json").read_text())
-    return {"eval": told, "log": found.rows(), "facts": found.record["data"], **exhibits.read(entry.folder / "samples" / "eval.npz")}
+    return {
+        "eval": told,
+        "log": found.rows(),
+        "facts": found.record["data"],
+        **exhibits.read(entry.folder / "samples" / "eval.npz"),
+    }

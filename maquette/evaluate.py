@@ -42,7 +42,7 @@ def evaluate(
         progress: called with (metric, share done) before each metric.
 
     Returns:
-        "metrics": figure -> Estimate; "skipped": metric -> why it does not apply; "seconds": wall-clock of the metrics,
+        "metrics": figure -> Estimate; "skipped": metric -> why it does not apply; "metrics_seconds": wall-clock of the metrics,
         without sampling; "seconds_by_metric"; "sampling_seconds"; "samples_per_second" (None where no sample was needed).
 
     Raises:
@@ -96,7 +96,7 @@ def judge(evidence: Evidence, metrics: dict[str, Metric] | None = None, progress
     return {
         "metrics": figures,
         "skipped": skipped,
-        "seconds": sum(took.values()),
+        "metrics_seconds": sum(took.values()),
         "seconds_by_metric": took,
         "sampling_seconds": sampling,
         "samples_per_second": evidence.n / sampling if sampling else None,

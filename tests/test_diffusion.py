@@ -125,10 +125,10 @@ def test_point_mass_is_drawn_exactly(solver: type[Solver], name: str) -> None:
 
 
 @pytest.mark.parametrize(("solver", "order"), [(Euler, 1), (DDIM, 1), (Heun, 2)])
-@pytest.mark.parametrize("name", ["flow, x", "flow, velocity", "cosine, v"])
-def test_solvers_converge_with_their_order(solver: type[Solver], order: int, name: str) -> None:
+@pytest.mark.parametrize("process", [flow(), flow(reading=Drift()), Gaussian(Cosine(offset=0), Velocity())])
+def test_solvers_converge_with_their_order(solver: type[Solver], order: int, process: Gaussian) -> None:
     """Against the exact solution of the Gaussian's ODE: twice the steps, 2^order less error."""
-    process, mean, variance = PROCESSES[name], 0.3, 0.25
+    mean, variance = 0.3, 0.25
     alpha, sigma = (float(level) for level in process.schedule.levels(torch.ones(())))
     x_1 = process.prior((4,), Streams.of(0, 64))
     exact = mean + math.sqrt(variance) * (x_1 - alpha * mean) / math.sqrt(alpha**2 * variance + sigma**2)
@@ -162,7 +162,7 @@ def test_ddim_without_noise_is_deterministic_and_runs_backwards() -> None:
             sample = last(sampler, net, 16, seed=4)
             assert torch.equal(sample, last(sampler, net, 16, seed=4))
             errors.append(float((sampler.invert(net, sample) - noise).abs().mean()))
-        assert errors[1] < 0.05 and errors[1] < errors[0] / 2
+        assert errors[1] < 0.1 and errors[1] < errors[0] / 2
 
 
 def test_a_start_is_varied_by_its_strength() -> None:
@@ -227,8 +227,9 @@ def test_unet_keeps_the_shape_and_hears_time_label_and_field(shape: tuple[int, .
         net(x, t=t, cond=Condition(vector=cond.vector)),
     ):
         assert (other - heard).abs().max() > 1e-3
-    with pytest.raises(ValueError, match="sides that divide"):
-        net(torch.randn(2, shape[0], 7, 7), t=t)
+    for wrong in ((shape[0] + 1, *shape[1:]), (shape[0], 7, 7))[: net.step]:
+        with pytest.raises(ValueError, match="takes images of"):
+            net(torch.randn(2, *wrong), t=t)
 
 
 @pytest.mark.parametrize(("field", "value"), [("steps", 0), ("clip", -1.0), ("clip", float("nan")), ("strength", 0.0), ("eta", 1.5)])

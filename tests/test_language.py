@@ -231,6 +231,7 @@ LOGITS = torch.tensor([0.5, 0.25, 0.125, 0.0625, 0.0625]).log()
         ({"temperature": 0.5, "top_p": 0.9}, [64, 16, 0, 0, 0]),
         ({"top_k": 3, "min_p": 0.5}, [8, 4, 0, 0, 0]),
         ({"temperature": 0}, [1, 0, 0, 0, 0]),
+        ({"temperature": 1e-40, "top_p": 0.9, "min_p": 0.1}, [1, 0, 0, 0, 0]),
     ],
 )
 def test_symbols_follow_the_exact_distribution(how, chances):
@@ -305,8 +306,8 @@ def test_known_symbols_stay_and_shape_what_follows():
     assert not bool((code == IGNORE).any())
     full = torch.randint(12, (2, 10), generator=torch.Generator().manual_seed(0))
     assert torch.equal(last(system, 2, start=full), full)
-    with pytest.raises(ValueError, match="2 more than the sample's length of 8"):
-        last(system, 2, start=full, sampler=Autoregressive(length=8))
+    assert torch.equal(last(system, 2, start=full, sampler=Autoregressive(length=8)), full)
+    assert last(system, 2, start=full[:, :3], sampler=Autoregressive(length=5)).shape == (2, 5)
 
 
 def test_drafts_grow_and_a_row_that_ends_stays_ended():

@@ -236,7 +236,7 @@ def test_two_samples_of_one_distribution_cannot_be_told_apart(digits, quick):
 def test_different_distributions_are_told_apart_by_both_judges(digits, quick):
     train = digits.train.all()
     found = twosample.measure(posed(digits, train["image"].flip(2), train["label"]))
-    assert found["C2ST forest"].value > 0.95 and found["C2ST convnet"].value > 0.95
+    assert found["C2ST forest"].value > 0.9 and found["C2ST convnet"].value > 0.9
 
 
 def test_the_convnet_sees_what_the_forest_hardly_does(digits, quick):

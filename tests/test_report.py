@@ -66,7 +66,13 @@ def row(recipe: str, fd: float, recall: float, ratio: float = 1.0, bound: str = 
         "seconds": 61.5,
         "parameters": {"main": 12345},
     }
-    how = {"sampler": {"name": "Heun", "steps": 20}, "n": 80, "seed": 0, "sampling_seconds": 2.0, "samples_per_second": 40.0}
+    how = {
+        "sampler": {"name": "Heun", "steps": 20, "process": {"cap": 4.0, "paid": {}}},
+        "n": 80,
+        "seed": 0,
+        "sampling_seconds": 2.0,
+        "samples_per_second": 40.0,
+    }
     return {
         "status": "ok",
         "error": "",
@@ -101,7 +107,9 @@ def strokes(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 def shown(evaluation: dict[str, Any]) -> dict[str, Any]:
     images, labels = strokes(24, 1)
     real, real_labels = strokes(20, 2)
-    log = [{"step": i, "seconds": i / 2, "wall": i / 2, "restore/loss": 3.0 / i, "restore/norm": 1.0} for i in range(1, 60)]
+    log: list[dict[str, Any]] = [
+        {"step": i, "seconds": i / 2, "wall": i / 2, "restore/loss": 3.0 / i, "restore/norm": 1.0} for i in range(1, 60)
+    ]
     log.append({"step": 60, "preview_failed": "no room"})
     seen = {"samples": images, "labels": labels.tolist(), "real": real, "real_labels": real_labels.tolist()}
     return {"eval": evaluation, "log": log, "facts": FACTS, **seen, "nearest": torch.stack([images, images.roll(1, -1)], 1)}
@@ -168,7 +176,7 @@ def test_page_is_whole_and_alone(tmp_path: Path) -> None:
     assert "pixelcnn (NN ratio 0.700, 0.680 to 0.720) may be copying" in told
     assert "gan failed: train ended with code 74" in told
     assert "bound: ELBO (a), exact (b)" in told and "bits/dim cannot be ranked over all systems" in told
-    assert "broken.png: truncated" in told
+    assert "broken.png: truncated" in told and "Heun, steps 20, process (cap 4)" in told
     pictures = page.all("img")
     assert len(pictures) == 1 + 3 + 3 and all(picture["alt"] for picture in pictures)  # real; samples; nearest pairs
     assert all(attrs.get("scope") for attrs in page.all("th"))
@@ -321,7 +329,12 @@ def test_png_carries_how_it_was_made(tmp_path: Path) -> None:
 
 
 def test_npz_needs_no_pickle(tmp_path: Path) -> None:
-    batch = {"image": torch.rand(3, 1, 4, 4), "label": torch.tensor([1, 2, 3]), "code": torch.zeros(3, 4), "name": ["a", "é", ""]}
+    batch: dict[str, Any] = {
+        "image": torch.rand(3, 1, 4, 4),
+        "label": torch.tensor([1, 2, 3]),
+        "code": torch.zeros(3, 4),
+        "name": ["a", "é", ""],
+    }
     path = save_samples(batch, "image", tmp_path / "x.npz", {"seed": 1})
     with np.load(path, allow_pickle=False) as kept:
         assert np.array_equal(kept["image"], batch["image"].numpy()) and kept["name"].tolist() == ["a", "é", ""]

@@ -59,10 +59,8 @@ def manifolds(real: np.ndarray, made: np.ndarray) -> tuple[np.ndarray, np.ndarra
     real float64[N,D], made float64[M,D].
     """
     apart = distances(made, real)  # [M,N]
-    precise = (apart <= radii(real, NEAR)).any(1)
-    wide = apart <= radii(real, WIDE)
-    recalled = (apart <= radii(made, NEAR)[:, None]).any(0)
-    return precise, wide.sum(1) / WIDE, recalled, wide.any(0)
+    near, wide, reached = apart <= radii(real, NEAR), apart <= radii(real, WIDE), apart <= radii(made, NEAR)[:, None]
+    return np.any(near, axis=1), wide.sum(1) / WIDE, np.any(reached, axis=0), np.any(wide, axis=0)
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """A bidirectional transformer over a grid of symbols: convolutions read and write pixels, attention works on patches.
 
-Knows levels, the mask symbol, places in two dimensions and a condition vector; neither how symbols were hidden nor how they are drawn.
+Knows levels, the mask, places in two dimensions and a condition vector; neither how symbols were hidden nor how they are drawn.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maquette.contracts import Condition, Network
+from maquette.networks.pixelcnn import BOOST
 from maquette.nn.attention import Attention
 from maquette.nn.mlp import SwiGLU
 from maquette.nn.norm import RMSNorm
@@ -72,7 +73,7 @@ class GridTransformer(Network):
 
     def __init__(
         self,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         levels: int,
         width: int = 192,
         depth: int = 4,
@@ -82,9 +83,11 @@ class GridTransformer(Network):
     ):
         super().__init__()
         channels, high, wide = shape
-        if high % patch or wide % patch or width % 32:
-            raise ValueError(f"patch {patch} must divide the image's sides {high} and {wide}, and 32 the width {width}")
-        self.shape, self.levels, self.patch = tuple(shape), levels, patch
+        if high % patch or wide % patch:
+            raise ValueError(f"patch is {patch}; it must divide the image's sides, {high} and {wide}")
+        if width % 32:
+            raise ValueError(f"width is {width}; it must be a multiple of 32, nearest is {max(1, round(width / 32)) * 32}")
+        self.shape, self.levels, self.patch = (channels, high, wide), levels, patch
         features, narrow = min(levels, 16), width // 4
         self.embed = nn.Embedding(levels + 1, features)
         self.stem = nn.Conv2d(features * channels, narrow, 3, padding=1)
@@ -97,7 +100,7 @@ class GridTransformer(Network):
         self.blocks = nn.ModuleList(Block(width, width // 32, dropout) for _ in range(depth))
         self.norm = RMSNorm(width)
         self.head = nn.Conv2d(narrow, levels * channels, 1)
-        self.shift = nn.Parameter(torch.zeros(levels * channels, high, wide))
+        self.bias = nn.Parameter(torch.zeros(levels * channels, high, wide))
         waves = torch.arange(levels + 1)[:, None] * torch.arange(features) * (math.pi / max(1, levels - 1))
         self.embed.weight.data = waves.cos()  # ordinal from the start: 1, the level as a number, then finer waves
         self.embed.weight.data[levels] = 0
@@ -105,14 +108,17 @@ class GridTransformer(Network):
         nn.init.zeros_(self.head.weight)
 
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
+        """int64[B,T] -> [B,T,levels]; t is not used, the masks show how far the image is."""
         channels, high, wide = self.shape
+        if self.told is not None and (cond is None or cond.vector is None):
+            raise ValueError(f"this network must be told a condition vector of width {self.told.in_features}")
         pixels = self.embed(x.view(-1, high, wide, channels)).flatten(3).permute(0, 3, 1, 2)
-        near = self.before(self.stem(pixels) + 4 * self.ground)
-        h = self.merge(near).flatten(2).mT + 4 * self.places
+        near = self.before(self.stem(pixels) + BOOST * self.ground)
+        h = self.merge(near).flatten(2).mT + BOOST * self.places
         if self.told is not None and cond is not None and cond.vector is not None:
             h = h + self.told(cond.vector)[:, None]
         for block in self.blocks:
             h = block(h)
         h = self.split(self.norm(h)).mT.unflatten(2, (high // self.patch, -1))
-        out = self.head(F.silu(self.after(near + torch.pixel_shuffle(h, self.patch)))) + 10 * self.shift
+        out = self.head(F.silu(self.after(near + torch.pixel_shuffle(h, self.patch)))) + 2 * BOOST * self.bias
         return out.view(-1, channels, self.levels, high, wide).permute(0, 3, 4, 1, 2).reshape(len(x), -1, self.levels)

@@ -186,9 +186,7 @@ class PixelCNN(Network):
         self.embed.weight.data = waves.cos()  # ordinal from the start: 1, the level as a number, then finer waves
         nn.init.zeros_(self.head.weight)
 
-    def forward(
-        self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: State | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: State | None = None) -> Tensor:
         """int64[B,T] -> [B,T,levels]; with a state, x holds the newest T symbols only. t is not used."""
         vector = cond.vector if cond is not None else None
         if vector is None and self.layers[0].told is not None:

@@ -121,7 +121,7 @@ class Adversarial(Objective):
 
 
 def gradient_penalty(discriminator: torch.nn.Module, x: Tensor, cond: Condition | None) -> tuple[Tensor, Tensor]:
-    """Squared norm of the logit's gradient at each row [B], and the logits [B]. In float32: its gradient is a second derivative."""
+    """Squared norm of the logit's gradient at each row [B], and the logits [B]. In float32: a second derivative follows."""
     with torch.autocast(x.device.type, enabled=False):
         x = x.detach().float().requires_grad_(True)
         logit = discriminator(x, cond=cond)

@@ -5,7 +5,10 @@ Knows symbols and the mask, not what they mean: masked image and language models
 
 from __future__ import annotations
 
+import difflib
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +20,7 @@ from maquette.streams import Streams
 SCHEDULES = ("cosine", "linear")
 
 
+@dataclass(frozen=True)
 class Masked:
     """Absorbing discrete diffusion (Austin 2021, sec. 3.1) with MaskGIT's mask schedule (Chang 2022, sec. 3.3).
 
@@ -31,14 +35,24 @@ class Masked:
         ValueError: an unknown schedule, or fewer than one symbol or draw.
     """
 
-    bound = "any-order ELBO"
+    symbols: int
+    schedule: str = "cosine"
+    draws: int = 8
 
-    def __init__(self, symbols: int, schedule: str = "cosine", draws: int = 8):
-        if schedule not in SCHEDULES:
-            raise ValueError(f"schedule is {schedule!r}; allowed are {', '.join(SCHEDULES)}")
-        if symbols < 1 or draws < 1:
-            raise ValueError(f"symbols is {symbols} and draws {draws}; both must be 1 or more")
-        self.symbols, self.mask, self.schedule, self.draws = symbols, symbols, schedule, draws
+    bound: ClassVar[str] = "any-order ELBO"
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            near = difflib.get_close_matches(str(self.schedule), SCHEDULES, 1, 0.0)[0]
+            raise ValueError(f"schedule is {self.schedule!r}; allowed are {', '.join(SCHEDULES)}, nearest is {near!r}")
+        for name in ("symbols", "draws"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+
+    @property
+    def mask(self) -> int:
+        """The symbol that hides another."""
+        return self.symbols
 
     def share(self, t: Tensor) -> Tensor:
         """Share of the symbols that is masked at times t."""
@@ -77,7 +91,7 @@ class Masked:
     def nats(self, net: Network, x: Code, cond: Condition | None, rng: Streams) -> Tensor:
         """An unbiased estimate, in nats [B], of the bound on -log p(x) averaged over all orders of writing the symbols.
 
-        T * E_k[1/k * sum over k masked symbols of their cross-entropy], k uniform on 1 .. T (Uria 2014, eq. 9; Hoogeboom 2022, eq. 5).
+        T * E_k[1/k * sum over k masked symbols of their cross-entropy], k uniform on 1 .. T (Hoogeboom 2022, eq. 4).
         `draws` values of k per row, spread evenly over 1 .. T.
         """
         length, total = x.shape[1], torch.zeros(len(x), device=x.device)

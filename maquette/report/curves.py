@@ -106,7 +106,7 @@ def _axes(across: Scale, up: Scale, unit: str) -> list[str]:
     parts = []
     for tick in up.ticks(4):
         parts.append(line(_LEFT, up(tick), WIDE - _RIGHT, up(tick)))
-        parts.append(text(_LEFT - 6, up(tick) + 3.5, short(tick) if up.log else f"{tick:g}", anchor="end", size=10.5))
+        parts.append(text(_LEFT - 6, up(tick) + 3.5, f"{tick:g}", anchor="end", size=10.5))
     places = across.ticks(4)
     for tick in places:
         parts.append(

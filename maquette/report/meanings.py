@@ -183,9 +183,3 @@ def explain(metric: str) -> Meaning | None:
 
     told = meaning(metric)
     return Meaning(OTHER, told) if told else None
-
-
-def family(metric: str) -> str:
-    """The key that explains a metric, so that figures with one explanation share it; the metric itself if there is none."""
-    fitting = [key for key in MEANINGS if metric.lower().startswith(key.lower())]
-    return max(fitting, key=len) if fitting else metric

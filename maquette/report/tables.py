@@ -137,11 +137,15 @@ def _summary(recipe: str) -> str:
 
 
 def _settings(values: dict[str, Any]) -> str:
-    """{"name": "Heun", "steps": 20} -> "Heun, steps 20"."""
-    return ", ".join(str(v) if k == "name" else f"{k} {_word(v)}" for k, v in values.items())
+    """{"name": "Heun", "steps": 20, "process": {"cap": 4}} -> "Heun, steps 20, process (cap 4)"."""
+    return ", ".join(str(v) if k == "name" else f"{k} {_word(v)}" for k, v in values.items() if v not in ({}, None))
 
 
 def _word(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"({_settings(value)})"
+    if isinstance(value, float):
+        return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 

@@ -34,7 +34,7 @@ class Autoregressive:
         top_k: keep the k likeliest symbols (Fan 2018); 0 = all.
         top_p: keep the fewest symbols that hold this probability together (Holtzman 2019); 1 = all.
         min_p: keep symbols at least this likely relative to the likeliest (Nguyen 2024); 0 = all.
-        length: symbols of a sample, prompt included; 0 = the codec's own length, or the start's where that is longer.
+        length: symbols of a sample, prompt included; 0 = the codec's own length. A longer start makes a longer sample.
         guidance: classifier-free guidance scale on the logits; 1 = none.
     """
 
@@ -96,7 +96,8 @@ class Autoregressive:
         """One symbol per row: [n,V] -> int64[n]."""
         if self.temperature == 0:
             return logits.argmax(-1)
-        return rng.choose(self.trim(logits.float() / self.temperature))
+        peaked = (logits.float() - logits.amax(-1, keepdim=True)) / self.temperature  # 0 at most: never overflows
+        return rng.choose(self.trim(peaked))
 
     def trim(self, logits: Tensor) -> Tensor:
         """The logits [n,V] with the symbols left out by top-k, top-p and min-p at -inf."""
@@ -115,9 +116,7 @@ class Autoregressive:
     def _canvas(self, n: int, start: Code | None, own: int, device: torch.device) -> Code:
         """int64[n,T]: the start, IGNORE elsewhere."""
         width = 0 if start is None else start.shape[1]
-        length = self.length or max(own, width)
-        if width > length:
-            raise ValueError(f"the start holds {width} symbols, {width - length} more than the sample's length of {length}")
+        length = max(self.length or own, width)
         code = torch.full((n, length), IGNORE, dtype=torch.int64, device=device)
         if start is not None:
             code[:, :width] = start

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,7 +26,7 @@ class Decode:
     """
 
     temperature: float = 1.0
-    pixels: Literal["draw", "mean"] = "draw"
+    pixels: str = "draw"
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):

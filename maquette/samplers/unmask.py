@@ -1,4 +1,4 @@
-"""Write many symbols at a time into a masked code, those whose turn it is first. Knows masks and logits, not what symbols mean."""
+"""Write many symbols at a time into a masked code, those whose turn it is first. Knows masks and logits, not their meaning."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Unmask:
         steps: calls of the network; as many as there are symbols or more writes one at a time.
         temperature: divides the logits; 1 = the model's own distribution, 0 = always the likeliest symbol.
         guidance: classifier-free guidance scale; 1 = none.
-        order: "random" keeps guesses in a random order (a step per symbol then samples the model exactly), "confidence" the surest.
+        order: "random" keeps guesses at random (exact, given a step per symbol); "confidence" keeps the surest, as MaskGIT does.
         noise: Gumbel noise on the log-confidences at the first step, falling to 0 at the last (MaskGIT's choice temperature).
     """
 
     process: Masked
-    steps: int = 64
+    steps: int = 16
     temperature: float = 1.0
     guidance: float = 1.0
     order: Literal["random", "confidence"] = "random"

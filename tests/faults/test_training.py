@@ -52,7 +52,7 @@ def test_a_signal_saves_and_says_so(tmp_path, signum, code):
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     begun(process, out, 1)
     process.send_signal(signum)
-    _, told = process.communicate(timeout=60)
+    told = process.communicate(timeout=60)[1]
     assert process.returncode == code, told
     assert "checkpoint was saved" in told
     folder, _, refused = Run.open(out).newest()
@@ -146,9 +146,8 @@ def test_a_damaged_newest_checkpoint_is_named_and_passed_over(finished, tmp_path
     assert len(session.refused) == 1 and "model.safetensors has changed" in session.refused[0]
     again = api.resume(out, quiet=True)
     assert again.progress.step == 4
-    assert storage.read_verified(out / "checkpoints" / "step-00000004") == storage.read_verified(
-        finished / "checkpoints" / "step-00000004"
-    )
+    one, two = (storage.read_verified(folder / "checkpoints" / "step-00000004") for folder in (out, finished))
+    assert one["model.safetensors"] == two["model.safetensors"] and one["optimizer.safetensors"] == two["optimizer.safetensors"]
 
 
 def test_a_run_held_by_a_live_process_is_refused(finished):
@@ -184,36 +183,30 @@ def test_extending_a_finished_run(finished, tmp_path):
 
 
 def torchrun(*words: str) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        "0",
-        "-m",
-        "maquette",
-        *words,
-    ]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "maquette", *words]
 
 
 @pytest.mark.parametrize("recipe", ["flow", "gan"])
 def test_two_processes_take_the_step_of_one(recipe, tmp_path):
-    words = ["train", recipe, "--steps", "3", "--batch", "8", "--width", "32", "--seed", "3", "--threads", "1", "-q"]
-    words += ["--no-bf16", "--no-compile", "--dropout", "0"]
+    """One player and two. The one process cuts its batch where the ranks do, so that sums run in the same order: without
+    that, float32 sums differ in their last bit and Adam, which divides by a gradient's size, makes up to 4e-5 of it."""
+    words = ["train", recipe, "--steps", "3", "--batch", "8", "--seed", "3", "--threads", "1", "-q", "--no-bf16", "--no-compile"]
+    words += ["--dropout", "0"] if recipe == "flow" else []
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    one = subprocess.run(
-        command(*words, "--out", str(tmp_path / "one")), env=env, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert one.returncode == 0, one.stderr
-    two = subprocess.run(
-        torchrun(*words, "--out", str(tmp_path / "two")), env=env, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert two.returncode == 0, two.stderr
-    left, right = (api.load(tmp_path / name).system.state_dict() for name in ("one", "two"))
-    worst = max(float((left[k].double() - right[k].double()).abs().max()) for k in left if left[k].numel())
-    assert worst <= 1e-6
+    runs = {"one": command(*words, "--micro", "2"), "two": torchrun(*words), "plain": command(*words)}
+    for name, line in runs.items():
+        done = subprocess.run(
+            [*line, "--out", str(tmp_path / name)], env=env, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    weights = {name: api.load(tmp_path / name).system.state_dict() for name in runs}
+
+    def apart(one: str, other: str) -> float:
+        pairs = ((weights[one][k].double(), weights[other][k].double()) for k in weights[one] if weights[one][k].numel())
+        return max(float((a - b).abs().max()) for a, b in pairs)
+
+    assert apart("one", "two") <= 1e-6
+    assert apart("plain", "two") <= 1e-4
 
 
 def test_a_killed_rank_ends_the_run_and_it_resumes(tmp_path):
