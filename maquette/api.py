@@ -396,7 +396,8 @@ def evaluate(
         **_plain(result),
     }
     storage.replace_durably(found.run.path / "eval.json", (json.dumps(told, indent=1) + "\n").encode())
-    kept = exhibits.kept(evidence) if result["sampling_seconds"] else {}
+    with undisturbed(found.system):
+        kept = exhibits.kept(evidence)
     if kept:
         exhibits.save(found.run.path / "samples" / "eval.npz", kept)
     write_run_page(found.run.path / "report.html", {"record": record, "eval": told, "log": found.run.rows(), **kept})

@@ -13,11 +13,16 @@ from torch import Tensor
 from maquette.metrics.evidence import Evidence
 from maquette.storage import replace_durably
 
-MOST = 100
+MOST, TEXTS = 100, 2
 
 
 def kept(evidence: Evidence) -> dict[str, Any]:
-    """Samples and held-out rows of images, the same number of each class, and each sample's nearest training row (Euclid)."""
+    """Samples and held-out rows of images, the same number of each class, and each sample's nearest training row (Euclid).
+
+    Of text: a few samples.
+    """
+    if evidence.facts.field == "text" and evidence.system is not None:
+        return {"samples": evidence.system.sample(TEXTS, seed=evidence.seed)["text"]}
     if not evidence.pictures:
         return {}
     samples, held, train = evidence.samples, evidence.held, evidence.train["image"]

@@ -74,9 +74,9 @@ class Unmask:
             place = turn.masked_fill(~hidden, -torch.inf).argsort(1, descending=True).argsort(1)
             left = self._left(hidden.sum(1), total, process.share(times[step + 1]))
             x = torch.where(hidden & (place < (hidden.sum(1) - left)[:, None]), guess, x)
-            if step + 1 < self.steps:
-                yield x.masked_fill(x == process.mask, IGNORE)
-        yield x
+            yield x.masked_fill(x == process.mask, IGNORE)
+        if not bool(total.any()):
+            yield x
 
     def choose(self, logits: Tensor, rng: Streams) -> Tensor:
         """One symbol per place: [n,T,V] -> int64[n,T]."""
