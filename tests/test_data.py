@@ -573,3 +573,20 @@ def test_a_link_to_a_parent_folder_does_not_loop(tmp_path):
     image_folder(tmp_path)
     os.symlink(tmp_path, tmp_path / "cat" / "up")
     assert sum(open_data(str(tmp_path)).facts.rows.values()) == 40
+
+
+def test_licence_is_read_from_a_card_or_a_file(tmp_path):
+    image_folder(tmp_path)
+    assert open_data(str(tmp_path)).facts.licence == "unknown: your own data"
+    (tmp_path / "LICENSE").write_text("text of a licence")
+    assert open_data(str(tmp_path)).facts.licence == "see LICENSE in the folder"
+    (tmp_path / "README.md").write_text("---\npretty_name: Pets\nlicense: cc-by-4.0\n---\n# Pets\n")
+    assert open_data(str(tmp_path)).facts.licence == "cc-by-4.0"
+
+
+def test_labels_are_all_or_none(tmp_path):
+    image_folder(tmp_path, ("images",), each=10)
+    rows = [{"file_name": f"images/{i:03d}.png", "label": i % 2 if i else None} for i in range(10)]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    facts = open_data(str(tmp_path)).facts
+    assert facts.classes == () and facts.shares == () and "1 images have no label: labels are left out" in facts.notes

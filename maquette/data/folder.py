@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from maquette.data.core import Column, Data, Facts, image_data, text_data
 from maquette.data.errors import DataError, Skip, refuse_mostly_bad
 from maquette.data.images import Decoded, Picture
 from maquette.data.images import read as read_pictures
-from maquette.data.listing import TEXT, File, choose, kind_of, parts_of, walk
+from maquette.data.listing import IMAGE, TEXT, File, choose, kind_of, parts_of, walk
 from maquette.data.metadata import described
 from maquette.data.shares import divide, sha1
 from maquette.data.texts import Document, cut, read_jsonl, read_texts
@@ -53,9 +54,14 @@ def read_own(path: Path, size: int = 0) -> Data:
 
 
 def _licence(path: Path) -> str:
-    """What the folder says of its licence."""
-    for file in sorted(path.iterdir()) if path.is_dir() else []:
-        if file.name.lower().startswith(("license", "licence", "copying")) and file.is_file():
+    """What the folder says of its licence: its card, as the hub's data sets have one, or a file."""
+    names = {file.name.lower(): file for file in path.iterdir() if file.is_file()} if path.is_dir() else {}
+    if "readme.md" in names:
+        card = re.match(r"---\n(?:.*\n)*?license: *(\S+) *\n", names["readme.md"].read_text(encoding="utf-8", errors="replace"))
+        if card:
+            return card[1]
+    for name, file in sorted(names.items()):
+        if name.startswith(("license", "licence", "copying")) and not name.endswith(tuple(IMAGE)):
             return f"see {file.name} in the folder"
     return "unknown: your own data"
 
@@ -68,6 +74,11 @@ def _images(
 ) -> Data:
     """Decoded, divided, in columns."""
     refuse_mostly_bad(bad, len(pictures) + len(bad), "images", about.name)
+    notes = list(notes or ())
+    bare = sum(picture.label is None for picture in pictures)
+    if classes and bare:
+        notes.append(f"{bare} images have no label: labels are left out")
+        classes = ()
     found = read_pictures(pictures, about.size, about.name)
     seen = [sha1(image.numpy().tobytes()) for image in found.pixels]
     first: dict[bytes, bytes] = {}
@@ -87,7 +98,7 @@ def _images(
             field="image",
             classes=classes,
             split=parted.rule,
-            notes=(*about.notes, *(notes or ()), *found.notes, *parted.notes, *more),
+            notes=(*about.notes, *notes, *found.notes, *parted.notes, *more),
             skipped=tuple(bad + found.skipped),
         ),
         columns,

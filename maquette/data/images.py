@@ -32,7 +32,7 @@ FORMATS = tuple(SUFFIXES)  # a short list on purpose: each decoder is a way in f
 NOT_READ = (".tif", ".tiff", ".heic", ".heif", ".avif", ".ico", ".psd", ".svg", ".jp2", ".jxl", ".tga", ".ppm", ".pgm")
 PIXELS = 4096 * 4096  # decoded; a 10 KiB file can claim 232 MiB
 BYTES = 1 << 28  # of a file
-FEW = 0.1  # share of the images that may be of another size, and are then skipped
+FEW = 0.1  # share of the images that may be of another size, and are then skipped (one of three or more always)
 BAR = 2000  # images from which a progress bar is shown
 
 _In = TypeVar("_In")
@@ -213,7 +213,7 @@ def _assemble(pictures: list[Picture], results: Iterable[tuple[np.ndarray, bytes
 def _common(sizes: Counter[tuple[int, int]], place: str) -> tuple[int, int]:
     """The one size of (nearly) all images."""
     (first, count), total = sizes.most_common(1)[0], sizes.total()
-    if total - count <= FEW * total:
+    if total - count <= max(FEW * total, total > 2):
         return first
     some = ", ".join(f"{wide}x{high}: {n}" for (wide, high), n in sizes.most_common(5))
     more = f" and {len(sizes) - 5} other sizes" if len(sizes) > 5 else ""

@@ -29,9 +29,6 @@ def described(kept: list[File], files: list[File]) -> tuple[list[Picture], tuple
     else:
         told, notes = _beside(kept, files)
     classes = class_names({label for label, _ in told.values() if label is not None})
-    if classes and any(told[file.name][0] is None for file in kept):
-        notes.append("some images have no label: labels left out")
-        classes = ()
     pictures = [Picture(f.name, f.open, f.part, *told[f.name]) for f in kept]
     return pictures, classes, bad, notes
 

@@ -14,6 +14,7 @@ from maquette.data.listing import File
 from maquette.data.metadata import class_names
 from maquette.data.texts import Document, of_row
 
+COLUMNS = ("text", "caption", "label", "messages")  # and the first struct of bytes, whatever it is called
 Read = tuple[list[Picture], list[Document], tuple[str, ...], list[tuple[str, str]]]
 
 
@@ -24,7 +25,8 @@ def read(files: list[File]) -> Read:
         DataError: pyarrow is missing, or the files have no column that is read.
     """
     try:
-        import pyarrow.parquet as source
+        import pyarrow
+        import pyarrow.parquet
     except ImportError:
         raise DataError("parquet needs pyarrow: pip install 'maquette[data]'") from None
     pictures: list[Picture] = []
@@ -33,25 +35,24 @@ def read(files: list[File]) -> Read:
     names: tuple[str, ...] = ()
     for file in files:
         try:
-            opened = source.ParquetFile(file.path)
-            table = opened.read()
-        except (OSError, ValueError) as error:  # pyarrow's own errors are both
+            with pyarrow.parquet.ParquetFile(file.path) as opened:
+                schema = opened.schema_arrow
+                image = next((f.name for f in schema if _holds_images(f.type)), None)
+                wanted = [name for name in schema.names if name == image or name in COLUMNS]
+                table = opened.read(columns=wanted)
+        except (OSError, pyarrow.ArrowException) as error:
             bad.append((file.name, f"not parquet, or damaged: {str(error).splitlines()[0]}"))
             continue
-        names = names or _class_names(table.schema)
-        image = next((f.name for f in table.schema if _holds_images(f.type)), None)
+        names = names or _class_names(schema)
         if image is not None:
             _pictures(file, table, image, names, pictures, bad)
         else:
-            _documents(file, table, documents, bad)
+            _documents(file, table, schema.names, documents, bad)
     if pictures and documents:
         raise DataError(f"some parquet files hold images ({pictures[0].name}) and others text ({documents[0].name})")
     if bad and not pictures and not documents:
         raise DataError("no parquet row can be used:" + "".join(f"\n  {name}: {reason}" for name, reason in bad[:5]))
-    labels = {picture.label for picture in pictures}
-    if None in labels:
-        return pictures, documents, (), bad
-    return pictures, documents, names or class_names(str(label) for label in labels), bad
+    return pictures, documents, names or class_names(p.label for p in pictures if p.label is not None), bad
 
 
 def _class_names(schema: Any) -> tuple[str, ...]:
@@ -91,13 +92,12 @@ def _pictures(
             )
 
 
-def _documents(file: File, table: Any, documents: list[Document], bad: list[tuple[str, str]]) -> None:
+def _documents(file: File, table: Any, columns: list[str], documents: list[Document], bad: list[tuple[str, str]]) -> None:
     """Append a file's documents.
 
     Raises:
         DataError: it has no column that is read.
     """
-    columns = table.column_names
     wanted = [name for name in ("messages", "text") if name in columns]
     if not wanted:
         near = nearest("text", columns) or nearest("messages", columns)

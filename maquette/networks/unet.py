@@ -73,7 +73,7 @@ class UNet(Network):
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
         if x.shape[1] != self.channels or x.shape[2] % self.step or x.shape[3] % self.step:
             raise ValueError(
-                f"this U-Net takes images of {self.channels} channels and sides that divide by {self.step}, not {tuple(x.shape[1:])}"
+                f"this U-Net takes images of {self.channels} channels whose sides divide by {self.step}, not {tuple(x.shape[1:])}"
             )
         embedding = F.silu(self._embed(x, t, cond))
         if self.field:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal, get_args
-
 from maquette.codecs.pixels import Pixels
 from maquette.conditioners.label import Labels
 from maquette.contracts import Network
 from maquette.data import open_data
-from maquette.data.errors import nearest
 from maquette.experiment import Experiment, Fit
 from maquette.networks.gan import Discriminator, Generator, ResidualMLP
 from maquette.networks.resnet import ResNetDecoder, ResNetEncoder
 from maquette.nn.augment import Augment
 from maquette.objectives.adversarial import Adversarial, Contest, Logistic, Relativistic
+from maquette.recipes import UnknownName
 from maquette.samplers.oneshot import OneShot
 from maquette.system import System
 
-Loss = Literal["relativistic", "logistic"]
+LOSSES = ["relativistic", "logistic"]
 
 
 def gan(
@@ -48,8 +46,8 @@ def gan(
     facts = opened.facts
     if facts.field != "image":
         raise ValueError(f"gan models images, and data {data!r} holds {facts.field}")
-    if loss not in get_args(Loss):
-        raise ValueError(f"loss is {loss!r}; it must be one of {', '.join(get_args(Loss))}.{nearest(loss, get_args(Loss))}")
+    if loss not in LOSSES:
+        raise UnknownName("loss", loss, LOSSES)
     for name, value in (("depth", depth), ("latent", latent)):
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be 1 or more")

@@ -6,33 +6,101 @@ import copy
 
 from maquette.codecs.pixels import Pixels
 from maquette.conditioners.label import Labels
-from maquette.data.opening import open_data
+from maquette.data import Data, open_data
 from maquette.experiment import Experiment, Fit
 from maquette.networks.unet import UNet
 from maquette.objectives.denoising import Denoising
-from dataclasses import replace
-from maquette.processes.flow import flow as straight, Drift
-from maquette.processes.gaussian import Balanced
-from maquette.samplers.solvers import Heun
+from maquette.processes import flow as straight
+from maquette.processes.gaussian import Betas, Cosine, Gaussian, Noise, Schedule
+from maquette.recipes import UnknownName
+from maquette.samplers.solvers import Ancestral, Heun, Solver
 from maquette.system import System
 
 
-def flow(
-    data: str = "digits", size: int = 0, width: int = 32, blocks: int = 2, dropout: float = 0.1, drop: float = 0.1, lr: float = 2e-3,
-    batch: int = 128, mean: float = 0.0, spread: float = 1.0, steps: int = 20, decay: float = 0.9999, mult: int = 2, beta2: float = 0.99, fall: float = 1.0, wd: float = 0.0, read: str = 'x', cap: float = 400.0
+def flow(data: str = "digits", size: int = 0, depth: int = 1, dropout: float = 0.0, drop: float = 0.1) -> Experiment:
+    """Flow matching with a U-Net, told the label where there is one (Lipman 2023, arXiv:2210.02747).
+
+    The straight path of rectified flow (Liu 2023) at logit-normal times (Esser 2024); sampled by Heun's method.
+
+    Args:
+        data: a built-in image set, or a folder of images.
+        size: side in pixels that images are brought to; 0 keeps them as they are.
+        depth: the one dial: residual blocks per resolution; channels grow with it.
+        dropout: share of hidden activations dropped in training; above 0 suits small data and long runs.
+        drop: chance that a training row is not told its label; above 0 makes guidance possible.
+    """
+    opened = _images("flow", data, size)
+    process = straight.flow()
+    return _experiment(opened, process, Heun(process, opened.facts.shape), depth, dropout, drop)
+
+
+def ddpm(
+    data: str = "digits", size: int = 0, depth: int = 1, dropout: float = 0.0, drop: float = 0.1, schedule: str = "linear"
 ) -> Experiment:
-    """Flow."""
+    """Denoising diffusion: a U-Net estimates the noise, samples are drawn ancestrally (Ho 2020, arXiv:2006.11239).
+
+    Args:
+        data: a built-in image set, or a folder of images.
+        size: side in pixels that images are brought to; 0 keeps them as they are.
+        depth: the one dial: residual blocks per resolution; channels grow with it.
+        dropout: share of hidden activations dropped in training; above 0 suits small data and long runs.
+        drop: chance that a training row is not told its label; above 0 makes guidance possible.
+        schedule: linear, the paper's 1,000 betas; or cosine (Nichol & Dhariwal 2021).
+    """
+    schedules: dict[str, Schedule] = {"linear": Betas(), "cosine": Cosine()}
+    if schedule not in schedules:
+        raise UnknownName("schedule of ddpm", schedule, list(schedules))
+    opened = _images("ddpm", data, size)
+    process = Gaussian(schedules[schedule], Noise())
+    return _experiment(opened, process, Ancestral(process, opened.facts.shape, clip=1.0), depth, dropout, drop)
+
+
+def _images(recipe: str, data: str, size: int) -> Data:
+    """The data, which must be images."""
     opened = open_data(data, size)
+    if opened.facts.field != "image":
+        raise ValueError(f"{recipe} models images, and data {data!r} holds {opened.facts.field}")
+    return opened
+
+
+def _experiment(opened: Data, process: Gaussian, sampler: Solver, depth: int, dropout: float, drop: float) -> Experiment:
+    """A U-Net under the process, with a running average of its weights to sample from."""
+    if depth < 1:
+        raise ValueError(f"depth is {depth}; it must be 1 or more")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout}; it must lie in 0 .. 1 (without 1), and 0.1 suits small data")
     facts = opened.facts
     conditioner = Labels(facts.shares) if facts.classes else None
-    net = UNet(facts.shape[0], width, (1, mult), blocks, vector=conditioner.width if conditioner else 0, dropout=dropout)
-    process = straight(mean, spread, {'x': None, 'b': Balanced(0.75), 'v': Drift()}[read]); process = replace(process, cap=cap)
+    folding, mults = levels_of(facts.shape)
+    told = conditioner.width if conditioner else 0
+    net = UNet(facts.shape[0], 32 * depth, mults, depth, vector=told, dropout=dropout, folding=folding)
     system = System(
         {"main": net, "ema": copy.deepcopy(net)},
         Denoising(process, drop),
-        Heun(process, facts.shape, steps),
+        sampler,
         Pixels(facts.levels),
         conditioner,
-        follow={"ema": ("main", decay)},
+        follow={"ema": ("main", 0.9999)},
     )
-    return Experiment(system, opened, Fit(batch=batch, lr=lr, betas=(0.9, beta2), bf16=True, decay=fall, weight_decay=wd))
+    return Experiment(system, opened, Fit(steps=3000, batch=64, lr=4e-3, bf16=True))
+
+
+def levels_of(shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """How a U-Net of images [C,H,W] is cut: (folding, channel multiples), its lowest resolution 4 to 7 where it can be.
+
+    Images above 16 pixels have squares of 2 x 2 folded into channels, which costs a CPU a third of the time.
+
+    Raises:
+        ValueError: sides so odd that attention would see more than 1,024 places.
+    """
+    side, other = min(shape[1:]), max(shape[1:])
+    folding = 2 if side > 16 and side % 2 == other % 2 == 0 else 1
+    side, other, count = side // folding, other // folding, 1
+    while side >= 8 and side % 2 == other % 2 == 0:
+        side, other, count = side // 2, other // 2, count + 1
+    if side * other > 1024:
+        raise ValueError(
+            f"images of {shape[1]} x {shape[2]} pixels cannot be halved often enough for this U-Net; "
+            f"try --size {max(8, round(min(shape[1:]) / 8) * 8)}"
+        )
+    return folding, (1, *[2] * (count - 1))

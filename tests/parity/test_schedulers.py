@@ -10,14 +10,14 @@ import torch
 
 from maquette.contracts import Network
 from maquette.processes.flow import Drift, flow
-from maquette.processes.gaussian import Betas, Clean, Gaussian, Noise, Velocity
+from maquette.processes.gaussian import Betas, Clean, Gaussian, Noise, Reading, Velocity
 from maquette.samplers.solvers import DDIM, Ancestral, Euler, Solver
 from maquette.streams import Streams
 
 schedulers = pytest.importorskip("diffusers.schedulers")
 SHAPE, ROWS, STEPS = (2, 4), 3, 10
 CHAIN: dict[str, Any] = {"beta_start": 1e-4, "beta_end": 0.02, "timestep_spacing": "trailing"}
-READINGS = {"epsilon": Noise(), "v_prediction": Velocity(), "sample": Clean()}
+READINGS: dict[str, Reading] = {"epsilon": Noise(), "v_prediction": Velocity(), "sample": Clean()}
 
 
 class Odd(Network):
@@ -43,7 +43,7 @@ def test_ddpm(reading: str, large: bool, monkeypatch: pytest.MonkeyPatch) -> Non
     process = Gaussian(Betas(), READINGS[reading])
     rng = Streams.of(0, ROWS)
 
-    def noise(*_: Any, **__: Any) -> torch.Tensor:  # none at the end of the chain, as in alg. 2; theirs asks when steps are skipped
+    def noise(*_: Any, **__: Any) -> torch.Tensor:  # none at the end, as in alg. 2
         return rng.normal(*SHAPE) * (rng.drawn <= STEPS)
 
     monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", noise)

@@ -1,0 +1,41 @@
+"""Each recipe, from one command, reaches the band that it names (`Experiment.expected`). Minutes each: `make slow`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from maquette import recipes
+from maquette.runs import build
+
+SECONDS = 60
+
+
+def bands() -> dict[str, dict[str, tuple[float, float]]]:
+    return {name: found for name in recipes.catalogue() if (found := build(name, {}, 0)[0].expected)}
+
+
+def test_every_recipe_names_its_band():
+    assert set(bands()) == set(recipes.catalogue())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", list(recipes.catalogue()))
+def test_recipe_reaches_its_band(recipe, tmp_path):
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    base = [sys.executable, "-m", "maquette"]
+    out = str(tmp_path / recipe)
+    train = [*base, "train", recipe, "--budget", f"{SECONDS}s", "--out", out, "--threads", "1", "-q"]
+    subprocess.run(train, env=env, check=True, timeout=1200, capture_output=True)
+    done = subprocess.run([*base, "eval", out, "--threads", "1", "--json"], env=env, check=True, timeout=1200, capture_output=True, text=True)
+    metrics = json.loads(done.stdout)["metrics"]
+    wrong = []
+    for figure, (low, high) in bands()[recipe].items():
+        value = metrics[figure]["value"]
+        if not low <= value <= high:
+            wrong.append(f"{figure} is {value:.3f}, expected {low} .. {high}")
+    assert not wrong, "; ".join(wrong)
