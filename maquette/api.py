@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -176,6 +177,8 @@ def pursue(session: Loaded, world: World, *, every: int = 0, stop_on_full: bool 
             stack.enter_context(found.held())
             storage.sweep(found.shelf)
         shown = world.first and not quiet
+        if shown and not progress.step:
+            _tell(session.facts)
         bar = (
             stack.enter_context(Bar(f"{found.record['recipe']} on {session.facts.name}", progress.fit.steps, progress.fit.batch))
             if shown
@@ -193,6 +196,15 @@ def pursue(session: Loaded, world: World, *, every: int = 0, stop_on_full: bool 
             write_card(found.path / "README.md", found.record, _read(found.path / "eval.json"))
     session.system.eval()
     return session
+
+
+def _tell(facts: Facts, most: int = 20) -> None:
+    """What the user should know of the data before it is trained on: what was left out and why. On stderr."""
+    lines = [f"{file}: {reason}" for file, reason in facts.skipped]
+    told = [f"{len(lines)} files were skipped:", *(f"  {line}" for line in lines[:most])] if lines else []
+    told += [f"  ... and {len(lines) - most} more, all in run.json"] if len(lines) > most else []
+    for line in [*told, *facts.notes]:
+        print(line, file=sys.stderr)
 
 
 @contextmanager

@@ -110,7 +110,7 @@ def compare(
             raise recipes.UnknownName("option", key, sorted(allowed))
     if (out / "compare.json").exists() or any((out / name / "run.json").exists() for name in names):
         raise RunError(f"{out} already holds a comparison; --out names another folder")
-    facts = open_data(data).facts
+    facts = open_data(data, int((arguments or {}).get("size", 0))).facts
     out.mkdir(parents=True, exist_ok=True)
     entries = [Entry(name, out / name, stages(name, data, out / name, budget, steps, seed, arguments or {})) for name in names]
     run_all(entries, jobs or os.cpu_count() or 1, quiet)

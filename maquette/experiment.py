@@ -8,6 +8,20 @@ from maquette.data import Data
 from maquette.system import System
 
 
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("steps", 1, float("inf")),
+    ("batch", 1, float("inf")),
+    ("micro", 1, float("inf")),
+    ("lr", 0.0, 10.0),
+    ("muon", 0.0, 10.0),
+    ("weight_decay", 0.0, float("inf")),
+    ("clip", 0.0, float("inf")),
+    ("warmup", 0.0, 1.0),
+    ("decay", 0.0, 1.0),
+    ("floor", 0.0, 1.0),
+)
+
+
 @dataclass(frozen=True)
 class Fit:
     """How long and how fast. Every value is a default that `train` may override.
@@ -22,6 +36,9 @@ class Fit:
         bf16: autocast matrix products and convolutions to bfloat16.
         compile: torch.compile the networks where a compiler is present.
         micro: micro-batches a step's batch is cut into (gradient accumulation).
+
+    Raises:
+        ValueError: a value out of its range.
     """
 
     steps: int = 1000
@@ -37,6 +54,13 @@ class Fit:
     bf16: bool = False
     compile: bool = False
     micro: int = 1
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                allowed = f"{low} or more" if high == float("inf") else f"{low} .. {high}"
+                raise ValueError(f"{name} is {value}; it must be {allowed}, nearest is {min(max(value, low), high)}")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from maquette.streams import Streams
 from maquette.system import System
 
 GRID = torch.cartesian_prod(torch.linspace(-0.8, 0.8, 5), torch.linspace(-0.8, 0.8, 5))
-SPREAD = 0.02
+SPREAD = 0.05
 
 
 class Points(Codec):
@@ -62,7 +62,7 @@ def fit(system: System, steps: int, **how) -> list[dict]:
 def modes(points: torch.Tensor) -> tuple[int, float]:
     """Modes with at least 5 of 1,000 points within 4 sigma, and the share of points within 4 sigma of one."""
     away, nearest = torch.cdist(points.flatten(1), GRID).min(1)
-    good = away < 4 * SPREAD
+    good = away < 2 * SPREAD
     return int((torch.bincount(nearest[good], minlength=25) >= 5 * len(points) / 1000).sum()), float(good.float().mean())
 
 

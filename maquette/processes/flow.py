@@ -21,10 +21,12 @@ class Straight:
     Args:
         mean: above 0 looks more at noise, below 0 more at data.
         spread: standard deviation of logit(t).
+        shift: of sampling times (Esser 2024, eq. 23); above 1 for large images, below 1 for small ones.
     """
 
     mean: float = 0.0
     spread: float = 1.0
+    shift: float = 1.0
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return 1 - t, t
@@ -33,7 +35,8 @@ class Straight:
         return torch.sigmoid(self.mean + self.spread * rng.normal())
 
     def grid(self, steps: int) -> Tensor:
-        return torch.linspace(1, 0, steps + 1)
+        t = torch.linspace(1, 0, steps + 1)
+        return self.shift * t / (1 + (self.shift - 1) * t)
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,11 @@ class Drift:
         return torch.ones_like(alpha), -sigma
 
 
-def flow(mean: float = 0.0, spread: float = 1.0, reading: Reading | None = None) -> Gaussian:
+def flow(mean: float = 0.0, spread: float = 1.0, shift: float = 1.0, reading: Reading | None = None) -> Gaussian:
     """Flow matching's process: squared error of the velocity is paid, whatever the network estimates.
 
     Args:
-        mean, spread: of the logit of training times.
+        mean, spread, shift: of the straight path's times.
         reading: of the network; None = x itself, in which pixels that never vary are easy (Li & He 2025).
     """
-    return Gaussian(Straight(mean, spread), reading or Clean(), Drift(), cap=400.0)
+    return Gaussian(Straight(mean, spread, shift), reading or Clean(), Drift(), cap=400.0)

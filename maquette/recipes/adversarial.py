@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+
 from maquette.codecs.pixels import Pixels
 from maquette.conditioners.label import Labels
 from maquette.contracts import Network
