@@ -19,6 +19,7 @@ from typing import Any
 from maquette.compare import Entry, run_all, stages
 from maquette.runs import versions
 
+JOBS = 2
 BUDGET = {"vae": 30, "flow": 60, "pixelcnn": 60, "gan": 60, "maskgit": 120, "ddpm": 60}
 
 # recipe -> [(figure, at most / at least, bar, aim)]; the figures' names are those of eval.json, matched by prefix
@@ -67,7 +68,7 @@ def main() -> None:
         for name in sorted(names, key=lambda name: -BUDGET[name]):
             place = folder / f"{name}-seed{seed}"
             entries.append(Entry(place.name, place, stages(name, "digits", place, f"{BUDGET[name]}s", 0, seed, {})))
-    run_all(entries, jobs=2, quiet=False)
+    run_all(entries, jobs=JOBS, quiet=False)
     path = Path(__file__).parent / f"{date.today()}-digits.md"
     path.write_text(table(names, seeds, folder, {e.name: e.error for e in entries}) + "\n")
     print(path.read_text())
@@ -87,9 +88,9 @@ def table(names: list[str], seeds: list[int], folder: Path, errors: dict[str, st
     lines = [
         f"# Digits, {date.today()}",
         "",
-        "scikit-learn's 1,797 handwritten digits, 8x8, 17 levels; 1,437 train, 360 held out. One thread per system, two side by side.",
-        f"`python benchmarks/digits.py --seeds {','.join(map(str, seeds))}`, maquette {found['maquette']}, torch {found['torch']}, "
-        f"commit {found['git'][:10]}. CPU-seconds are the training loop's process time. Floors: the newest *-floors.md here.",
+        "scikit-learn's 1,797 handwritten digits, 8x8, 17 levels; 1,437 train, 360 held out. One thread per system,",
+        f"{'two side by side' if JOBS > 1 else 'one at a time'}.",
+        f"`python benchmarks/digits.py --seeds {','.join(map(str, seeds))}`, torch {found['torch']}, commit {found['git'][:10]}. CPU-seconds are the training loop's process time. Floors: the newest *-floors.md here.",
         "",
         "## Bars",
         "",
@@ -102,7 +103,8 @@ def table(names: list[str], seeds: list[int], folder: Path, errors: dict[str, st
             label = next((v[0] for v in values if v), key)
             met = all(v and (v[1]["value"] <= bar if sign == "<=" else v[1]["value"] >= bar) for v in values)
             shown = " | ".join(f"{v[1]['value']:.3f}" if v else "failed" for v in values)
-            lines.append(f"| `{name}` {BUDGET[name]} CPU-s | {label} | {sign} {bar} | {aim or '-'} | {shown} | {'yes' if met else '**no**'} |")
+            row = [f"`{name}` {BUDGET[name]} CPU-s", label, f"{sign} {bar}", str(aim or "-"), shown, "yes" if met else "**no**"]
+            lines.append(f"| {' | '.join(row)} |")
     lines += ["", "## Everything measured", ""]
     keys = list(dict.fromkeys(key for e in told.values() for key in e["metrics"]))
     lines.append("| system | seed | CPU-s | steps | sampling s | " + " | ".join(keys) + " |")
@@ -114,7 +116,8 @@ def table(names: list[str], seeds: list[int], folder: Path, errors: dict[str, st
                 continue
             e = told[name, seed]
             cells = [f"{m['value']:.3f} ({m['low']:.3f} .. {m['high']:.3f})" if (m := e["metrics"].get(k)) else "-" for k in keys]
-            lines.append(f"| `{name}` | {seed} | {e['seconds']:.1f} | {e['step']} | {e['sampling_seconds']:.1f} | " + " | ".join(cells) + " |")
+            head = [f"`{name}`", str(seed), f"{e['seconds']:.1f}", str(e["step"]), f"{e['sampling_seconds']:.1f}"]
+            lines.append(f"| {' | '.join([*head, *cells])} |")
     return "\n".join(lines)
 
 

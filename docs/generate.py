@@ -60,7 +60,9 @@ def capabilities(found: dict[str, dict[str, Any]]) -> str:
     names = list(dict.fromkeys(key for parts in found.values() for key in parts["can"]))
     lines = ["| recipe | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
     for name, parts in found.items():
-        cells = [", ".join(v) or "-" if isinstance(v, list) else {True: "yes", False: "-"}.get(v, v) for v in parts["can"].values()]
+        cells = [
+            ", ".join(v) or "-" if isinstance(v, list) else {True: "yes", False: "-"}.get(v, v) for v in parts["can"].values()
+        ]
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -50,7 +50,7 @@ def save(path: Path, found: dict[str, Any]) -> None:
     """Keep a gallery as arrays; images as bytes 0..255."""
     arrays = {k: (v * 255).round().to(torch.uint8).numpy() if isinstance(v, Tensor) else np.asarray(v) for k, v in found.items()}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_durably(path, buffer.getvalue())
 

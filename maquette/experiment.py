@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from maquette.data import Data
 from maquette.system import System
 
-
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("steps", 1, float("inf")),
     ("batch", 1, float("inf")),

@@ -31,7 +31,8 @@ def test_recipe_reaches_its_band(recipe, tmp_path):
     out = str(tmp_path / recipe)
     train = [*base, "train", recipe, "--budget", f"{SECONDS}s", "--out", out, "--threads", "1", "-q"]
     subprocess.run(train, env=env, check=True, timeout=1200, capture_output=True)
-    done = subprocess.run([*base, "eval", out, "--threads", "1", "--json"], env=env, check=True, timeout=1200, capture_output=True, text=True)
+    judge = [*base, "eval", out, "--threads", "1", "--json"]
+    done = subprocess.run(judge, env=env, check=True, timeout=1200, capture_output=True, text=True)
     metrics = json.loads(done.stdout)["metrics"]
     wrong = []
     for figure, (low, high) in bands()[recipe].items():

@@ -408,6 +408,13 @@ def test_the_unlabelled_likelihood_is_the_exact_mixture():
     assert dict(found["bits/dim"].signature.options)["condition"] == "summed out"
 
 
+def test_precision_is_part_of_the_signature():
+    evidence = Evidence(coin_data(), coin_system(Coins([0.2, 0.9])))
+    plain = nats.measure(evidence)["bits/dim"]
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(UnlikeSignatures, match=r"precision: float32 vs bfloat16$"):
+        compare(plain, nats.measure(evidence)["bits/dim"])
+
+
 def test_the_mixture_sums_to_one_over_all_images():
     every = torch.tensor([[i >> b & 1 for b in range(4)] for i in range(16)]).float().reshape(16, 1, 2, 2)
     system = coin_system(Coins([0.2, 0.9]))

@@ -20,6 +20,7 @@ class Labels(Conditioner):
     """
 
     fields = ("label",)
+    shares: Tensor
 
     def __init__(self, shares: tuple[float, ...]):
         super().__init__()

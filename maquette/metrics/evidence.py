@@ -204,6 +204,12 @@ class Evidence:
         """float64[N,D]."""
         return features.apply(self.network, self.samples["image"])
 
+    @property
+    def precision(self) -> str:
+        """What the networks' products are computed in: "float32", or the type that the caller's autocast sets."""
+        kind = self.system.device.type if self.system is not None else "cpu"
+        return str(torch.get_autocast_dtype(kind)).removeprefix("torch.") if torch.is_autocast_enabled(kind) else "float32"
+
     # -- figures -----------------------------------------------------------------------------------------------------
 
     def estimate(

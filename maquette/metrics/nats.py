@@ -62,7 +62,7 @@ def bits(evidence: Evidence, score: Score, bound: str, name: str, draws: int) ->
     scale = math.log(2) * math.prod(evidence.facts.shape)
 
     def figure(label: str, nats: Tensor, how: str) -> Estimate:
-        options = (("bound", bound), ("condition", how), ("interval", "normal"))
+        options = (("bound", bound), ("condition", how), ("precision", evidence.precision), ("interval", "normal"))
         return evidence.estimate(label, mean(nats.double().cpu().numpy() / scale), len(nats), rows=len(nats), options=options)
 
     fields = () if conditioner is None else conditioner.fields

@@ -15,7 +15,7 @@ from maquette.metrics.estimate import Estimate
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.intervals import area
 
-FOLDS, TREES, MOST = 5, 200, 2000
+FOLDS, TREES, MOST = 5, 200, 500  # MOST: rows a side, which bounds the time on larger images
 EPOCHS = 16  # of the convnet, over the other folds
 MEANINGS = {
     "C2ST forest": "How well a random forest tells samples from held-out rows, cross-validated: .5 is a coin toss (best), 1 is "

@@ -7,7 +7,9 @@ Generation with PixelCNN Decoders": a vertical and a horizontal stack, so that n
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -30,11 +32,13 @@ def channel_mask(inside: int, outside: int, channels: int, kind: str) -> Tensor:
 
 
 class PointConv(nn.Conv2d):
-    """A 1x1 convolution masked "B" over channel groups; `halves` output blocks (a gate's two) each have the groups."""
+    """A 1x1 convolution masked "B" over channel groups."""
 
-    def __init__(self, inside: int, outside: int, channels: int, halves: int = 1):
-        super().__init__(inside, outside * halves, 1)
-        mask = channel_mask(inside, outside, channels, "B").repeat(halves, 1)
+    mask: Tensor
+
+    def __init__(self, inside: int, outside: int, channels: int):
+        super().__init__(inside, outside, 1)
+        mask = channel_mask(inside, outside, channels, "B")
         self.register_buffer("mask", mask[:, :, None, None].float(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,6 +47,8 @@ class PointConv(nn.Conv2d):
 
 class RightConv(nn.Conv2d):
     """A row convolution over `reach` pixels to the left and the pixel itself, whose own tap is masked `kind`."""
+
+    mask: Tensor
 
     def __init__(self, inside: int, outside: int, channels: int, reach: int, kind: str):
         super().__init__(inside, 2 * outside, (1, reach + 1))
@@ -170,7 +176,7 @@ class PixelCNN(Network):
     ):
         super().__init__()
         channels, height, breadth = shape
-        self.shape, self.levels, self.dropout = (channels, height, breadth), levels, dropout
+        self.shape, self.levels, self.told, self.dropout = (channels, height, breadth), levels, told, dropout
         width = -(-width // channels) * channels
         features = min(levels, 16)
         self.embed = nn.Embedding(levels, features)
@@ -189,8 +195,8 @@ class PixelCNN(Network):
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: State | None = None) -> Tensor:
         """int64[B,T] -> [B,T,levels]; with a state, x holds the newest T symbols only. t is not used."""
         vector = cond.vector if cond is not None else None
-        if vector is None and self.layers[0].told is not None:
-            raise ValueError(f"this network must be told a condition vector of width {self.layers[0].told.in_features}")
+        if vector is None and self.told:
+            raise ValueError(f"this network must be told a condition vector of width {self.told}")
         if state is not None:
             return torch.stack([self.next(symbol, vector, state) for symbol in x.unbind(1)], 1)
         channels, _, breadth = self.shape
@@ -198,10 +204,14 @@ class PixelCNN(Network):
         rows = -(-length // (channels * breadth))  # rows below the last scored pixel need not exist
         known = F.pad(x[:, 1:], (0, rows * breadth * channels - length + 1))
         down = right = self.see(known.view(-1, rows, breadth, channels))
-        for layer in self.layers:
+        for layer in self.gates():
             down, right = layer(down, right, self.place[:, :rows], vector)
         out = self.read(right, self.bias[:, :rows])
         return out.permute(0, 3, 4, 1, 2).reshape(len(x), -1, self.levels)[:, :length]
+
+    def gates(self) -> list[GatedLayer]:
+        """The layers, first to last."""
+        return list(cast(Iterable[GatedLayer], self.layers))
 
     def see(self, symbols: Tensor) -> Tensor:
         """Symbols as features, a group per channel: int64[B,H,W,C] -> [B,C*D,H,W]."""
@@ -223,7 +233,7 @@ class PixelCNN(Network):
             raise ValueError(f"length is {length}; an image of {self.shape} holds {channels * height * breadth} symbols")
         new = self.place.new_zeros
         down, right, base = [], [], []
-        for layer in self.layers:
+        for layer in self.gates():
             inside, outside, reach = layer.down.in_channels, layer.down.out_channels, layer.down.reach
             down.append(new(batch, inside, reach + height, breadth))
             right.append(new(batch, inside, 1, reach + breadth))
@@ -240,28 +250,28 @@ class PixelCNN(Network):
         row, column = divmod(pixel, breadth)
         if column == channel == 0:
             self.descend(row, vector, state)
-        grid = state.symbols.view(len(symbol), -1, breadth, channels)
-        reach = self.layers[0].right.reach
+        grid, layers = state.symbols.view(len(symbol), -1, breadth, channels), self.gates()
+        reach = layers[0].right.reach
         left = max(0, column - reach)
         state.right[0][..., reach + left : reach + column + 1] = self.see(grid[:, row : row + 1, left : column + 1])
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(layers):
             window = state.right[i][..., column : column + layer.right.reach + 1]
             h = layer.step(layer.right.last(window) + state.base[i][..., column : column + 1], window[..., -1:])
-            if i + 1 < len(self.layers):
-                state.right[i + 1][..., self.layers[i + 1].right.reach + column] = h[..., 0]
+            if i + 1 < len(layers):
+                state.right[i + 1][..., layers[i + 1].right.reach + column] = h[..., 0]
         state.at += 1
         return self.read(h, self.bias[:, row : row + 1, column : column + 1])[:, channel, :, 0, 0]
 
     def descend(self, row: int, vector: Tensor | None, state: State) -> None:
         """Begin a row: the vertical stack, which needs the rows above alone, says all it has to say to it."""
-        grid = state.symbols.view(len(state.symbols), -1, self.shape[2], self.shape[0])
+        grid, layers = state.symbols.view(len(state.symbols), -1, self.shape[2], self.shape[0]), self.gates()
         if row:
-            reach = self.layers[0].down.reach
+            reach = layers[0].down.reach
             state.down[0][:, :, reach + row - 1] = self.see(grid[:, row - 1 : row])[:, :, 0]
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(layers):
             lean_down, lean_right = layer.lean(self.place[:, row : row + 1], vector)
             below = layer.down.last(state.down[i][:, :, row : row + layer.down.reach + 1]) + lean_down
             state.base[i] = layer.cross(below) + lean_right
             state.right[i].zero_()
-            if i + 1 < len(self.layers):
-                state.down[i + 1][:, :, self.layers[i + 1].down.reach + row] = gate(below)[:, :, 0]
+            if i + 1 < len(layers):
+                state.down[i + 1][:, :, layers[i + 1].down.reach + row] = gate(below)[:, :, 0]

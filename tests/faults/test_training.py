@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -151,7 +152,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_passed_over(finished, tmp_path
 
 
 def test_a_run_held_by_a_live_process_is_refused(finished):
-    with Run.open(finished).held(), pytest.raises(RunError, match=rf"process {os.getpid()}, which is alive"):
+    with Run.open(finished).held(), pytest.raises(RunError, match=re.escape(f"process {os.getpid()}, which is alive")):
         api.resume(finished, quiet=True)
 
 
