@@ -19,7 +19,6 @@ from typing import Any
 from maquette.compare import Entry, run_all, stages
 from maquette.runs import versions
 
-JOBS = 2
 BUDGET = {"vae": 30, "flow": 60, "pixelcnn": 60, "gan": 60, "maskgit": 120, "ddpm": 60}
 
 # recipe -> [(figure, at most / at least, bar, aim)]; the figures' names are those of eval.json, matched by prefix
@@ -59,6 +58,7 @@ def main() -> None:
     asked.add_argument("--seeds", default="0,1")
     asked.add_argument("--recipes", default=",".join(BUDGET))
     asked.add_argument("--keep", default="", help="keep the runs in this folder")
+    asked.add_argument("--jobs", type=int, default=2, help="systems trained side by side")
     given = asked.parse_args()
     folder = Path(given.keep or tempfile.mkdtemp(prefix="maquette-bench-"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def main() -> None:
         for name in sorted(names, key=lambda name: -BUDGET[name]):
             place = folder / f"{name}-seed{seed}"
             entries.append(Entry(place.name, place, stages(name, "digits", place, f"{BUDGET[name]}s", 0, seed, {})))
-    run_all(entries, jobs=JOBS, quiet=False)
+    run_all(entries, jobs=given.jobs, quiet=False)
     path = Path(__file__).parent / f"{date.today()}-digits.md"
     path.write_text(table(names, seeds, folder, {e.name: e.error for e in entries}) + "\n")
     print(path.read_text())
@@ -88,9 +88,9 @@ def table(names: list[str], seeds: list[int], folder: Path, errors: dict[str, st
     lines = [
         f"# Digits, {date.today()}",
         "",
-        "scikit-learn's 1,797 handwritten digits, 8x8, 17 levels; 1,437 train, 360 held out. One thread per system,",
-        f"{'two side by side' if JOBS > 1 else 'one at a time'}.",
-        f"`python benchmarks/digits.py --seeds {','.join(map(str, seeds))}`, torch {found['torch']}, commit {found['git'][:10]}. CPU-seconds are the training loop's process time. Floors: the newest *-floors.md here.",
+        "scikit-learn's 1,797 handwritten digits, 8x8, 17 levels; 1,437 train, 360 held out. One thread per system.",
+        f"`python benchmarks/digits.py --seeds {','.join(map(str, seeds))}`, torch {found['torch']}, commit {found['git'][:10]}.",
+        "CPU-seconds are the training loop's process time. Floors: the newest *-floors.md here.",
         "",
         "## Bars",
         "",

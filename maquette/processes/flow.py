@@ -5,12 +5,13 @@ Flow matching (Lipman 2023) and rectified flow (Liu 2023) are this schedule in t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from maquette.processes.gaussian import Clean, Gaussian, Reading
+from maquette.processes.gaussian import Gaussian, Reading
 from maquette.streams import Streams
 
 
@@ -19,20 +20,19 @@ class Straight:
     """alpha = 1 - t, sigma = t; training times are logit-normal (Esser 2024, section 3.1).
 
     Args:
-        mean: above 0 looks more at noise, below 0 more at data.
-        spread: standard deviation of logit(t).
-        shift: of sampling times (Esser 2024, eq. 23); above 1 for large images, below 1 for small ones.
+        shift: of all times, in training and in sampling (Esser 2024, eq. 23): their odds t / (1 - t) are multiplied by it.
+            Noise destroys a small image sooner than a large one, so below 1 for small and above 1 for large ones.
+        spread: standard deviation of logit(t) in training.
     """
 
-    mean: float = 0.0
-    spread: float = 1.0
     shift: float = 1.0
+    spread: float = 1.0
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return 1 - t, t
 
     def times(self, rng: Streams) -> Tensor:
-        return torch.sigmoid(self.mean + self.spread * rng.normal())
+        return torch.sigmoid(math.log(self.shift) + self.spread * rng.normal())
 
     def grid(self, steps: int) -> Tensor:
         t = torch.linspace(1, 0, steps + 1)
@@ -47,11 +47,11 @@ class Drift:
         return torch.ones_like(alpha), -sigma
 
 
-def flow(mean: float = 0.0, spread: float = 1.0, shift: float = 1.0, reading: Reading | None = None) -> Gaussian:
+def flow(shift: float = 1.0, spread: float = 1.0, reading: Reading | None = None) -> Gaussian:
     """Flow matching's process: squared error of the velocity is paid, whatever the network estimates.
 
     Args:
-        mean, spread, shift: of the straight path's times.
-        reading: of the network; None = x itself, in which pixels that never vary are easy (Li & He 2025).
+        shift, spread: of the straight path's times.
+        reading: of the network; None = the velocity itself.
     """
-    return Gaussian(Straight(mean, spread, shift), reading or Clean(), Drift(), cap=400.0)
+    return Gaussian(Straight(shift, spread), reading or Drift(), Drift(), cap=400.0)

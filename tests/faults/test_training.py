@@ -22,7 +22,7 @@ from maquette.distributed import World
 from maquette.runs import Run, RunError, StorageFull, build
 from maquette.train import NotFinite, Progress, run
 
-TINY = {"batch": 8, "width": 32, "compile": False}
+TINY = {"batch": 8}
 
 
 def command(*words: str) -> list[str]:
@@ -48,7 +48,7 @@ def begun(process: subprocess.Popen, out: Path, step: int) -> None:
 def test_a_signal_saves_and_says_so(tmp_path, signum, code):
     out = tmp_path / "run"
     words = command(
-        "train", "flow", "--steps", "100000", "--batch", "8", "--width", "32", "--out", str(out), "--threads", "1", "-q"
+        "train", "flow", "--steps", "100000", "--batch", "8", "--out", str(out), "--threads", "1", "-q"
     )
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     begun(process, out, 1)
@@ -157,7 +157,7 @@ def test_a_run_held_by_a_live_process_is_refused(finished):
 
 
 def test_runs_that_cannot_be_used(finished, tmp_path):
-    with pytest.raises(RunError, match="Did you mean .*finished"):
+    with pytest.raises(RunError, match=r"Did you mean .*finished"):
         Run.open(finished.with_name("finishd"))
     with pytest.raises(RunError, match=r"no run\.json"):
         Run.open(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from maquette.contracts import Network
-from maquette.processes.flow import Drift, flow
+from maquette.processes.flow import flow
 from maquette.processes.gaussian import Betas, Clean, Gaussian, Noise, Reading, Velocity
 from maquette.samplers.solvers import DDIM, Ancestral, Euler, Solver
 from maquette.streams import Streams
@@ -94,7 +94,7 @@ def test_euler_of_the_chain() -> None:
 
 
 def test_euler_of_flow() -> None:
-    process = flow(reading=Drift())
+    process = flow()
     theirs = schedulers.FlowMatchEulerDiscreteScheduler()
     theirs.set_timesteps(sigmas=[1 - i / STEPS for i in range(STEPS)])
     x = process.prior(SHAPE, Streams.of(0, ROWS))
