@@ -71,9 +71,20 @@ def main() -> None:
     run_all(entries, jobs=given.jobs, quiet=False)
     path = Path(__file__).parent / f"{date.today()}-digits.md"
     path.write_text(table(names, seeds, folder, {e.name: e.error for e in entries}) + "\n")
+    values = {name: {str(seed): plain for seed in seeds if (plain := flat(folder / f"{name}-seed{seed}"))} for name in names}
+    path.with_suffix(".json").write_text(json.dumps(values, indent=1) + "\n")
     print(path.read_text())
     if not given.keep:
         shutil.rmtree(folder)
+
+
+def flat(folder: Path) -> dict[str, float]:
+    """A run's figures as plain numbers, with what they cost; {} where it failed."""
+    path = folder / "eval.json"
+    told = json.loads(path.read_text()) if path.exists() else {}
+    return (
+        {**{k: e["value"] for k, e in told["metrics"].items()}, "seconds": told["seconds"], "step": told["step"]} if told else {}
+    )
 
 
 def table(names: list[str], seeds: list[int], folder: Path, errors: dict[str, str]) -> str:

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -339,16 +339,22 @@ def turned(sampler: Sampler, dials: dict[str, Any]) -> Sampler:
         UnknownName: it has no such dial.
         ValueError: a value it does not take.
     """
-    now = {f.name: getattr(sampler, f.name) for f in fields(sampler)}  # type: ignore[arg-type]
+    now = dials_of(sampler)
     for key in dials:
         if key not in now:
             raise recipes.UnknownName(f"dial of {type(sampler).__name__}", key, list(now))
     return replace(sampler, **{k: recipes.coerce(k, v, now[k]) for k, v in dials.items()})  # type: ignore[type-var]
 
 
+def dials_of(sampler: Sampler) -> dict[str, Any]:
+    """A sampler's scalar fields: what a user may turn."""
+    found = {f.name: getattr(sampler, f.name) for f in fields(sampler)}  # type: ignore[arg-type]
+    return {name: value for name, value in found.items() if isinstance(value, int | float | str)}
+
+
 def described(sampler: Sampler) -> dict[str, Any]:
     """A sampler's name and dials, for a record."""
-    return {"name": type(sampler).__name__, **asdict(sampler)}  # type: ignore[call-overload]
+    return {"name": type(sampler).__name__, **dials_of(sampler)}
 
 
 def _told(facts: Facts, about: dict[str, Any], n: int) -> Batch | None:
@@ -459,7 +465,7 @@ def anatomy(experiment: Experiment) -> dict[str, Any]:
     system = experiment.system
     fates = {**dict.fromkeys(system.frozen, "frozen"), **{f: f"follows {leader}" for f, (leader, _) in system.follow.items()}}
     roles = {k: net for k, net in system.roles().items() if next(net.parameters(), None) is not None}
-    dials = {f.name for f in fields(system.sampler)}  # type: ignore[arg-type]
+    main = system.steady("main") if "main" in system.nets else None
     return {
         "roles": {
             k: {"parameters": sum(p.numel() for p in net.parameters()), "fate": fates.get(k, "learns")}
@@ -470,6 +476,7 @@ def anatomy(experiment: Experiment) -> dict[str, Any]:
         "can": {
             "likelihood": system.objective.bound or "no",
             "conditional": list(system.conditioner.fields) if system.conditioner else [],
-            "guidance": "guidance" in dials,
+            "guidance": system.conditioner is not None and "guidance" in dials_of(system.sampler),
+            "incremental decoding": main is not None and hasattr(main, "begin") and main.begin(1, 2) is not None,
         },
     }

@@ -212,21 +212,7 @@ def test_two_processes_take_the_step_of_one(recipe, tmp_path):
 
 def test_a_killed_rank_ends_the_run_and_it_resumes(tmp_path):
     out = tmp_path / "run"
-    words = [
-        "train",
-        "flow",
-        "--steps",
-        "100000",
-        "--batch",
-        "8",
-        "--width",
-        "16",
-        "--checkpoint-every",
-        "2",
-        "--threads",
-        "1",
-        "-q",
-    ]
+    words = ["train", "flow", "--steps", "100000", "--batch", "8", "--checkpoint-every", "2", "--threads", "1", "-q"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(torchrun(*words, "--out", str(out)), env=env, stderr=subprocess.PIPE, text=True)
     begun(process, out, 1)
