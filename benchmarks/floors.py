@@ -20,7 +20,6 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -214,29 +213,15 @@ def xz(raw: bytes) -> int:
     return len(lzma.compress(raw, lzma.FORMAT_XZ, filters=[window]))
 
 
-def ppmd() -> Callable[[bytes], int] | None:
-    """Bytes under PPMd (variant H, order 24, 1 GB), by 7z or the package pyppmd, whichever is here."""
-    tool = shutil.which("7z") or shutil.which("7zz")
-
-    def by_tool(raw: bytes) -> int:
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder) / "text"
-            source.write_bytes(raw)
-            how = ["-m0=PPMd:o=24:mem=1g", "-bso0", "-bsp0"]
-            subprocess.run([str(tool), "a", *how, f"{folder}/out.7z", str(source)], check=True, capture_output=True)
-            return (Path(folder) / "out.7z").stat().st_size
-
-    def by_package(raw: bytes) -> int:
-        coder = pyppmd.Ppmd7Encoder(24, 1 << 30)
-        return len(coder.encode(raw)) + len(coder.flush())
-
-    if tool:
-        return by_tool
-    with suppress(ImportError):
-        import pyppmd
-
-        return by_package
-    return None
+def ppmd(raw: bytes) -> int:
+    """Bytes under 7z's PPMd, order 24, 1 GB."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "text"
+        source.write_bytes(raw)
+        tool = shutil.which("7z") or shutil.which("7zz") or "7z"
+        how = ["-m0=PPMd:o=24:mem=1g", "-bso0", "-bsp0"]
+        subprocess.run([tool, "a", *how, f"{folder}/out.7z", str(source)], check=True, capture_output=True)
+        return (Path(folder) / "out.7z").stat().st_size
 
 
 def text_table(name: str) -> list[str]:
@@ -253,12 +238,11 @@ def text_table(name: str) -> list[str]:
     note("bz2 -9", len(bz2.compress(held, 9)))
     note("xz -9e", xz(held))
     note("xz -9e given train", after(xz, train, held))
-    model = ppmd()
-    if model is not None:
-        note("PPMd o24", model(held))
-        note("PPMd o24 given train", after(model, train, held))
+    if shutil.which("7z") or shutil.which("7zz"):
+        note("PPMd o24 (7z)", ppmd(held))
+        note("PPMd o24 (7z) given train", after(ppmd, train, held))
     else:
-        rows["PPMd o24 given train"] = "absent: neither 7z nor pyppmd is on this machine"
+        rows["PPMd o24 (7z) given train"] = "absent: no 7z on this machine"
     head = [f"`{name}`: train {len(train):,} bytes, held out {len(held):,} bytes, data {data.facts.hash[:12]}", ""]
     return [*head, "| coder | bits/byte |", "|---|---|", *(f"| {label} | {bits} |" for label, bits in rows.items())]
 

@@ -18,6 +18,8 @@ from maquette.nn.mlp import SwiGLU
 from maquette.nn.norm import RMSNorm
 from maquette.nn.rope import Turn, turns
 
+PAST = 2  # earlier symbols that a hashed embedding sees
+
 
 @dataclass(frozen=True)
 class Style:
@@ -31,7 +33,7 @@ class Style:
         learned: positions are learned vectors, this many; 0 = rotary positions, any number.
         theta: base of the rotary frequencies.
         eps: of every normalisation.
-        ngrams: rows of a hashed table of embeddings for the last two and three symbols, causal only; 0 = none.
+        ngrams: rows of a hashed table of embeddings for the last few symbols together, causal only; 0 = none.
     """
 
     groups: int = 0
@@ -62,10 +64,10 @@ class Block(nn.Module):
 
 @dataclass
 class State:
-    """What a causal transformer remembers of a sequence: keys and values per layer, and the last two symbols."""
+    """What a causal transformer remembers of a sequence: keys and values per layer, and the last few symbols."""
 
     layers: list[Memory]
-    recent: Tensor  # int64[B,2]
+    recent: Tensor  # int64[B,PAST]
 
     @property
     def at(self) -> int:
@@ -165,15 +167,18 @@ class Transformer(Network):
             raise ValueError(f"{length} positions are {length - self.style.learned} more than the {self.style.learned} learned")
 
     def hashes(self, x: Tensor, state: State | None) -> Tensor:
-        """Rows of `grams` for the last two and the last three symbols at each place: int64[B,T] -> int64[B,T,2]."""
-        recent = state.recent if state is not None else x.new_full((len(x), 2), -1)
+        """Rows of `grams` for the symbol before, and for the last 2 .. PAST + 1, at each place: int64[B,T] -> [B,T,PAST+1]."""
+        recent = state.recent if state is not None else x.new_full((len(x), PAST), -1)
         line = torch.cat([recent, x], 1) + 1
         if state is not None:
-            state.recent = line[:, -2:] - 1
-        pair = line[:, 2:] * 1000003 + line[:, 1:-1]
-        triple = pair * 1000003 + line[:, :-2] + 7
-        both = torch.stack([pair, triple], -1) * -0x61C8864680B583EB
-        return (both >> 33 & 0x3FFFFFFF) % self.style.ngrams
+            state.recent = line[:, -PAST:] - 1
+        back = [line[:, PAST - i : PAST - i + x.shape[1]] for i in range(PAST + 1)]
+        keys, key = [back[1]], back[0]
+        for order, older in enumerate(back[1:], 2):
+            key = key * 1000003 + older + order
+            keys.append(key)
+        mixed = torch.stack(keys, -1) * -0x61C8864680B583EB  # Fibonacci hashing: the upper bits are well mixed
+        return (mixed >> 33 & 0x3FFFFFFF) % self.style.ngrams
 
     def begin(self, batch: int, length: int) -> State | None:
         """Memory for `length` symbols, allocated at once; None when the network looks both ways."""
@@ -183,4 +188,4 @@ class Transformer(Network):
         device, dtype = device_of(self), self.embed.weight.dtype
         shape = (batch, self.groups, length, self.size)
         layers = [Memory(*(torch.zeros(shape, device=device, dtype=dtype) for _ in "kv")) for _ in self.blocks]
-        return State(layers, torch.full((batch, 2), -1, dtype=torch.int64, device=device))
+        return State(layers, torch.full((batch, PAST), -1, dtype=torch.int64, device=device))

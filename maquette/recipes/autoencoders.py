@@ -22,8 +22,8 @@ def vae(
 ) -> Experiment:
     """Variational autoencoder of images, told the label where there is one (Kingma & Welling 2014, arXiv:1312.6114).
 
-    The label reaches the prior alone, a Gaussian per class; encoder and decoder never see it. Images of more than 16 pixels
-    a side are folded 2x2 into channels at both ends.
+    The label reaches the prior alone, a Gaussian per class; encoder and decoder never see it. The encoder folds 2x2 pixels
+    into channels; the decoder does so above 16 pixels a side.
 
     Args:
         data: a built-in image set, or a folder of images.
