@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
 
-_VERBS = ("compare", "doctor", "evaluate", "load", "resume", "sample", "show", "train")
+VERBS = ("compare", "doctor", "evaluate", "load", "resume", "sample", "show", "train")
 
 
-def __getattr__(name: str) -> Any:
-    """The verbs, imported at first use so that `maquette --help` never waits for torch."""
-    if name in _VERBS:
+def _verb(name: str) -> property:
+    """A verb of `maquette.api`, imported at first use so that `maquette --help` never waits for torch."""
+
+    def find(package: ModuleType) -> Any:
         return getattr(importlib.import_module("maquette.api"), name)
-    raise AttributeError(f"module 'maquette' has no attribute {name!r}")
+
+    def keep(package: ModuleType, module: ModuleType) -> None:
+        """Importing the module `maquette.train` does not hide the verb `maquette.train`."""
+
+    return property(find, keep)
 
 
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_VERBS])
+class _Package(ModuleType):
+    """The package, with its verbs as attributes. `from maquette.train import ...` still reads the module of that name."""
+
+    def __dir__(self) -> list[str]:
+        return sorted([*super().__dir__(), *VERBS])
+
+
+for _name in VERBS:
+    setattr(_Package, _name, _verb(_name))
+sys.modules[__name__].__class__ = _Package
