@@ -64,7 +64,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A system, its data, how to fit it; `expected` is the band its own tests hold it to: metric -> (low, high)."""
+    """A system, its data, how to fit it; `expected` is the band that `make slow` holds it to: figure -> (low, high)."""
 
     system: System
     data: Data

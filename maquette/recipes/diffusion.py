@@ -17,6 +17,10 @@ from maquette.recipes import UnknownName
 from maquette.samplers.solvers import Ancestral, Heun, Solver
 from maquette.system import System
 
+# after 60 training seconds on the default data, one CPU thread
+FLOW = {"FD-mlp128-64": (0.4, 0.9), "GAN-train": (0.945, 1.0), "C2ST forest": (0.5, 0.75), "NN distance": (1.0, 1.4)}
+DDPM = {"FD-mlp128-64": (0.4, 1.3), "GAN-train": (0.93, 1.0)}
+
 
 def flow(data: str = "digits", size: int = 0, depth: int = 1, dropout: float = 0.0, drop: float = 0.1) -> Experiment:
     """Flow matching with a U-Net, told the label where there is one (Lipman 2023, arXiv:2210.02747).
@@ -34,7 +38,7 @@ def flow(data: str = "digits", size: int = 0, depth: int = 1, dropout: float = 0
     opened = _images("flow", data, size)
     shift = min(1.0, math.sqrt(min(opened.facts.shape[1:]) / 32))
     process = straight.flow(shift, spread=1.3, reading=Balanced(0.75))  # images in -1 .. 1 have a deviation near 0.75
-    return _experiment(opened, process, Heun(process, opened.facts.shape, steps=12), depth, dropout, drop)
+    return _experiment(opened, process, Heun(process, opened.facts.shape, steps=12), depth, dropout, drop, FLOW)
 
 
 def ddpm(
@@ -55,7 +59,7 @@ def ddpm(
         raise UnknownName("schedule of ddpm", schedule, list(schedules))
     opened = _images("ddpm", data, size)
     process = Gaussian(schedules[schedule], Noise())
-    return _experiment(opened, process, Ancestral(process, opened.facts.shape, clip=1.0), depth, dropout, drop)
+    return _experiment(opened, process, Ancestral(process, opened.facts.shape, clip=1.0), depth, dropout, drop, DDPM)
 
 
 def _images(recipe: str, data: str, size: int) -> Data:
@@ -66,7 +70,15 @@ def _images(recipe: str, data: str, size: int) -> Data:
     return opened
 
 
-def _experiment(opened: Data, process: Gaussian, sampler: Solver, depth: int, dropout: float, drop: float) -> Experiment:
+def _experiment(
+    opened: Data,
+    process: Gaussian,
+    sampler: Solver,
+    depth: int,
+    dropout: float,
+    drop: float,
+    expected: dict[str, tuple[float, float]],
+) -> Experiment:
     """A U-Net under the process, with a running average of its weights to sample from."""
     if depth < 1:
         raise ValueError(f"depth is {depth}; it must be 1 or more")
@@ -85,7 +97,7 @@ def _experiment(opened: Data, process: Gaussian, sampler: Solver, depth: int, dr
         conditioner,
         follow={"ema": ("main", 0.9999)},
     )
-    return Experiment(system, opened, Fit(steps=3000, batch=64, lr=3e-3, bf16=True))
+    return Experiment(system, opened, Fit(steps=3000, batch=64, lr=3e-3, bf16=True), expected)
 
 
 def levels_of(shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:

@@ -14,6 +14,9 @@ from maquette.system import System
 SIZE = 64  # channels of an attention head, and of width per block
 ROWS = 16  # hashed embeddings of n-grams per symbol of the vocabulary
 
+# after 60 training seconds on the default data, one CPU thread
+EXPECTED = {"bits/byte": (1.0, 2.0)}
+
 
 def gpt(data: str = "stdlib", depth: int = 2, vocab: int = 4096, context: int = 256, dropout: float = 0.0) -> Experiment:
     """Causal transformer of text with byte-level BPE learned from the corpus (Radford 2019; Llama's layers, Touvron 2023).
@@ -48,4 +51,4 @@ def gpt(data: str = "stdlib", depth: int = 2, vocab: int = 4096, context: int = 
         bf16=True,
         compile=True,
     )
-    return Experiment(system, coded(opened, codec, context), fit)
+    return Experiment(system, coded(opened, codec, context), fit, EXPECTED)
