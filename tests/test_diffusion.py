@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-import maquette.train as loop
 from maquette.codecs.pixels import Pixels
 from maquette.contracts import Condition, Network, Process
 from maquette.data import Data, Facts, Split
@@ -25,6 +24,7 @@ from maquette.samplers.guidance import Guided, guided
 from maquette.samplers.solvers import DDIM, Ancestral, Euler, Heun, Solver
 from maquette.streams import Streams
 from maquette.system import System
+from maquette.train import Progress, run
 
 PROCESSES = {
     "flow, x": flow(reading=Clean()),
@@ -286,7 +286,7 @@ def test_the_score_is_learnt_through_the_real_loop(process: Gaussian) -> None:
     nets = {"main": net, "ema": copy.deepcopy(net)}
     system = System(nets, Denoising(process), Heun(process, (2,), 20), Pixels(), follow={"ema": ("main", 0.99)})
     before = _wrong(system, process, points)
-    for _ in loop.run(system, data, loop.Progress(Fit(steps=700, batch=256, lr=5e-3))):
+    for _ in run(system, data, Progress(Fit(steps=700, batch=256, lr=5e-3))):
         pass
     assert _wrong(system, process, points) < min(0.02, before / 5)
     sample = system.sample(600)["code"]

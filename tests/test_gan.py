@@ -7,7 +7,6 @@ import copy
 import pytest
 import torch
 
-import maquette.train as training
 from maquette.contracts import Codec
 from maquette.data.core import Data, Facts, Split
 from maquette.distributed import World
@@ -19,6 +18,7 @@ from maquette.recipes.adversarial import gan
 from maquette.samplers.oneshot import OneShot
 from maquette.streams import Streams
 from maquette.system import System
+from maquette.train import Progress, run, take_step
 
 GRID = torch.cartesian_prod(torch.linspace(-0.8, 0.8, 5), torch.linspace(-0.8, 0.8, 5))
 SPREAD = 0.05
@@ -67,8 +67,8 @@ def players(objective: Adversarial, frozen: tuple[str, ...] = ()) -> System:
 
 
 def fit(system: System, steps: int, **how) -> list[dict]:
-    progress = training.Progress(Fit(**{"steps": steps, "batch": 128, "lr": 1e-3, "betas": (0.0, 0.99), "clip": 0.0, **how}))
-    return list(training.run(system, grid(), progress))
+    progress = Progress(Fit(**{"steps": steps, "batch": 128, "lr": 1e-3, "betas": (0.0, 0.99), "clip": 0.0, **how}))
+    return list(run(system, grid(), progress))
 
 
 def modes(points: torch.Tensor) -> tuple[int, float]:
@@ -187,8 +187,8 @@ def test_augmentation_follows_the_discriminator_and_is_checkpointed():
 def test_the_recipe_learns_digits(loss):
     torch.manual_seed(0)
     found = gan(depth=1, loss=loss, augment=0.1)
-    progress = training.Progress(Fit(steps=160, batch=64, lr=2e-3, betas=(0.0, 0.99), clip=0.0))
-    for _ in training.run(found.system, found.data, progress):
+    progress = Progress(Fit(steps=160, batch=64, lr=2e-3, betas=(0.0, 0.99), clip=0.0))
+    for _ in run(found.system, found.data, progress):
         pass
     train = found.data.train.all()
     centres = torch.stack([train["image"][train["label"] == c].mean(0).flatten() for c in range(10)])
@@ -215,7 +215,7 @@ def test_convolutional_players_for_larger_images(tmp_path):
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
     found = gan(data=str(tmp_path), size=20, depth=1)
     system = found.system
-    logs = training.take_step(system, found.data, training.Progress(Fit(steps=4, batch=8, clip=0.0)), World())
+    logs = take_step(system, found.data, Progress(Fit(steps=4, batch=8, clip=0.0)), World())
     assert all(bool(torch.isfinite(value)) for value in logs.values())
     out = system.sample(3)
     assert out["image"].shape == (3, 3, 20, 20) and "label" not in out

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import maquette.train as training
 from maquette.codecs.autoencoder import KLCodec
 from maquette.codecs.pixels import Pixels
 from maquette.contracts import Network
@@ -21,6 +20,7 @@ from maquette.recipes.autoencoders import vae
 from maquette.samplers.decode import Decode
 from maquette.streams import Streams
 from maquette.system import System
+from maquette.train import Progress, run
 
 SIGMA, D = 0.3, 3
 
@@ -158,8 +158,8 @@ def test_encoder_and_decoder_fit_any_size(shape, fold):
 def fitted(steps: int, **how):
     torch.manual_seed(0)
     found = vae(**how)
-    progress = training.Progress(Fit(steps=steps, batch=48, lr=8e-3, weight_decay=0.3))
-    logs = [logs for logs in training.run(found.system, found.data, progress)]
+    progress = Progress(Fit(steps=steps, batch=48, lr=8e-3, weight_decay=0.3))
+    logs = [logs for logs in run(found.system, found.data, progress)]
     return found.system.eval(), found.data, logs
 
 

@@ -47,9 +47,7 @@ def begun(process: subprocess.Popen, out: Path, step: int) -> None:
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_says_so(tmp_path, signum, code):
     out = tmp_path / "run"
-    words = command(
-        "train", "flow", "--steps", "100000", "--batch", "8", "--out", str(out), "--threads", "1", "-q"
-    )
+    words = command("train", "flow", "--steps", "100000", "--batch", "8", "--out", str(out), "--threads", "1", "-q")
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     begun(process, out, 1)
     process.send_signal(signum)
