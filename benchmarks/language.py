@@ -1,8 +1,7 @@
-"""How fast gpt trains and decodes, as shares of what this machine can do, and how well it models code for its budget.
+"""How fast gpt trains and decodes, as shares of what this machine can do. How well it models code: benchmarks/code.py.
 
 Training: the one loop at d384 L6 B16 x T256 in bfloat16, between measurements of the machine's own matrix product (A B A B).
-Decoding: batch 1, with the key-value memory and without it, the same network. `--bits 600` also trains the recipe for 600
-CPU-seconds and scores the whole held-out part. Writes benchmarks/DATE-language.md.
+Decoding: batch 1, with the key-value memory and without it, the same network. Writes benchmarks/DATE-language.md.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -22,17 +20,14 @@ from maquette.codecs.text import Bytes
 from maquette.data.core import Data, Facts, Split
 from maquette.distributed import World
 from maquette.doctor import gemm
-from maquette.evaluate import evaluate
 from maquette.experiment import Fit
 from maquette.networks.transformer import Style, Transformer
 from maquette.objectives.likelihood import NextToken
-from maquette.recipes.language import gpt
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.system import System
-from maquette.train import Progress, plan, ready, run, take_step
+from maquette.train import Progress, ready, take_step
 
 ROUNDS, STEPS, VOCAB, CONTEXT = 5, 2, 4096, 256
-FLOORS = "xz given the training text 1.418, PPMd given it 1.191"
 
 
 def noise(rows: int) -> Data:
@@ -108,35 +103,9 @@ def decoding(width: int = 384, depth: int = 6, length: int = 512) -> tuple[float
     return length / fast, length / slow, float((logits[0] - logits[1]).abs().max())
 
 
-def bits(budget: float, seed: int) -> str:
-    """Train the recipe as `maquette train gpt --budget` does and score the whole held-out part."""
-    experiment = gpt()
-    system, data = experiment.system, experiment.data
-    torch.manual_seed(seed)
-    system.codec.learn(data.train)
-    ready(system, experiment.fit)
-    before = gemm(torch.bfloat16, 2048)
-    fit, setup = plan(system, data, experiment.fit, budget, seed)
-    progress = Progress(replace(fit), seed)
-    for logs in run(system, data, progress):
-        if progress.step % max(1, fit.steps // 20) == 0:
-            print(f"  {progress.step}/{fit.steps}  {progress.seconds:.0f} s  {float(logs['predict/loss']):.3f} nats", flush=True)
-    after = gemm(torch.bfloat16, 2048)
-    found = evaluate(system, data, only=["bytes"])["metrics"]["bits/byte"]
-    tokens = fit.steps * fit.batch * system.codec.length
-    return (
-        f"`gpt` on stdlib code, {progress.seconds:.0f} CPU-s ({setup:.0f} more for planning and compilation), {fit.steps} steps, "
-        f"{tokens / 1e6:.2f} M tokens ({tokens / progress.seconds:.0f}/CPU-s; matrix product {before:.0f} before, {after:.0f} "
-        f"GFLOP/s after): **{found.value:.4f} bits/byte** [{found.low:.4f}, {found.high:.4f}] on the whole held-out part of "
-        f"{data.held.bytes / 1e6:.2f} MB. Floors: {FLOORS}."
-    )
-
-
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     ask.add_argument("--threads", type=int, default=1)
-    ask.add_argument("--bits", type=float, default=0.0, help="also train for this many CPU-seconds")
-    ask.add_argument("--seed", type=int, default=0)
     asked = ask.parse_args()
     torch.set_num_threads(asked.threads)
     lines = [f"# Language models, {date.today()}", ""]
@@ -152,9 +121,6 @@ def main() -> None:
     lines += [f"| with memory | {fast:.0f} | {fast / slow:.1f}x; logits differ by {far:.1e} | >= 5x, 1e-4 |"]
     lines += [f"| without | {slow:.0f} | 1 | |", ""]
     print("\n".join(lines[-3:]), flush=True)
-    if asked.bits:
-        lines += [bits(asked.bits, asked.seed), ""]
-        print(lines[-2])
     path = Path(__file__).parent / f"{date.today()}-language.md"
     path.write_text("\n".join(lines))
     print(f"written to {path}")

@@ -81,7 +81,7 @@ def restore(files: dict[str, bytes], system: System) -> Progress:
     return progress
 
 
-def finite(system: System) -> str:
+def spoilt(system: System) -> str:
     """The name of the first weight that is not finite, or ''."""
     for name, tensor in system.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

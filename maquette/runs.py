@@ -32,7 +32,7 @@ from maquette.experiment import Experiment, Fit
 from maquette.storage import Damaged
 from maquette.streams import mix
 from maquette.system import System
-from maquette.train import Progress, run
+from maquette.train import NotFinite, Progress, run
 
 FORMAT = 1
 KEPT = 2  # checkpoints kept beside a newer one
@@ -148,10 +148,16 @@ class Run:
         return sorted(p for p in self.shelf.glob("step-*") if p.is_dir())
 
     def save(self, system: System, progress: Progress) -> Path:
-        """Commit a checkpoint of this step, then let go of those too old to keep."""
+        """Commit a checkpoint of this step, then let go of those too old to keep.
+
+        Raises:
+            NotFinite: a weight is not; such a checkpoint is never made.
+        """
         folder = self.shelf / f"step-{progress.step:08d}"
         if folder.exists() and _verifies(folder):
             return folder
+        if spoilt := checkpoint.spoilt(system):
+            raise NotFinite("save", progress.step, f"weight {spoilt}")
         storage.commit(folder, checkpoint.pack(system, progress))
         for old in self.checkpoints()[: -1 - KEPT]:
             storage.remove(old)

@@ -71,7 +71,16 @@ def test_not_a_number_stops_before_the_update(tmp_path):
         api.pursue(session, World(), every=1, quiet=True)
     _, _, refused = session.run.newest()
     restored = api.load(tmp_path / "run")
-    assert not refused and restored.progress.step == 3 and not checkpoint.finite(restored.system)
+    assert not refused and restored.progress.step == 3 and not checkpoint.spoilt(restored.system)
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    session = api.begin("vae", TINY, out=tmp_path / "run", steps=4)
+    with torch.no_grad():
+        next(session.system.parameters()).view(-1)[0] = float("inf")
+    with pytest.raises(NotFinite, match="at step 0"):
+        session.run.save(session.system, session.progress)
+    assert not session.run.checkpoints()
 
 
 def test_a_full_disk_keeps_the_older_checkpoint_and_training_goes_on(tmp_path, monkeypatch):

@@ -1,0 +1,76 @@
+"""How well gpt models the standard library's source: trained for its budget, scored on the whole held-out part.
+
+    python benchmarks/code.py [--seeds 0,1] [--budget 600s] [--keep FOLDER]
+
+Trained by `maquette train`, scored by `maquette eval`, one thread, in a process of its own; a run that FOLDER holds already is not
+trained again. Floors beside it are compressors that see the training part first. Writes benchmarks/DATE-code.md and .json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from maquette.compare import Entry, run_all, stages
+from maquette.doctor import gemm
+from maquette.runs import Run, versions
+
+BAR, AIM = 1.42, 1.30
+FLOORS = "xz given the training part 1.419, PPMd (o24) given it 1.167, zlib alone 1.971 (the newest *-floors.md here)"
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--seeds", default="0,1")
+    asked.add_argument("--budget", default="600s")
+    asked.add_argument("--keep", default="", help="keep the runs in this folder")
+    given = asked.parse_args()
+    folder = Path(given.keep or tempfile.mkdtemp(prefix="maquette-bench-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = [int(seed) for seed in given.seeds.split(",")]
+    entries = []
+    for seed in seeds:
+        place = folder / f"gpt-seed{seed}"
+        train, judge = stages("gpt", "stdlib", place, given.budget, 0, seed, {})
+        entries.append(Entry(place.name, place, [judge] if (place / "run.json").exists() else [train, judge]))
+    run_all(entries, jobs=2, quiet=False)
+    torch.set_num_threads(1)
+    lines = [
+        f"# Code, {date.today()}",
+        "",
+        f"`gpt` on the standard library's source, bits per byte of the whole held-out part. Bar <= {BAR} at 600 CPU-s, aim {AIM}.",
+        f"Floors: {FLOORS}.",
+        f"One thread; matrix product {gemm(torch.bfloat16):.0f} GFLOP/s in bf16; torch {torch.__version__}, commit {versions()['git'][:10]}.",
+        "",
+        "| seed | CPU-s | steps | tokens seen | parameters | bits/byte | 95 % | met |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    values = {}
+    for seed, entry in zip(seeds, entries, strict=True):
+        if entry.error:
+            lines.append(f"| {seed} | failed: {entry.error} | | | | | | **no** |")
+            continue
+        told, record = json.loads((entry.folder / "eval.json").read_text()), Run.open(entry.folder).record
+        found = told["metrics"]["bits/byte"]
+        tokens = told["step"] * record["fit"]["batch"] * record["arguments"]["context"] / 1e6
+        size = sum(told["parameters"].values()) / 1e6
+        cells = [seed, f"{told['seconds']:.0f}", told["step"], f"{tokens:.2f} M", f"{size:.2f} M", f"{found['value']:.4f}"]
+        cells += [f"{found['low']:.4f} .. {found['high']:.4f}", "yes" if found["value"] <= BAR else "**no**"]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        values[str(seed)] = {"bits/byte": found["value"], "seconds": told["seconds"], "step": told["step"]}
+    path = Path(__file__).parent / f"{date.today()}-code.md"
+    path.write_text("\n".join(lines) + "\n")
+    path.with_suffix(".json").write_text(json.dumps({"gpt": values}, indent=1) + "\n")
+    print(path.read_text())
+    if not given.keep:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
