@@ -2,8 +2,8 @@
 
     python benchmarks/code.py [--seeds 0,1] [--budget 600s] [--keep FOLDER]
 
-Trained by `maquette train`, scored by `maquette eval`, one thread, in a process of its own; a run that FOLDER holds already is not
-trained again. Floors beside it are compressors that see the training part first. Writes benchmarks/DATE-code.md and .json.
+Trained by `maquette train`, scored by `maquette eval`, one thread, in a process of its own; a run that FOLDER holds already is
+not trained again. Floors beside it are compressors that see the training part first. Writes benchmarks/DATE-code.md and .json.
 """
 
 from __future__ import annotations
@@ -44,9 +44,11 @@ def main() -> None:
     lines = [
         f"# Code, {date.today()}",
         "",
-        f"`gpt` on the standard library's source, bits per byte of the whole held-out part. Bar <= {BAR} at 600 CPU-s, aim {AIM}.",
+        "`gpt` on the standard library's source, bits per byte of the whole held-out part.",
+        f"Bar <= {BAR} at 600 CPU-s, aim {AIM}.",
         f"Floors: {FLOORS}.",
-        f"One thread; matrix product {gemm(torch.bfloat16):.0f} GFLOP/s in bf16; torch {torch.__version__}, commit {versions()['git'][:10]}.",
+        f"One thread; matrix product {gemm(torch.bfloat16):.0f} GFLOP/s in bf16; torch {torch.__version__}.",
+        f"Commit {versions()['git'][:10]}.",
         "",
         "| seed | CPU-s | steps | tokens seen | parameters | bits/byte | 95 % | met |",
         "|---|---|---|---|---|---|---|---|",
