@@ -2,7 +2,8 @@
 
     python benchmarks/digits.py [--seeds 0,1] [--recipes flow,gan] [--keep FOLDER]
 
-Each system is trained by `maquette train` in a process of its own on one thread, then scored by `maquette eval`.
+Each system is trained by `maquette train` in a process of its own on one thread, then scored by `maquette eval`; what FOLDER
+holds already is not done again.
 Writes benchmarks/DATE-digits.md.
 """
 
@@ -67,7 +68,9 @@ def main() -> None:
     for seed in seeds:
         for name in sorted(names, key=lambda name: -BUDGET[name]):
             place = folder / f"{name}-seed{seed}"
-            entries.append(Entry(place.name, place, stages(name, "digits", place, f"{BUDGET[name]}s", 0, seed, {})))
+            train, judge = stages(name, "digits", place, f"{BUDGET[name]}s", 0, seed, {})
+            left = [] if (place / "eval.json").exists() else [judge] if (place / "run.json").exists() else [train, judge]
+            entries.append(Entry(place.name, place, left))
     run_all(entries, jobs=given.jobs, quiet=False)
     path = Path(__file__).parent / f"{date.today()}-digits.md"
     path.write_text(table(names, seeds, folder, {e.name: e.error for e in entries}) + "\n")

@@ -11,18 +11,14 @@ from maquette.objectives.likelihood import NextToken
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.system import System
 
-SIZE = 64  # channels of an attention head, and of width per block
-ROWS = 16  # hashed embeddings of n-grams per symbol of the vocabulary
+SIZE = 64  # channels of an attention head
 
 # after 60 training seconds on the default data, one CPU thread
 EXPECTED = {"bits/byte": (1.0, 2.0)}
 
 
-def gpt(data: str = "stdlib", depth: int = 2, vocab: int = 4096, context: int = 256, dropout: float = 0.0) -> Experiment:
+def gpt(data: str = "stdlib", depth: int = 4, vocab: int = 4096, context: int = 256, dropout: float = 0.0) -> Experiment:
     """Causal transformer of text with byte-level BPE learned from the corpus (Radford 2019; Llama's layers, Touvron 2023).
-
-    Embeddings of the symbol before and of hashed pairs and triples are added to each symbol's own: a small model then spends
-    its layers on what a table cannot know. Two blocks are what ten minutes of a laptop's CPU are best spent on.
 
     Args:
         data: a built-in corpus of text, or a folder or file of text.
@@ -37,8 +33,8 @@ def gpt(data: str = "stdlib", depth: int = 2, vocab: int = 4096, context: int = 
     if not 1 <= depth <= 96:
         raise ValueError(f"depth is 1 .. 96 blocks, not {depth}; nearest is {min(max(depth, 1), 96)}")
     codec = BPE(vocab, context) if vocab else Bytes(context)
-    style = Style(qk_norm=True, ngrams=ROWS * codec.vocab)
-    network = Transformer(codec.vocab, depth * SIZE, depth, depth, dropout=dropout, style=style)
+    heads = (depth + 1) // 2
+    network = Transformer(codec.vocab, heads * SIZE, depth, heads, dropout=dropout, style=Style(qk_norm=True))
     system = System({"main": network}, NextToken(codec.bos), Autoregressive(temperature=0.8, top_p=0.95), codec)
     fit = Fit(
         steps=1200,
