@@ -1,6 +1,6 @@
 """What the loop costs: the same network, loss and optimizer stepped by hand beside it, A B A B in one process.
 
-By hand means what a careful script would write: index the rows, the loss, backward, clip, AdamW, the moving average.
+By hand means what a careful script would write: index the rows, the loss, backward, clip, the same optimizers, the moving average.
 Writes benchmarks/DATE-loop.md.
 """
 
@@ -18,7 +18,7 @@ from maquette.distributed import World
 from maquette.doctor import gemm
 from maquette.runs import build
 from maquette.streams import Streams
-from maquette.train import Progress, take_step
+from maquette.train import Progress, build_optimizers, take_step
 
 ROUNDS, STEPS = 15, 8
 
@@ -30,7 +30,7 @@ def by_hand(recipe: str, **arguments: object) -> Callable[[], None]:
     system.train()
     phase = system.objective.phases()[0]
     parameters = system.turn(phase)
-    optimizer = torch.optim.AdamW(parameters, lr=fit.lr, betas=fit.betas)
+    optimizers = build_optimizers(system.learners(phase), fit)
     rows = len(experiment.data.train)
     pairs = [(follower, leader) for follower, (leader, _) in system.follow.items()]
     step = 0
@@ -42,8 +42,9 @@ def by_hand(recipe: str, **arguments: object) -> Callable[[], None]:
             loss, _ = phase.move(system, batch, Streams.of(step, fit.batch), step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, fit.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for follower, leader in pairs:
                 old, new = (list(system.roles()[name].parameters()) for name in (follower, leader))

@@ -46,6 +46,7 @@ class System(nn.Module):
         self.nets = nn.ModuleDict(nets)
         self.objective, self.sampler, self.codec, self.conditioner = objective, sampler, codec, conditioner
         self.frozen, self.follow = tuple(frozen), dict(follow or {})
+        self._walked: dict[str, tuple[list[nn.Parameter], list[Tensor]]] = {}
         self.age: Tensor
         self.register_buffer("age", torch.zeros((), dtype=torch.int64))
         roles = self.roles()
@@ -73,9 +74,23 @@ class System(nn.Module):
     def turn(self, phase: Phase) -> list[nn.Parameter]:
         """Give the phase its turn: exactly its learners require gradients. Returns their parameters."""
         learners = self.learners(phase)
-        for name, net in self.roles().items():
-            net.requires_grad_(name in learners)
-        return [p for net in learners.values() for p in net.parameters()]
+        for name in self.roles():
+            if name not in self.frozen and name not in self.follow:  # those never require gradients
+                for p in self._tensors(name)[0]:
+                    p.requires_grad_(name in learners)
+        return [p for name in learners for p in self._tensors(name)[0]]
+
+    def _tensors(self, role: str) -> tuple[list[nn.Parameter], list[Tensor]]:
+        """A role's parameters and buffers. Walking a deep module for them at every step would cost a small system 5 %."""
+        if role not in self._walked:
+            net = self.roles()[role]
+            self._walked[role] = (list(net.parameters()), list(net.buffers()))
+        return self._walked[role]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> System:
+        """Moving to another device or type makes new buffers."""
+        self._walked.clear()
+        return super()._apply(fn, recurse)
 
     def train(self, mode: bool = True) -> System:
         """Training mode for those that learn; frozen roles and followers stay in evaluation mode."""
@@ -94,10 +109,10 @@ class System(nn.Module):
         age = int(self.age)
         for follower, (leader, decay) in self.follow.items():
             weight = 1 - min(decay, (1 + age) / (10 + age))
-            new, old = self.roles()[leader], self.roles()[follower]
-            torch._foreach_lerp_(list(old.parameters()), list(new.parameters()), weight)
-            for behind, ahead in zip(old.buffers(), new.buffers(), strict=True):
-                behind.copy_(ahead)
+            (old, behind), (new, ahead) = self._tensors(follower), self._tensors(leader)
+            torch._foreach_lerp_(tuple(old), tuple(new), weight)
+            for buffer, source in zip(behind, ahead, strict=True):
+                buffer.copy_(source)
 
     def steady(self, role: str) -> Any:
         """The network to sample and score with: the role's follower if it has one, else the role itself."""

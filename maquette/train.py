@@ -70,7 +70,7 @@ def build_optimizers(learners: dict[str, nn.Module], fit: Fit) -> list[torch.opt
     groups = [{"params": matrices, "weight_decay": fit.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     found: list[torch.optim.Optimizer] = []
     if matrices or vectors:
-        found.append(torch.optim.AdamW([g for g in groups if g["params"]], lr=fit.lr, betas=fit.betas, eps=1e-8))
+        found.append(torch.optim.AdamW([g for g in groups if g["params"]], lr=fit.lr, betas=fit.betas, fused=True))
     if muon:
         found.append(torch.optim.Muon(muon, lr=fit.muon, weight_decay=fit.weight_decay, adjust_lr_fn="original"))
     for optimizer in found:
