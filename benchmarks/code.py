@@ -38,7 +38,8 @@ def main() -> None:
     for seed in seeds:
         place = folder / f"gpt-seed{seed}"
         train, judge = stages("gpt", "stdlib", place, given.budget, 0, seed, {})
-        entries.append(Entry(place.name, place, [judge] if (place / "run.json").exists() else [train, judge]))
+        left = [] if (place / "eval.json").exists() else [judge] if (place / "run.json").exists() else [train, judge]
+        entries.append(Entry(place.name, place, left))
     run_all(entries, jobs=2, quiet=False)
     torch.set_num_threads(1)
     lines = [

@@ -203,7 +203,7 @@ def _tell(facts: Facts, most: int = 20) -> None:
     lines = [f"{file}: {reason}" for file, reason in facts.skipped]
     told = [f"{len(lines)} files were skipped:", *(f"  {line}" for line in lines[:most])] if lines else []
     told += [f"  ... and {len(lines) - most} more, all in run.json"] if len(lines) > most else []
-    for line in [*told, *facts.notes]:
+    for line in [*told, *(f"note: {note}" for note in facts.notes)]:
         print(line, file=sys.stderr)
 
 
