@@ -22,7 +22,7 @@ demo: .venv/.core  ## five families on real digits, then a language model: about
 	rm -rf runs/demo
 	$(BIN)/maquette compare --data digits --recipes vae,gan,pixelcnn,maskgit,flow --budget 60s --out runs/demo
 	$(BIN)/maquette train gpt --data stdlib --budget 60s --out runs/demo/gpt
-	$(BIN)/maquette sample runs/demo/gpt --prompt 'def read_lines(path):' --length 160 --out runs/demo/gpt/completion.txt --print
+	$(BIN)/maquette sample runs/demo/gpt -n 1 --prompt 'def read_lines(path):' --length 160 --out runs/demo/gpt/completion.txt --print
 
 test: .venv/.dev  ## the fast suite: under 5 minutes on 2 cores
 	$(BIN)/python -m pytest -q -n 2
