@@ -1,6 +1,7 @@
 """What the loop costs: the same network, loss and optimizer stepped by hand beside it, A B A B in one process.
 
-By hand means what a careful script would write: index the rows, the loss, backward, clip, the same optimizers, the moving average.
+By hand means what a careful script would write: index the rows, the loss, backward, clip, the same optimizers, the
+moving average.
 Writes benchmarks/DATE-loop.md.
 """
 
