@@ -17,7 +17,7 @@ from maquette import api
 from maquette.runs import Run
 from maquette.storage import read_verified
 
-STEPS = 40
+STEPS = 120
 
 
 def _train(recipe: str, out: str) -> None:
@@ -41,7 +41,7 @@ def test_random_kills(recipe, tmp_path):
     for _ in range(200):
         process = context.Process(target=_train, args=(recipe, str(out)))
         process.start()
-        process.join(rng.uniform(0.3, 4.0))
+        process.join(rng.uniform(0.3, 2.5))
         if process.is_alive():
             os.kill(process.pid or 0, signal.SIGKILL)
             kills += 1
