@@ -19,7 +19,7 @@ import torch
 
 from maquette.compare import Entry, run_all, stages
 from maquette.doctor import gemm
-from maquette.runs import Run, versions
+from maquette.runs import Run
 
 BAR, AIM = 1.42, 1.30
 FLOORS = "xz given the training part 1.419, PPMd (o24) given it 1.167, zlib alone 1.971 (the newest *-floors.md here)"
@@ -49,7 +49,7 @@ def main() -> None:
         f"Bar <= {BAR} at 600 CPU-s, aim {AIM}.",
         f"Floors: {FLOORS}.",
         f"One thread; matrix product {gemm(torch.bfloat16):.0f} GFLOP/s in bf16; torch {torch.__version__}.",
-        f"Commit {versions()['git'][:10]}.",
+        "Trained at commits " + ", ".join(Run.open(e.folder).record["versions"]["git"][:8] for e in entries if not e.error) + ".",
         "",
         "| seed | CPU-s | steps | tokens seen | parameters | bits/byte | 95 % | met |",
         "|---|---|---|---|---|---|---|---|",

@@ -57,7 +57,7 @@ def maskgit(
     system = System(
         {"main": net, "ema": copy.deepcopy(net)},
         Denoising(process, drop),
-        Unmask(process, order="confidence", noise=20.0),  # measured: less noise is surer and narrower, FD 1.27 at 8
+        Unmask(process, order="confidence", noise=20.0),  # less noise is surer and narrower: docs/LOG.md
         Levels((channels, height, width), facts.levels),
         conditioner,
         follow={"ema": ("main", 0.999)},
