@@ -22,7 +22,15 @@ from maquette.doctor import gemm
 from maquette.runs import Run
 
 BAR, AIM = 1.42, 1.30
-FLOORS = "xz given the training part 1.419, PPMd (o24) given it 1.167, zlib alone 1.971 (the newest *-floors.md here)"
+
+
+def floors() -> str:
+    """What the newest *-floors.json here says of compressors on the same split."""
+    files = sorted(Path(__file__).parent.glob("*-floors.json"))
+    if not files:
+        return "none measured: run benchmarks/floors.py first"
+    rows = json.loads(files[-1].read_text())["stdlib"]
+    return ", ".join(f"{label} {bits:.3f}" for label, bits in rows.items()) + f" ({files[-1].name})"
 
 
 def main() -> None:
@@ -47,7 +55,7 @@ def main() -> None:
         "",
         "`gpt` on the standard library's source, bits per byte of the whole held-out part.",
         f"Bar <= {BAR} at 600 CPU-s, aim {AIM}.",
-        f"Floors: {FLOORS}.",
+        f"Floors: {floors()}.",
         f"One thread; matrix product {gemm(torch.bfloat16):.0f} GFLOP/s in bf16; torch {torch.__version__}.",
         "Trained at commits " + ", ".join(Run.open(e.folder).record["versions"]["git"][:8] for e in entries if not e.error) + ".",
         "",

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 
 from maquette import checkpoint, exhibits, recipes, storage
+from maquette.baselines import judge_baselines
 from maquette.compare import compare
 from maquette.contracts import IGNORE, Batch, Code, Sampler
-from maquette.data import Data, Facts
+from maquette.data import Data, Facts, open_data
 from maquette.distributed import World, join
 from maquette.doctor import doctor
 from maquette.evaluate import choose, judge, undisturbed
@@ -34,7 +35,7 @@ from maquette.runs import Report, Run, RunError, build, fit, rebuild, record_of
 from maquette.system import System
 from maquette.train import Progress, plan, ready
 
-__all__ = ["compare", "doctor", "evaluate", "load", "resume", "sample", "show", "train"]
+__all__ = ["baselines", "compare", "doctor", "evaluate", "load", "resume", "sample", "show", "train"]
 
 
 @dataclass(frozen=True)
@@ -421,6 +422,18 @@ def evaluate(
     write_run_page(found.run.path / "report.html", {"record": record, "eval": told, "log": found.run.rows(), **kept})
     write_card(found.run.path / "README.md", record, told)
     return told
+
+
+def baselines(data: str, *, size: int = 0, seed: int = 0, out: str | Path = "") -> dict[str, dict[str, dict[str, Any]]]:
+    """What any model must beat on a data set: baseline -> figure -> value. Written to `out` as JSON if it is given.
+
+    For images: the training rows themselves (a perfect copier), a Gaussian and independent pixels per class. For text: xz.
+    """
+    found = _plain(judge_baselines(open_data(data, size), seed))
+    if out:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        storage.replace_durably(Path(out), (json.dumps(found, indent=1) + "\n").encode())
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -280,6 +280,27 @@ def eval_verb(
         typer.echo(f"{name}: not measured: {why}")
 
 
+@app.command("baselines")
+def baselines_verb(
+    data: Annotated[str, typer.Option(help="A built-in (`maquette list data`) or a path of your own.")] = "digits",
+    size: Annotated[int, typer.Option(help="Side in pixels that images are brought to; 0 keeps them as they are.")] = 0,
+    seed: Seed = 0,
+    out: Out = "",
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """What any model must beat on a data set: its own rows, a Gaussian, independent pixels; for text, xz."""
+    from maquette import api
+
+    _threads(threads)
+    told = api.baselines(data, size=size, seed=seed, out=out)
+    if as_json:
+        return _print(told)
+    figures = list(dict.fromkeys(figure for found in told.values() for figure in found))
+    rows = [[f, *(f"{told[name][f]['value']:.4g}" if f in told[name] else "-" for name in told)] for f in figures]
+    _table(f"baselines on {data}", ["metric", *told], rows)
+
+
 @app.command("compare", context_settings=_OPEN)
 def compare_verb(
     ctx: typer.Context,
@@ -317,7 +338,7 @@ def compare_verb(
     if sys.stdout.isatty():
         Console().print(leaderboard(told))
     else:
-        typer.echo(plain_table(told["rows"]))
+        typer.echo(plain_table(told["rows"], told["floors"]))
     typer.echo(f"{Path(out) / 'report.html'} shows samples, curves and what each number means; compare.json has every figure.")
 
 

@@ -22,16 +22,16 @@ from maquette.report.page import write_page
 from maquette.runs import FIT_OPTIONS, Run, RunError, versions
 from maquette.storage import replace_durably
 
-_STAGES = ("train", "eval")
+Stage = tuple[str, list[str]]  # what it is called while it runs, and its command
 
 
 @dataclass
 class Entry:
-    """One system on its way through training and scoring."""
+    """One system on its way through training and scoring; or the baselines, which are only scored."""
 
     name: str
     folder: Path
-    commands: list[list[str]]
+    stages: list[Stage]
     stage: int = -1
     process: subprocess.Popen[bytes] | None = None
     error: str = ""
@@ -39,7 +39,7 @@ class Entry:
 
     @property
     def over(self) -> bool:
-        return bool(self.error) or self.stage >= len(self.commands)
+        return bool(self.error) or self.stage >= len(self.stages)
 
     def launch(self) -> None:
         """Start the next stage, one thread, its words kept beside the run."""
@@ -48,7 +48,7 @@ class Entry:
             return
         with open(self.folder.with_suffix(".log"), "ab") as words:
             env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-            self.process = subprocess.Popen(self.commands[self.stage], stdout=words, stderr=words, env=env)
+            self.process = subprocess.Popen(self.stages[self.stage][1], stdout=words, stderr=words, env=env)
 
     def poll(self) -> None:
         """Go on to the next stage when this one ends; keep the last words of one that fails."""
@@ -58,7 +58,7 @@ class Entry:
         if code:
             words = self.folder.with_suffix(".log").read_text(errors="replace").strip().splitlines()
             told = next((line for line in reversed(words) if line.strip()), "")
-            self.error = f"{_STAGES[self.stage]} ended with code {code}: {told.removeprefix('error: ')}"
+            self.error = f"{self.stages[self.stage][0]} ended with code {code}: {told.removeprefix('error: ')}"
         else:
             self.launch()
 
@@ -66,12 +66,13 @@ class Entry:
         """What it is doing and which share of that is done."""
         if self.over:
             return ("failed" if self.error else "done"), 1.0
-        if self.stage == 1:
-            return "scoring", 1.0
+        stage = self.stages[self.stage][0]
+        if stage != "training":
+            return stage, 1.0
         try:
             found = Run.open(self.folder)
             rows = found.rows()
-            return "training", rows[-1]["step"] / found.record["fit"]["steps"] if rows else 0.0
+            return stage, rows[-1]["step"] / found.record["fit"]["steps"] if rows else 0.0
         except RunError:
             return "planning", 0.0
 
@@ -113,7 +114,8 @@ def compare(
     facts = open_data(data, int((arguments or {}).get("size", 0))).facts
     out.mkdir(parents=True, exist_ok=True)
     entries = [Entry(name, out / name, stages(name, data, out / name, budget, steps, seed, arguments or {})) for name in names]
-    run_all(entries, jobs or os.cpu_count() or 1, quiet)
+    floors = _baselines(data, out, int((arguments or {}).get("size", 0)), seed)
+    run_all([*entries, floors], jobs or os.cpu_count() or 1, quiet)
     rows = [_row(entry) for entry in entries]
     told = {
         "format": 1,
@@ -125,13 +127,14 @@ def compare(
         "machine": next((Run.open(e.folder).record["machine"] for e in entries if (e.folder / "run.json").exists()), {}),
         "versions": versions(),
         "rows": rows,
+        "floors": {} if floors.error else json.loads((out / "baselines.json").read_text()),
     }
     replace_durably(out / "compare.json", (json.dumps(told, indent=1) + "\n").encode())
     write_page(out / "report.html", told, [_shown(entry) for entry in entries if not entry.error])
     return told
 
 
-def stages(name: str, data: str, folder: Path, budget: Any, steps: int, seed: int, arguments: dict[str, Any]) -> list[list[str]]:
+def stages(name: str, data: str, folder: Path, budget: Any, steps: int, seed: int, arguments: dict[str, Any]) -> list[Stage]:
     """The commands that train a recipe into `folder` and then score it."""
     base = [sys.executable, "-m", "maquette"]
     length = ["--steps", str(steps)] if steps else ["--budget", str(budget)] if budget else []
@@ -151,9 +154,8 @@ def stages(name: str, data: str, folder: Path, budget: Any, steps: int, seed: in
         "--threads",
         "1",
         "--quiet",
-        *own,
     ]
-    return [train, [*base, "eval", str(folder), "--threads", "1", "--json"]]
+    return [("training", [*train, *own]), ("scoring", [*base, "eval", str(folder), "--threads", "1", "--json"])]
 
 
 def run_all(entries: list[Entry], jobs: int, quiet: bool) -> None:
@@ -180,6 +182,13 @@ def run_all(entries: list[Entry], jobs: int, quiet: bool) -> None:
         for entry in live:
             if entry.process:
                 entry.process.wait(30)
+
+
+def _baselines(data: str, out: Path, size: int, seed: int) -> Entry:
+    """What trivial generators score on the same data, under the same metrics."""
+    path = str(out / "baselines.json")
+    command = [sys.executable, "-m", "maquette", "baselines", "--data", data, "--size", str(size), "--seed", str(seed)]
+    return Entry("baselines", out / "baselines", [("scoring", [*command, "--out", path, "--threads", "1", "--json"])])
 
 
 def _row(entry: Entry) -> dict[str, Any]:

@@ -12,7 +12,7 @@ FLOORS = [
     {"networks"},
     {"codecs", "conditioners", "objectives", "samplers", "metrics"},
     {"system", "experiment"},
-    {"train", "checkpoint", "distributed", "evaluate"},
+    {"train", "checkpoint", "distributed", "evaluate", "baselines"},
     {"recipes", "runs"},
     {"report", "doctor", "exhibits", "compare", "api", "cli"},
 ]

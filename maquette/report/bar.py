@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from maquette.report.axes import duration, finite, short
-from maquette.report.standing import BEST, CLOSE, LEADS, Cell, Column, columns, names
+from maquette.report.standing import BEST, CLOSE, LEADS, Cell, Column, columns, floor_of, names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -202,7 +202,7 @@ def leaderboard(compare: dict[str, Any]) -> Table:
     from rich.text import Text
 
     rows = compare.get("rows") or []
-    head, body, notes = _cells(rows)
+    head, body, notes = _cells(rows, compare.get("floors") or {})
     data, budget = (compare.get("data") or {}).get("name", ""), compare.get("budget", "")
     title = " ".join(
         part for part in [f"{len(rows)} systems on {data}" if data else "", f"({budget} each)" if budget else ""] if part
@@ -225,9 +225,9 @@ def _style(words: str) -> str:
     )
 
 
-def plain_table(rows: Sequence[dict[str, Any]]) -> str:
+def plain_table(rows: Sequence[dict[str, Any]], floors: dict[str, dict[str, Any]] | None = None) -> str:
     """The same leaderboard as plain text, in columns."""
-    head, body, notes = _cells(rows)
+    head, body, notes = _cells(rows, floors or {})
     lines = [head, *body]
     wide = [max(len(line[i]) for line in lines) for i in range(len(head))]
     shown = [
@@ -237,8 +237,11 @@ def plain_table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join([line.rstrip() for line in shown] + [LEGEND, *notes]) + "\n"
 
 
-def _cells(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]], list[str]]:
-    """Head, lines and footnotes of a leaderboard in words; systems across unless there are more of them than metrics."""
+def _cells(rows: Sequence[dict[str, Any]], floors: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[str]], list[str]]:
+    """Head, lines and footnotes of a leaderboard in words; systems across unless there are more of them than metrics.
+
+    Floors, what trivial generators score, stand beside the systems and are never ranked with them.
+    """
     found = [column for column in columns(rows) if not column.metric.endswith("(real)")]
     titles = names(rows)
     metrics = [f"{column.metric} {column.arrow}".strip() for column in found]
@@ -246,13 +249,17 @@ def _cells(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]], 
     cells = [
         ["failed" if bad else _words(column, cell) for cell, bad in zip(column.cells, failed, strict=True)] for column in found
     ]
+    for column, line in zip(found, cells, strict=True):
+        line += [f"{column.show(floor_of(floor, column.metric))} " for floor in floors.values()]
     costs = [_cost(row) for row in rows]
     metrics += ["training s", "parameters", "samples/s"]
-    cells += [[cost[i] for cost in costs] for i in range(3)]
+    cells += [[*(cost[i] for cost in costs), *("" for _ in floors)] for i in range(3)]
     notes = [
         f"{column.metric} is compared only within one letter: {'; '.join(column.differs)}" for column in found if column.differs
     ]
     notes += [f"{title} failed: {row.get('error', '')}" for title, row, bad in zip(titles, rows, failed, strict=True) if bad]
+    notes += [f"not ranked: {', '.join(floors)}: what must be beaten"] if floors else []
+    titles += [f"({name})" for name in floors]
     if len(titles) <= len(metrics):
         return ["", *titles], [[metric, *line] for metric, line in zip(metrics, cells, strict=True)], notes
     return ["", *metrics], [[title, *(line[i] for line in cells)] for i, title in enumerate(titles)], notes

@@ -171,3 +171,9 @@ def flattened(signature: Signature) -> dict[str, str]:
     plain = {k: str(v) for k, v in asdict(replace(signature, options=())).items() if v or k == "seed"}
     plain.pop("options", None)
     return {**plain, **{str(k): str(v) for k, v in signature.options}}
+
+
+def floor_of(floor: dict[str, Any], metric: str) -> float | None:
+    """A baseline's figure, given as a number or as an Estimate's dictionary; None where it has none."""
+    value = floor.get(metric)
+    return finite(value.get("value") if isinstance(value, dict) else value)

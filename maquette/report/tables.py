@@ -12,7 +12,7 @@ from maquette.report.axes import count, duration, finite, short
 from maquette.report.dots import interval_plot
 from maquette.report.gallery import pairs
 from maquette.report.meanings import GROUPS, OTHER, explain
-from maquette.report.standing import BEST, CLOSE, LEADS, Cell, Column
+from maquette.report.standing import BEST, CLOSE, LEADS, Cell, Column, floor_of
 
 _SIGNS = {
     BEST: ("●", "best"),
@@ -28,7 +28,7 @@ def board(found: list[Column], rows: list[dict[str, Any]], floors: dict[str, dic
     for column in found:
         meaning = explain(column.metric)
         cells = [_cell(column, cell, row) for cell, row in zip(column.cells, rows, strict=True)]
-        cells += [_plain(column.show(_floor(floors[name], column.metric)), "floor") for name in floors]
+        cells += [_plain(column.show(floor_of(floors[name], column.metric)), "floor") for name in floors]
         line = {"name": column.metric, "arrow": column.arrow, "wish": column.wish, "better": column.better, "cells": cells}
         groups[meaning.group if meaning else OTHER].append(line)
     costs = [
@@ -47,11 +47,6 @@ def board(found: list[Column], rows: list[dict[str, Any]], floors: dict[str, dic
                 {"name": name, "arrow": "", "wish": "", "better": "higher" if "per" in name else "lower", "cells": cells}
             )
     return [{"title": title, "rows": lines} for title, lines in groups.items() if lines]
-
-
-def _floor(floor: dict[str, Any], metric: str) -> float | None:
-    value = floor.get(metric)
-    return finite(value.get("value") if isinstance(value, dict) else value)
 
 
 def _total(value: Any) -> float | None:
@@ -92,7 +87,7 @@ def meanings(
     groups: dict[str, list[dict[str, Any]]] = {title: [] for title in GROUPS}
     for column in found:
         meaning = explain(column.metric)
-        marks = {name: value for name in floors if (value := _floor(floors[name], column.metric)) is not None}
+        marks = {name: value for name in floors if (value := floor_of(floors[name], column.metric)) is not None}
         told = {"asks": meaning.asks, "scale": meaning.scale, "trap": meaning.trap, "source": meaning.source} if meaning else {}
         plot = "" if single and not marks else markup(interval_plot(column, titles, marks))
         signatures = [(letter, str(signature)) for letter, signature in column.signatures.items()]

@@ -1,0 +1,99 @@
+"""What any model must beat on a data set: its training rows, a Gaussian, independent pixels; for text, a compressor.
+
+Knows the metrics through `judge`, no recipe and no system. A model that does not beat these has learnt nothing worth showing.
+"""
+
+from __future__ import annotations
+
+import lzma
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maquette.data import Data
+from maquette.evaluate import judge
+from maquette.metrics.evidence import MOST, Evidence
+from maquette.streams import Streams
+
+Draw = Callable[[Tensor, Streams], Tensor]  # training rows of one class float[N,D] in 0..1 -> as many samples
+
+
+def copies(rows: Tensor, rng: Streams) -> Tensor:
+    """The rows themselves: the best Frechet distance to be had, and the worst copying."""
+    return rows
+
+
+def gaussian(rows: Tensor, rng: Streams) -> Tensor:
+    """A Gaussian with the rows' own mean and covariance, drawn without ever forming the covariance."""
+    mean = rows.mean(0)
+    return mean + rng.normal(len(rows)) @ (rows - mean) / math.sqrt(max(1, len(rows) - 1))
+
+
+def independent(rows: Tensor, rng: Streams) -> Tensor:
+    """Every pixel from its own training values, whatever the others are."""
+    return rows.gather(0, rng.integers(len(rows), rows.shape[1]))
+
+
+DRAWS: dict[str, Draw] = {"training rows": copies, "Gaussian": gaussian, "independent pixels": independent}
+
+
+def judge_baselines(data: Data, seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
+    """Baseline -> figure -> its Estimate as a dictionary: what `judge` says of each, and the bits that trivial coders need."""
+    if data.facts.field == "text":
+        return {"xz given the training text": {"bits/byte": compressed(data)}}
+    if data.facts.field != "image":
+        return {}
+    found = {}
+    for name, draw in DRAWS.items():
+        figures = judge(drawn(data, draw, seed))["metrics"]
+        found[name] = {figure: {"value": e.value, "low": e.low, "high": e.high, "n": e.n} for figure, e in figures.items()}
+    found["independent pixels"] |= pixel_bits(data)
+    return found
+
+
+def drawn(data: Data, draw: Draw, seed: int = 0) -> Evidence:
+    """Evidence of a baseline that is fitted to each class by itself and draws as many of it as there are."""
+    train = data.train.rows(torch.arange(min(MOST, len(data.train))))
+    rows, labels = train["image"].flatten(1), _labels(train)
+    rng, samples = Streams.of(seed, len(rows)), torch.empty_like(rows)
+    for label in labels.unique():
+        here = (labels == label).nonzero()[:, 0]
+        samples[here] = draw(rows[here], rng[here]).clamp(0, 1)
+    told = {"label": labels} if data.facts.classes else {}
+    return Evidence(data, samples={"image": samples.reshape(-1, *data.facts.shape), **told}, seed=seed)
+
+
+def _labels(batch: dict[str, Any]) -> Tensor:
+    return batch["label"] if "label" in batch else torch.zeros(len(batch["image"]), dtype=torch.int64)
+
+
+def pixel_bits(data: Data) -> dict[str, dict[str, Any]]:
+    """Bits per dimension of the held-out rows if every pixel is independent given the label (half a count for each level)."""
+    levels = data.facts.levels
+    train, held = data.train.all(), data.held.all()
+    grey = {name: (batch["image"].flatten(1) * (levels - 1)).round().long() for name, batch in (("train", train), ("held", held))}
+    labels, dims = _labels(train), grey["held"].shape[1]
+    logs, joint = [], []
+    for label in range(max(1, len(data.facts.classes))):
+        rows = grey["train"][labels == label]
+        counts = torch.full((dims, levels), 0.5).scatter_add_(1, rows.T, torch.ones(dims, len(rows)))
+        chance = (counts / counts.sum(1, keepdim=True)).log()
+        logs.append(chance.T.gather(0, grey["held"]).sum(1))
+        joint.append(logs[-1] + math.log(max(len(rows), 0.5) / len(labels)))
+    scale = -dims * math.log(2)
+    found = {"bits/dim": {"value": float(torch.stack(joint).logsumexp(0).mean()) / scale}}
+    if data.facts.classes:
+        given = torch.stack(logs).gather(0, _labels(held)[None])[0]
+        found["bits/dim given label"] = {"value": float(given.mean()) / scale}
+    return found
+
+
+def compressed(data: Data) -> dict[str, Any]:
+    """Bits per byte of the held-out text under xz that has seen the training text, in a window that spans it all."""
+    train, held = ("\n".join(split.columns["text"]).encode() for split in (data.train, data.held))
+    window = {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": max(1 << 16, min(1 << 30, len(train) + len(held)))}
+    sizes = [len(lzma.compress(text, lzma.FORMAT_XZ, filters=[window])) for text in (train, train + held)]
+    return {"value": 8 * (sizes[1] - sizes[0]) / max(1, len(held))}
