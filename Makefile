@@ -31,8 +31,8 @@ slow: .venv/.dev  ## the long tests: training to expected bands, hundreds of kil
 	$(BIN)/python -m pytest -q -m slow --timeout 3600
 
 lint: .venv/.dev  ## ruff and mypy
-	$(BIN)/ruff check maquette tests benchmarks
-	$(BIN)/ruff format --check maquette tests benchmarks
+	$(BIN)/ruff check maquette tests benchmarks docs
+	$(BIN)/ruff format --check maquette tests benchmarks docs
 	$(BIN)/mypy
 
 bench: .venv/.dev  ## every dated table under benchmarks/

@@ -1,6 +1,6 @@
 """How well gpt models the standard library's source: trained for its budget, scored on the whole held-out part.
 
-    python benchmarks/code.py [--seeds 0,1] [--budget 600s] [--keep FOLDER]
+    python benchmarks/code.py [--seeds 0,1] [--budget 600s] [--keep FOLDER] [--jobs 2]
 
 Trained by `maquette train`, scored by `maquette eval`, one thread, in a process of its own; a run that FOLDER holds already is
 not trained again. Floors beside it are compressors that see the training part first. Writes benchmarks/DATE-code.md and .json.
@@ -38,6 +38,7 @@ def main() -> None:
     asked.add_argument("--seeds", default="0,1")
     asked.add_argument("--budget", default="600s")
     asked.add_argument("--keep", default="", help="keep the runs in this folder")
+    asked.add_argument("--jobs", type=int, default=2, help="seeds trained side by side")
     given = asked.parse_args()
     folder = Path(given.keep or tempfile.mkdtemp(prefix="maquette-bench-"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +49,7 @@ def main() -> None:
         train, judge = stages("gpt", "stdlib", place, given.budget, 0, seed, {})
         left = [] if (place / "eval.json").exists() else [judge] if (place / "run.json").exists() else [train, judge]
         entries.append(Entry(place.name, place, left))
-    run_all(entries, jobs=2, quiet=False)
+    run_all(entries, jobs=given.jobs, quiet=False)
     torch.set_num_threads(1)
     lines = [
         f"# Code, {date.today()}",

@@ -23,7 +23,7 @@ STYLES = {
     "llama": Style(),
     "grouped": Style(groups=2, qk_norm=True, tied=True),
     "learned": Style(learned=32),
-    "ngrams": Style(ngrams=101),
+    "smear": Style(smear=True),
 }
 
 

@@ -18,8 +18,6 @@ from maquette.nn.mlp import SwiGLU
 from maquette.nn.norm import RMSNorm
 from maquette.nn.rope import Turn, turns
 
-PAST = 2  # earlier symbols that a hashed embedding sees
-
 
 @dataclass(frozen=True)
 class Style:
@@ -33,7 +31,8 @@ class Style:
         learned: positions are learned vectors, this many; 0 = rotary positions, any number.
         theta: base of the rotary frequencies.
         eps: of every normalisation.
-        ngrams: rows of a hashed table of embeddings for the last few symbols together, causal only; 0 = none.
+        smear: add the embedding of the symbol before, scaled per channel, causal only (the token shift of RWKV, Peng 2023,
+            on the embeddings alone). Copying what followed an earlier occurrence then takes one layer of attention, not two.
     """
 
     groups: int = 0
@@ -43,7 +42,7 @@ class Style:
     learned: int = 0
     theta: float = 10000.0
     eps: float = 1e-6
-    ngrams: int = 0
+    smear: bool = False
 
 
 class Block(nn.Module):
@@ -64,10 +63,10 @@ class Block(nn.Module):
 
 @dataclass
 class State:
-    """What a causal transformer remembers of a sequence: keys and values per layer, and the last few symbols."""
+    """What a causal transformer remembers of a sequence: keys and values per layer, and the last symbol's embedding."""
 
     layers: list[Memory]
-    recent: Tensor  # int64[B,PAST]
+    last: Tensor  # [B,1,D], zero before the first symbol
 
     @property
     def at(self) -> int:
@@ -91,7 +90,7 @@ class Transformer(Network):
         ValueError: a shape that does not divide.
     """
 
-    edges = ("embed", "head", "grams", "places", "told")
+    edges = ("embed", "head", "places", "told")
 
     def __init__(
         self,
@@ -113,7 +112,7 @@ class Transformer(Network):
             raise ValueError(f"width {width} is not {heads} heads of even size in {groups} groups; nearest width {near}")
         self.style, self.causal, self.out, self.groups, self.size = style, causal, out or vocab, groups, width // heads
         self.embed = nn.Embedding(vocab, width)
-        self.grams = nn.Embedding(style.ngrams, width) if style.ngrams and causal else None
+        self.smear = nn.Parameter(torch.zeros(width)) if style.smear and causal else None
         self.places = nn.Embedding(style.learned, width) if style.learned else None
         self.told = nn.Linear(told, width, bias=False) if told else None
         self.blocks = nn.ModuleList(Block(width, heads, hidden, causal, dropout, style) for _ in range(depth))
@@ -126,7 +125,7 @@ class Transformer(Network):
         """Normal, std 0.02 (GPT-2); layers that write to the stream start at zero, so depth costs no stability."""
         for name, p in self.named_parameters():
             if p.ndim == 2:
-                writes = name.endswith(("out.weight", "down.weight", "grams.weight"))
+                writes = name.endswith(("out.weight", "down.weight"))
                 nn.init.zeros_(p) if writes else nn.init.normal_(p, std=0.02)
 
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: State | None = None) -> Tensor:
@@ -148,10 +147,14 @@ class Transformer(Network):
         return call(*args, state=state, **named)
 
     def enter(self, x: Tensor, first: int, cond: Condition | None, state: State | None) -> Tensor:
-        """Symbols, their recent past, their places and the condition, summed: int64[B,T] -> [B,T,D]."""
+        """Symbols, the one before each, their places and the condition, summed: int64[B,T] -> [B,T,D]."""
         h = self.embed(x)
-        if self.grams is not None:
-            h = h + self.grams(self.hashes(x, state)).sum(-2)
+        if self.smear is not None:
+            last = state.last if state is not None else torch.zeros_like(h[:, :1])
+            before = torch.cat([last, h[:, :-1]], 1)
+            if state is not None:
+                state.last = h[:, -1:]
+            h = h + self.smear * before
         if self.places is not None:
             self.check(first + x.shape[1])
             h = h + self.places.weight[first : first + x.shape[1]]
@@ -166,20 +169,6 @@ class Transformer(Network):
         if self.style.learned and length > self.style.learned:
             raise ValueError(f"{length} positions are {length - self.style.learned} more than the {self.style.learned} learned")
 
-    def hashes(self, x: Tensor, state: State | None) -> Tensor:
-        """Rows of `grams` for the symbol before, and for the last 2 .. PAST + 1, at each place: int64[B,T] -> [B,T,PAST+1]."""
-        recent = state.recent if state is not None else x.new_full((len(x), PAST), -1)
-        line = torch.cat([recent, x], 1) + 1
-        if state is not None:
-            state.recent = line[:, -PAST:] - 1
-        back = [line[:, PAST - i : PAST - i + x.shape[1]] for i in range(PAST + 1)]
-        keys, key = [back[1]], back[0]
-        for order, older in enumerate(back[1:], 2):
-            key = key * 1000003 + older + order
-            keys.append(key)
-        mixed = torch.stack(keys, -1) * -0x61C8864680B583EB  # Fibonacci hashing: the upper bits are well mixed
-        return (mixed >> 33 & 0x3FFFFFFF) % self.style.ngrams
-
     def begin(self, batch: int, length: int) -> State | None:
         """Memory for `length` symbols, allocated at once; None when the network looks both ways."""
         if not self.causal:
@@ -188,4 +177,4 @@ class Transformer(Network):
         device, dtype = device_of(self), self.embed.weight.dtype
         shape = (batch, self.groups, length, self.size)
         layers = [Memory(*(torch.zeros(shape, device=device, dtype=dtype) for _ in "kv")) for _ in self.blocks]
-        return State(layers, torch.full((batch, PAST), -1, dtype=torch.int64, device=device))
+        return State(layers, torch.zeros(batch, 1, self.embed.embedding_dim, device=device, dtype=dtype))

@@ -34,7 +34,7 @@ def gpt(data: str = "stdlib", depth: int = 4, vocab: int = 4096, context: int = 
         raise ValueError(f"depth is 1 .. 96 blocks, not {depth}; nearest is {min(max(depth, 1), 96)}")
     codec = BPE(vocab, context) if vocab else Bytes(context)
     heads = (depth + 1) // 2
-    network = Transformer(codec.vocab, heads * SIZE, depth, heads, dropout=dropout, style=Style(qk_norm=True))
+    network = Transformer(codec.vocab, heads * SIZE, depth, heads, dropout=dropout, style=Style(qk_norm=True, smear=True))
     system = System({"main": network}, NextToken(codec.bos), Autoregressive(temperature=0.8, top_p=0.95), codec)
     fit = Fit(
         steps=1200,
