@@ -110,7 +110,8 @@ class System(nn.Module):
         for follower, (leader, decay) in self.follow.items():
             weight = 1 - min(decay, (1 + age) / (10 + age))
             (old, behind), (new, ahead) = self._tensors(follower), self._tensors(leader)
-            torch._foreach_lerp_(tuple(old), tuple(new), weight)
+            if old:  # a fixed prior has none
+                torch._foreach_lerp_(tuple(old), tuple(new), weight)
             for buffer, source in zip(behind, ahead, strict=True):
                 buffer.copy_(source)
 

@@ -225,6 +225,16 @@ def test_bad_arguments_are_named(how):
         vae(**how)
 
 
+def test_data_without_labels_has_one_prior_that_nothing_trains(tmp_path):
+    from PIL import Image
+
+    for i in range(12):
+        Image.fromarray((Streams.of(i, 1).uniform(8, 8)[0] * 255).byte().numpy()).save(tmp_path / f"{i}.png")
+    found = vae(data=str(tmp_path), latent=4)
+    logs = [logs for logs in run(found.system, found.data, Progress(Fit(steps=2, batch=4)))]
+    assert len(logs) == 2 and found.system.sample(2)["image"].shape == (2, 1, 8, 8)
+
+
 def test_bad_dials_are_named():
     with pytest.raises(ValueError, match="temperature"):
         Decode(temperature=-1)
