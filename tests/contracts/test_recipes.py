@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from maquette import api, recipes
 from maquette.distributed import World
@@ -175,6 +176,30 @@ def test_likelihood_is_finite_and_per_row(experiment):
     assert (nats is None) == (not system.objective.bound)
     if nats is not None:
         assert nats.shape == (len(next(iter(batch.values()))),) and bool(torch.isfinite(nats).all()) and bool((nats > 0).all())
+
+
+# -- someone's own data ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["colour, no labels", "grey, wide, two classes"])
+def test_own_images_train_score_and_sample(recipe, arguments, tmp_path, kind):
+    """What a recipe was tuned on may not be all it can hold: colour, odd shapes, labels or none."""
+    if build(recipe, arguments, seed=0)[0].data.facts.field != "image":
+        pytest.skip("not a recipe of images")
+    shape, places = ((8, 8, 3), ["."]) if kind.startswith("colour") else ((7, 10), ["cats", "dogs"])
+    grey = (Streams.of(0, 24).uniform(*shape) * 255).byte().numpy()
+    for i, pixels in enumerate(grey):
+        folder = tmp_path / places[i % len(places)]
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    experiment = experiment_of(recipe, {**arguments, "data": str(tmp_path), "batch": 4})
+    system, held = experiment.system, experiment.data.held.rows(torch.arange(1))
+    steps(experiment, 2)
+    made = system.sample(2, seed=0)
+    assert made["image"].shape == (2, *experiment.data.facts.shape)
+    assert ("label" in made) == (len(places) > 1)
+    nats = system.objective.score(system.eval(), held, Streams.of(0, 1))
+    assert nats is None or bool(torch.isfinite(nats).all())
 
 
 # -- kill and resume -------------------------------------------------------------------------------------------------
