@@ -15,6 +15,9 @@ import json
 import lzma
 import math
 import platform
+import shutil
+import subprocess
+import tempfile
 import time
 import zlib
 from collections.abc import Callable
@@ -27,6 +30,7 @@ from maquette.data import Data, open_data
 from maquette.evaluate import judge
 from maquette.metrics.evidence import Evidence
 
+SEVEN_ZIP = shutil.which("7z") or shutil.which("7zz") or ""
 Rows = tuple[np.ndarray, np.ndarray]
 Draw = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 COLUMNS = [
@@ -211,8 +215,18 @@ def xz(raw: bytes) -> int:
     return len(lzma.compress(raw, lzma.FORMAT_XZ, filters=[window]))
 
 
+def seven_zip(raw: bytes) -> int:
+    """Bytes under 7-Zip's own PPMd, order 24, 1 GB: where it is installed."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "text"
+        source.write_bytes(raw)
+        how = ["-m0=PPMd:o=24:mem=1g", "-bso0", "-bsp0"]
+        subprocess.run([SEVEN_ZIP, "a", *how, f"{folder}/out.7z", str(source)], check=True, capture_output=True)
+        return (Path(folder) / "out.7z").stat().st_size
+
+
 def ppmd(raw: bytes) -> int:
-    """Bytes under PPMd variant H (7z's), order 24, 1 GB."""
+    """Bytes under PPMd variant H as pyppmd has it, order 24, 1 GB. 7-Zip's comes to other figures: both are printed."""
     import pyppmd
 
     encoder = pyppmd.Ppmd7Encoder(24, 1 << 30)
@@ -231,6 +245,9 @@ def text_floors(name: str) -> tuple[dict[str, float], str]:
         "PPMd o24": lambda: ppmd(held),
         "PPMd o24 given train": lambda: after(ppmd, train, held),
     }
+    if SEVEN_ZIP:
+        sizes |= {"PPMd o24 (7-Zip)": lambda: seven_zip(held)}
+        sizes |= {"PPMd o24 (7-Zip) given train": lambda: after(seven_zip, train, held)}
     rows = {}
     for label, size in sizes.items():
         rows[label] = 8 * size() / len(held)

@@ -5,9 +5,9 @@ Knows runs, reports and how work is shown; decides no exit code and parses no co
 
 from __future__ import annotations
 
+import glob
 import json
 import math
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,13 +25,13 @@ from maquette.data import Data, Facts, open_data
 from maquette.distributed import World, join
 from maquette.doctor import doctor
 from maquette.evaluate import choose, judge, undisturbed
-from maquette.experiment import Experiment
+from maquette.experiment import Experiment, seconds_of
 from maquette.metrics.evidence import Evidence
 from maquette.report.bar import Bar
 from maquette.report.card import write_card
 from maquette.report.page import write_run_page
-from maquette.report.pictures import save_samples
-from maquette.runs import Report, Run, RunError, build, fit, rebuild, record_of
+from maquette.report.pictures import check_suffix, save_samples
+from maquette.runs import Report, Run, build, fit, rebuild, record_of
 from maquette.system import System
 from maquette.train import Progress, plan, ready
 
@@ -63,24 +63,30 @@ class Loaded:
         self, n: int = 16, *, seed: int = 0, about: dict[str, Any] | None = None, prompt: str = "", sampler: Sampler | None = None
     ) -> Batch:
         """n samples. `about`: what to make, e.g. {"label": 3}; `prompt`: how a text begins; `sampler`: another than its own."""
+        if n < 1:
+            raise ValueError(f"n is {n}; it must be 1 or more")
         sampler = sampler or self.system.sampler
         start = _prompted(self.system, prompt, n, sampler) if prompt else None
         return self.system.sample(n, about=_told(self.facts, about or {}, n), start=start, seed=seed, sampler=sampler)
 
 
-def load(path: str | Path, *, step: int | None = None, device: str = "auto") -> Loaded:
+def load(path: str | Path | Run, *, step: int | None = None, device: str = "auto", trust: bool = False) -> Loaded:
     """Open a run with its newest checkpoint that verifies (or that of `step`). Needs no data on this machine.
 
+    A run made by a recipe of your own names code to import: that is done if it is imported already, or with `trust`.
+
     Raises:
-        RunError: no such run, or none of its checkpoints can be used.
+        RunError: no such run, none of its checkpoints can be used, or it names code that nobody said to trust.
     """
-    found = Run.open(path)
+    found = path if isinstance(path, Run) else Run.open(path)
     refused: list[str] = []
     if step is None:
         _, files, refused = found.newest()
     else:
-        files = storage.read_verified(found.shelf / f"step-{step:08d}")
-    experiment = rebuild(found)
+        files = storage.read_verified(found.at(step))
+    for reason in refused:
+        print(f"passed over: {reason}", file=sys.stderr)
+    experiment = rebuild(found, trust)
     experiment.system.to(pick_device(device))
     progress = checkpoint.restore(files, experiment.system)
     experiment.system.eval()
@@ -104,19 +110,6 @@ def pick_device(name: str = "auto") -> torch.device:
 # -- train and resume ----------------------------------------------------------------------------------------------------
 
 
-def seconds_of(budget: str | float) -> float:
-    """A budget as seconds: 90, "90", "60s", "10m", "1.5h".
-
-    Raises:
-        ValueError: it is none of these, or not above 0.
-    """
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([smh]?)\s*", str(budget))
-    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
-    if seconds <= 0:
-        raise ValueError(f"budget '{budget}' is not a time: write seconds, minutes or hours as 60s, 10m or 1.5h")
-    return seconds
-
-
 def begin(
     recipe: str,
     arguments: dict[str, Any],
@@ -137,13 +130,13 @@ def begin(
     world = world or World()
     if steps and budget:
         raise ValueError(f"give --steps {steps} or --budget {budget}, not both")
-    if steps < 0:
-        raise ValueError(f"--steps {steps} is not above 0")
+    if steps < 0 or steps != int(steps):
+        raise ValueError(f"--steps {steps} is not a whole number above 0")
     spend = seconds_of(budget) if budget else 0.0
     experiment, checked = build(recipe, arguments, seed)
     folder = Path(out) if out else _fresh(recipe, experiment.data.facts)
-    if world.first and (folder / "run.json").exists():
-        raise RunError(f"{folder} already holds a run; `maquette resume {folder}` continues it, --out names another folder")
+    if world.first:
+        Run.check_free(folder)  # before the work of planning
     system = experiment.system.to(pick_device(device))
     system.codec.learn(experiment.data.train)
     if experiment.fit.batch > (rows := len(experiment.data.train)) > 0:
@@ -166,7 +159,8 @@ def begin(
 def _fresh(recipe: str, facts: Facts) -> Path:
     """The first free runs/RECIPE-DATA-N."""
     stem = f"{recipe.rpartition(':')[2]}-{Path(facts.name).name}"
-    taken = [int(p.name.rpartition("-")[2]) for p in Path("runs").glob(f"{stem}-*") if p.name.rpartition("-")[2].isdigit()]
+    ends = [path.name.rpartition("-")[2] for path in Path("runs").glob(f"{glob.escape(stem)}-*")]
+    taken = [int(end) for end in ends if end.isdigit()]
     return Path("runs") / f"{stem}-{max(taken, default=0) + 1}"
 
 
@@ -189,6 +183,8 @@ def pursue(session: Loaded, world: World, *, every: int = 0, stop_on_full: bool 
         for report in fit(found, session.experiment, progress, world, every, stop_on_full):
             if bar:
                 bar.step(report)
+            elif report.warning:
+                print(f"warning: {report.warning}", file=sys.stderr)
             if events and report.logs:
                 _write_events(events, report)
             if report.saved:
@@ -272,25 +268,37 @@ def resume(
     stop_on_full: bool = False,
     device: str = "auto",
     quiet: bool = False,
+    trust: bool = False,
 ) -> Loaded:
     """Continue a run from its newest checkpoint that verifies, bit for bit; `steps` moves its end.
 
     A run that was stopped before its first checkpoint begins again from step 0, as it would have.
+
+    Raises:
+        ValueError: `steps` is not beyond what the run has done.
     """
     world = join()
     found = Run.open(path)
     with ExitStack() as stack:
         if world.first:
-            stack.enter_context(found.held())  # look, before training takes the lock for itself
+            stack.enter_context(found.held())
+        session = _reopened(found, world, steps, device, trust)
+        return pursue(session, world, every=checkpoint_every, stop_on_full=stop_on_full, quiet=quiet)
+
+
+def _reopened(found: Run, world: World, steps: int, device: str, trust: bool) -> Loaded:
+    """A run as it was at its newest checkpoint, or at its beginning where it has none; the log ends where it does."""
     torch.set_num_threads(found.record["machine"]["threads"])  # another number of threads adds in another order
     if found.checkpoints():
-        session = load(path, device=device)
+        session = load(found, device=device, trust=trust)
     else:
-        experiment = rebuild(found)
+        experiment = rebuild(found, trust)
         experiment.system.to(pick_device(device))
         experiment.system.codec.learn(experiment.data.train)
         session = Loaded(found, experiment, Progress(experiment.fit, found.record["seed"]))
     if steps:
+        if steps <= session.progress.step:
+            raise ValueError(f"--steps {steps} is not beyond step {session.progress.step}, which this run has reached")
         session.progress.fit = replace(session.progress.fit, steps=steps)
         found.record["fit"]["steps"] = steps
         if world.first:
@@ -299,7 +307,7 @@ def resume(
         found.forget_after(session.progress.step)
     ready(session.system, session.progress.fit)
     world.wait()
-    return pursue(session, world, every=checkpoint_every, stop_on_full=stop_on_full, quiet=quiet)
+    return session
 
 
 # -- sample --------------------------------------------------------------------------------------------------------------
@@ -316,6 +324,7 @@ def sample(
     dials: dict[str, Any] | None = None,
     step: int | None = None,
     device: str = "auto",
+    trust: bool = False,
 ) -> Batch:
     """Draw n samples from a run, and write them by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
 
@@ -324,7 +333,9 @@ def sample(
     """
     if n < 1:
         raise ValueError(f"-n {n} is not above 0")
-    found = load(path, step=step, device=device)
+    found = load(path, step=step, device=device, trust=trust)
+    if out:
+        check_suffix(found.system.codec.field, Path(out))
     sampler = turned(found.system.sampler, dials or {})
     batch = found.sample(n, seed=seed, about=about, prompt=prompt, sampler=sampler)
     if out:
@@ -367,6 +378,8 @@ def _told(facts: Facts, about: dict[str, Any], n: int) -> Batch | None:
         if key not in known:
             raise recipes.UnknownName("field of --about", key, known or ["(this run takes none)"])
     given = about["label"] if isinstance(about["label"], list) else [about["label"]]
+    if not given:
+        raise ValueError("--about names no label: 'label' is an empty list")
     labels = [_class(facts, value) for value in given]
     return {"label": torch.tensor([labels[i % len(labels)] for i in range(n)])}
 
@@ -374,7 +387,7 @@ def _told(facts: Facts, about: dict[str, Any], n: int) -> Batch | None:
 def _class(facts: Facts, value: Any) -> int:
     if str(value) in facts.classes:
         return facts.classes.index(str(value))
-    if isinstance(value, int) and 0 <= value < len(facts.classes):
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(facts.classes):
         return value
     raise recipes.UnknownName("label", value, list(facts.classes))
 
@@ -392,11 +405,20 @@ def _prompted(system: System, prompt: str, n: int, sampler: Sampler) -> Code:
 
 
 def evaluate(
-    path: str | Path, *, n: int = 0, seed: int = 0, only: list[str] | None = None, step: int | None = None, device: str = "auto"
+    path: str | Path,
+    *,
+    n: int = 0,
+    seed: int = 0,
+    only: list[str] | None = None,
+    step: int | None = None,
+    device: str = "auto",
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Score a run on its held-out data; writes eval.json, report.html and the model card, and returns what eval.json holds."""
+    if seed < 0:
+        raise ValueError(f"--seed {seed}: a seed of evaluation is 0 or more")
     chosen = choose(only)
-    found = load(path, step=step, device=device)
+    found = load(path, step=step, device=device, trust=trust)
     evidence = Evidence(found.data, found.system, n=n or None, seed=seed)
     with undisturbed(found.system):
         result = judge(evidence, chosen)

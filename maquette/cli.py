@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 _OPEN = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-BAD_INPUT, STORAGE, NUMERICAL, RESUMABLE = 2, 73, 74, 75
+FAILED, BAD_INPUT, STORAGE, NUMERICAL, RESUMABLE = 1, 2, 73, 74, 75
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Out = Annotated[str, typer.Option("--out", "-o", help="Where to write.")]
@@ -34,14 +34,16 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 Threads = Annotated[int, typer.Option(help="CPU threads (0 = all cores).")]
 Every = Annotated[int, typer.Option(help="Steps between checkpoints (0 = five over the run).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Import the code outside maquette that made this run.")]
 Full = Annotated[bool, typer.Option("--stop-on-full", help="Stop at the first checkpoint the disk has no room for.")]
 
 
 def _threads(count: int) -> None:
     import torch
 
-    if count < 0:
-        raise ValueError(f"--threads {count} is not above 0")
+    most = max(64, os.cpu_count() or 1)
+    if not 0 <= count <= most:
+        raise ValueError(f"--threads {count} is not in 1 .. {most} (0 = all cores)")
     if count:
         torch.set_num_threads(count)
 
@@ -68,15 +70,21 @@ def _print(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1, default=str))
 
 
+def _short(value: float | None) -> str:
+    """A figure in four digits; one that is not finite is saved as null."""
+    return "-" if value is None else f"{value:.4g}"
+
+
 def _table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", show_edge=False)
+    table = Table(title=Text(title), title_justify="left", show_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     Console().print(table)
 
 
@@ -117,8 +125,13 @@ def list_verb(
 
 
 def _run_line(path: Path) -> dict[str, Any]:
-    record = json.loads(path.read_text())
-    done = sorted((path.parent / "checkpoints").glob("step-*"))
+    from maquette.runs import Run, RunError
+
+    try:
+        found = Run.open(path.parent)
+    except (RunError, OSError) as error:
+        return {"name": str(path.parent), "summary": f"cannot be read: {error}", "error": str(error)}
+    record, done = found.record, found.checkpoints()
     step = int(done[-1].name.removeprefix("step-")) if done else 0
     told = f"{record['recipe']} on {record['data']['name']}, step {step} of {record['fit']['steps']}"
     return {"name": str(path.parent), "summary": told, "recipe": record["recipe"], "step": step, "steps": record["fit"]["steps"]}
@@ -183,13 +196,20 @@ def resume_verb(
     stop_on_full: Full = False,
     device: Device = "auto",
     quiet: Quiet = False,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Continue a run bit for bit from its newest checkpoint that verifies."""
     from maquette import api
 
     session = api.resume(
-        run, steps=steps, checkpoint_every=checkpoint_every, stop_on_full=stop_on_full, device=device, quiet=quiet or as_json
+        run,
+        steps=steps,
+        checkpoint_every=checkpoint_every,
+        stop_on_full=stop_on_full,
+        device=device,
+        quiet=quiet or as_json,
+        trust=trust,
     )
     _finished(session, as_json)
 
@@ -197,8 +217,6 @@ def resume_verb(
 def _finished(session: Any, as_json: bool) -> None:
     if int(os.environ.get("RANK", "0")):
         return
-    for reason in session.refused:
-        typer.echo(f"passed over: {reason}", err=True)
     told = {"run": str(session.run.path), "step": session.progress.step, "seconds": round(session.progress.seconds, 2)}
     if as_json:
         return _print(told)
@@ -219,6 +237,7 @@ def sample_verb(
     device: Device = "auto",
     threads: Threads = 0,
     show: Annotated[bool, typer.Option("--print", help="Print texts on stdout too.")] = False,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Draw samples: a PNG grid, text, .npz or .json by the suffix of --out."""
@@ -234,10 +253,20 @@ def sample_verb(
         raise ValueError(f"""--about '{about}' is not JSON ({error}); write it like '{{"label": 3}}'""") from None
     if told is not None and not isinstance(told, dict):
         raise ValueError(f"""--about '{about}' is not a JSON object; write it like '{{"label": 3}}'""")
-    if not out and not show and not as_json:
-        out = str(Path(run) / "samples" / f"seed-{seed}.{_suffix(run)}")
+    suffix = _suffix(run)
+    if not out and not ((show or as_json) and suffix == "txt"):  # what is drawn is never thrown away
+        out = str(Path(run) / "samples" / f"{f'step-{step:08d}-' if step >= 0 else ''}seed-{seed}.{suffix}")
     batch = api.sample(
-        run, n, out=out, seed=seed, about=told, prompt=prompt, dials=dials, step=None if step < 0 else step, device=device
+        run,
+        n,
+        out=out,
+        seed=seed,
+        about=told,
+        prompt=prompt,
+        dials=dials,
+        step=None if step < 0 else step,
+        device=device,
+        trust=trust,
     )
     texts = batch.get("text")
     if as_json:
@@ -264,6 +293,7 @@ def eval_verb(
     step: Annotated[int, typer.Option(help="This checkpoint (-1 = the newest).")] = -1,
     device: Device = "auto",
     threads: Threads = 0,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Score a run on its held-out data, every figure with a 95 % interval and the signature of how it was made."""
@@ -271,10 +301,13 @@ def eval_verb(
 
     _threads(threads)
     only = [name for name in metrics.split(",") if name] or None
-    told = api.evaluate(run, n=n, seed=seed, only=only, step=None if step < 0 else step, device=device)
+    told = api.evaluate(run, n=n, seed=seed, only=only, step=None if step < 0 else step, device=device, trust=trust)
     if as_json:
         return _print(told)
-    rows = [[name, f"{e['value']:.4g}", f"{e['low']:.4g} .. {e['high']:.4g}", str(e["n"])] for name, e in told["metrics"].items()]
+    rows = [
+        [name, _short(e["value"]), f"{_short(e['low'])} .. {_short(e['high'])}", str(e["n"])]
+        for name, e in told["metrics"].items()
+    ]
     _table(f"{run} at step {told['step']}", ["metric", "value", "95 %", "n"], rows)
     for name, why in told["skipped"].items():
         typer.echo(f"{name}: not measured: {why}")
@@ -297,7 +330,7 @@ def baselines_verb(
     if as_json:
         return _print(told)
     figures = list(dict.fromkeys(figure for found in told.values() for figure in found))
-    rows = [[f, *(f"{told[name][f]['value']:.4g}" if f in told[name] else "-" for name in told)] for f in figures]
+    rows = [[f, *(_short(told[name].get(f, {}).get("value")) for name in told)] for f in figures]
     _table(f"baselines on {data}", ["metric", *told], rows)
 
 
@@ -329,8 +362,10 @@ def compare_verb(
         quiet=quiet or as_json,
         arguments=_options(ctx.args),
     )
+    failed = any(row["status"] == "failed" for row in told["rows"])
     if as_json:
-        return _print(told)
+        _print(told)
+        raise typer.Exit(FAILED if failed else 0)
     from rich.console import Console
 
     from maquette.report.bar import leaderboard, plain_table
@@ -340,6 +375,7 @@ def compare_verb(
     else:
         typer.echo(plain_table(told["rows"], told["floors"]))
     typer.echo(f"{Path(out) / 'report.html'} shows samples, curves and what each number means; compare.json has every figure.")
+    raise typer.Exit(FAILED if failed else 0)
 
 
 def _version(value: bool) -> None:
@@ -358,8 +394,11 @@ def _top(
 def main() -> None:
     """Run the command line; turn what went wrong into a message and an exit code.
 
-    0 done; 2 bad input; 73 storage; 74 not finite; 75 resumable (a rank was lost); 130 / 143 stopped by a signal.
+    0 done; 1 a system of a comparison failed; 2 bad input; 73 storage; 74 not finite; 75 resumable (a rank was lost);
+    130 / 143 stopped by a signal.
     """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # recipes of one's own, my_pkg.recipes:fn
     try:
         app()
     except KeyboardInterrupt:
@@ -377,7 +416,7 @@ def main() -> None:
 
 def _code(error: Exception) -> int | None:
     """The exit code of a failure that has a plain meaning; None for a fault of ours, which keeps its traceback."""
-    if isinstance(error, ValueError | FileNotFoundError):
+    if isinstance(error, ValueError | FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError | MemoryError):
         return BAD_INPUT
     if "torch" in sys.modules:
         from maquette.distributed import PeerLost
@@ -387,5 +426,9 @@ def _code(error: Exception) -> int | None:
         if isinstance(error, Stopped):
             return 128 + error.signum
         meanings = ((StorageFull, STORAGE), (NotFinite, NUMERICAL), (PeerLost, RESUMABLE))
-        return next((code for kind, code in meanings if isinstance(error, kind)), None)
-    return None
+        found = next((code for kind, code in meanings if isinstance(error, kind)), None)
+        if found is not None:
+            return found
+        if isinstance(error, RuntimeError) and "memory" in str(error):  # torch could not allocate what was asked for
+            return BAD_INPUT
+    return STORAGE if isinstance(error, OSError) else None

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +19,7 @@ from typing import Any
 
 from maquette import exhibits, recipes
 from maquette.data import open_data
+from maquette.experiment import seconds_of
 from maquette.report.bar import Board
 from maquette.report.page import write_page
 from maquette.runs import FIT_OPTIONS, Run, RunError, versions
@@ -92,7 +95,7 @@ def compare(
     """Train and score each recipe on `data`; writes compare.json and report.html into `out` and returns the former.
 
     Raises:
-        ValueError: an unknown recipe, data set or option, or neither budget nor steps.
+        ValueError: an unknown recipe, data set or option; neither budget nor steps, or both.
         RunError: `out` already holds a comparison.
     """
     out = Path(out)
@@ -109,13 +112,23 @@ def compare(
         if key not in FIT_OPTIONS and not any(key in recipes.signature(recipes.find(name)) for name in names):
             allowed = {k for name in names for k in recipes.signature(recipes.find(name))} | set(FIT_OPTIONS)
             raise recipes.UnknownName("option", key, sorted(allowed))
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"recipe {', '.join(sorted(twice))} is named twice")
+    if bool(budget) == bool(steps):
+        raise ValueError("say how long to train each: a budget (--budget 60s) or a number of steps (--steps 1000), one of them")
+    if steps < 0 or jobs < 0:
+        raise ValueError(f"--{'steps' if steps < 0 else 'jobs'} {min(steps, jobs)} is not above 0")
+    if budget:
+        seconds_of(budget)
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out} is a file; --out names a folder")
     if (out / "compare.json").exists() or any((out / name / "run.json").exists() for name in names):
         raise RunError(f"{out} already holds a comparison; --out names another folder")
     facts = open_data(data, int((arguments or {}).get("size", 0))).facts
     out.mkdir(parents=True, exist_ok=True)
     entries = [Entry(name, out / name, stages(name, data, out / name, budget, steps, seed, arguments or {})) for name in names]
     floors = _baselines(data, out, int((arguments or {}).get("size", 0)), seed)
-    run_all([*entries, floors], jobs or os.cpu_count() or 1, quiet)
+    run_all([*entries, floors], jobs or len(os.sched_getaffinity(0)), quiet)
     rows = [_row(entry) for entry in entries]
     told = {
         "format": 1,
@@ -155,13 +168,16 @@ def stages(name: str, data: str, folder: Path, budget: Any, steps: int, seed: in
         "1",
         "--quiet",
     ]
-    return [("training", [*train, *own]), ("scoring", [*base, "eval", str(folder), "--threads", "1", "--json"])]
+    judge = [*base, "eval", str(folder), "--threads", "1", "--json", *(["--trust"] if ":" in name else [])]
+    return [("training", [*train, "--quiet", *own]), ("scoring", judge)]
 
 
 def run_all(entries: list[Entry], jobs: int, quiet: bool) -> None:
-    """Run every entry to its end, `jobs` at a time; on any way out, leave no process behind."""
+    """Run every entry to its end, `jobs` at a time; on any way out, SIGTERM too, leave no process behind."""
     board = None if quiet else Board([entry.name for entry in entries])
     waiting, live = list(entries), list[Entry]()
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number)) if here else None
     try:
         while waiting or live:
             while waiting and len(live) < jobs:
@@ -182,6 +198,8 @@ def run_all(entries: list[Entry], jobs: int, quiet: bool) -> None:
         for entry in live:
             if entry.process:
                 entry.process.wait(30)
+        if here:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _baselines(data: str, out: Path, size: int, seed: int) -> Entry:

@@ -87,7 +87,7 @@ def judge(evidence: Evidence, metrics: dict[str, Metric] | None = None, progress
         began, sampled = time.perf_counter(), evidence.sampling_seconds
         try:
             figures |= metric.measure(evidence)
-        except UnfitSamples as error:
+        except (UnfitSamples, ArithmeticError, np.linalg.LinAlgError, torch.linalg.LinAlgError) as error:
             skipped[name] = str(error)
         took[name] = time.perf_counter() - began - (evidence.sampling_seconds - sampled)
     if progress is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from maquette.data import Data
@@ -58,8 +59,25 @@ class Fit:
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if not low <= value <= high:
+                if value != value:
+                    raise ValueError(f"{name} is {value}, which is no number")
                 allowed = f"{low} or more" if high == float("inf") else f"{low} .. {high}"
                 raise ValueError(f"{name} is {value}; it must be {allowed}, nearest is {min(max(value, low), high)}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas are {self.betas}; they must be two numbers from 0 to below 1, such as 0.9,0.99")
+
+
+def seconds_of(budget: str | float) -> float:
+    """A budget as seconds: 90, "90", "60s", "10m", "1.5h".
+
+    Raises:
+        ValueError: it is none of these, or not above 0.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([smh]?)\s*", str(budget))
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise ValueError(f"budget '{budget}' is not a time: write seconds, minutes or hours as 60s, 10m or 1.5h")
+    return seconds
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from maquette.train import NotFinite, Progress, run
 
 FORMAT = 1
 KEPT = 2  # checkpoints kept beside a newer one
+NEEDED = {"recipe": str, "arguments": dict, "seed": int, "fit": dict, "data": dict, "machine": dict}  # of run.json
 
 
 class RunError(ValueError):
@@ -72,21 +73,36 @@ class Run:
     """A run's folder. `record` is run.json: recipe, arguments, fit, seed, data facts, versions, machine."""
 
     def __init__(self, path: Path, record: dict[str, Any]):
-        self.path, self.record = path, record
+        self.path, self.record, self.locked = path, record, False
 
     @classmethod
     def create(cls, path: Path, record: dict[str, Any]) -> Run:
         """A new run folder.
 
         Raises:
-            RunError: there is a run already.
+            RunError: there is a run already, or anything else that is not ours to write over.
+        """
+        cls.check_free(path)
+        path.mkdir(parents=True, exist_ok=True)
+        made = cls(path, {"format": FORMAT, **record})
+        with made.held():  # two that begin in one folder at once: the second finds the first's record
+            cls.check_free(path)
+            made.write_record()
+        return made
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """Whether a new run may be made here.
+
+        Raises:
+            RunError: there is a run already, or anything else that is not ours to write over.
         """
         if (path / "run.json").exists():
             raise RunError(f"{path} already holds a run; `maquette resume {path}` continues it, --out names another folder")
-        path.mkdir(parents=True, exist_ok=True)
-        made = cls(path, {"format": FORMAT, **record})
-        made.write_record()
-        return made
+        if path.exists() and not path.is_dir():
+            raise RunError(f"{path} is a file; --out names a folder")
+        if path.is_dir() and any(p.name != ".lock" for p in path.iterdir()):
+            raise RunError(f"{path} is not empty, and what is in it is no run; --out names another folder")
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -109,6 +125,9 @@ class Run:
             raise RunError(f"{file} is damaged: {error}") from None
         if version > FORMAT:
             raise RunError(f"{file} is of format {version}; this maquette reads up to {FORMAT}: upgrade it")
+        for name, kind in NEEDED.items():
+            if not isinstance(record.get(name), kind):
+                raise RunError(f"{file} is damaged: it has no '{name}' that is a {kind.__name__}")
         return cls(path, record)
 
     def write_record(self) -> None:
@@ -116,11 +135,14 @@ class Run:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Be this run's only writer. The kernel lets go when the process dies, however it dies.
+        """Be this run's only writer; within it, it may be asked for again. The kernel lets go when the process dies, however.
 
         Raises:
             RunError: a live process holds it.
         """
+        if self.locked:
+            yield
+            return
         handle = open(self.path / ".lock", "a+")  # noqa: SIM115 (open for as long as the lock is)
         try:
             try:
@@ -133,8 +155,10 @@ class Run:
             handle.truncate(0)
             handle.write(str(os.getpid()))
             handle.flush()
+            self.locked = True
             yield
         finally:
+            self.locked = False
             handle.close()
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
@@ -145,7 +169,19 @@ class Run:
 
     def checkpoints(self) -> list[Path]:
         """Checkpoint folders, oldest first. Whether one may be used only reading it tells."""
-        return sorted(p for p in self.shelf.glob("step-*") if p.is_dir())
+        return sorted(p for p in self.shelf.glob("step-*") if p.is_dir() and p.name.removeprefix("step-").isdigit())
+
+    def at(self, step: int) -> Path:
+        """The folder of one step's checkpoint.
+
+        Raises:
+            RunError: there is none; the message lists those there are.
+        """
+        kept = [int(p.name.removeprefix("step-")) for p in self.checkpoints()]
+        if step not in kept:
+            near = f"; nearest is {min(kept, key=lambda other: abs(other - step))}" if kept else ""
+            raise RunError(f"{self.path} has no checkpoint of step {step}; it has {', '.join(map(str, kept)) or 'none'}{near}")
+        return self.shelf / f"step-{step:08d}"
 
     def save(self, system: System, progress: Progress) -> Path:
         """Commit a checkpoint of this step, then let go of those too old to keep.
@@ -189,9 +225,11 @@ class Run:
         path, found = self.path / "log.jsonl", []
         for line in path.read_text().splitlines() if path.exists() else []:
             try:
-                found.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 continue
+            if isinstance(row, dict) and "step" in row:
+                found.append(row)
         return found
 
     def forget_after(self, step: int) -> None:
@@ -269,12 +307,28 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
 
 
-def rebuild(found: Run) -> Experiment:
-    """A run's experiment from its record alone: the data is opened only when rows are asked for."""
+def rebuild(found: Run, trust: bool = False) -> Experiment:
+    """A run's experiment from its record alone: the data is opened only when rows are asked for.
+
+    Args:
+        trust: import the code outside maquette that the record may name.
+
+    Raises:
+        RunError: it names such code, and nobody said to trust it; or its record fits no recipe.
+    """
+    module = found.record["recipe"].rpartition(":")[0]
+    if module and not trust and module not in sys.modules:
+        raise RunError(
+            f"{found.path} was made by '{found.record['recipe']}', code outside maquette that opening it would run; "
+            "if you trust it, say --trust (in Python, trust=True, or import it first)"
+        )
     known = {k: v for k, v in found.record["arguments"].items() if k not in FIT_OPTIONS}
     with recall(Facts.of(found.record["data"])):
         experiment, _ = build(found.record["recipe"], known, found.record["seed"])
-    fit = Fit(**{**found.record["fit"], "betas": tuple(found.record["fit"]["betas"])})
+    try:
+        fit = Fit(**{**found.record["fit"], "betas": tuple(found.record["fit"]["betas"])})
+    except (TypeError, KeyError) as error:
+        raise RunError(f"{found.path / 'run.json'} is damaged: its 'fit' is none of this maquette's ({error})") from None
     return replace(experiment, fit=fit)
 
 
@@ -318,6 +372,8 @@ def fit(
         NotFinite: a loss or gradient was not finite; the newest checkpoint is from before it.
     """
     steps = progress.fit.steps
+    if every < 0:
+        raise ValueError(f"--checkpoint-every {every} is not above 0")
     every = every or max(1, -(-steps // 5))
     often = max(1, steps // 200)
     began, failures = time.time(), 0
@@ -330,18 +386,22 @@ def fit(
                 row.update({name: float(value) for name, value in logs.items()})
                 report = replace(report, logs=row)
                 if world.first:
-                    found.log(row)
-            if (step % every == 0 or last or caught) and world.first:
+                    try:
+                        found.log(row)
+                    except OSError as error:  # a checkpoint decides whether to go on
+                        report = replace(report, warning=f"log.jsonl could not be written ({error.strerror})")
+            stop = caught[0] if caught and not last else 0  # one that comes later is answered at the next step
+            if (step % every == 0 or last or stop) and world.first:
                 try:
                     report, failures = replace(report, saved=found.save(experiment.system, progress)), 0
                 except OSError as error:
                     failures += 1
                     report = replace(report, warning=_storage(error, found))
-                    if failures >= 3 or stop_on_full or last:
+                    if failures >= 3 or stop_on_full or last or stop:
                         raise StorageFull(error.errno, report.warning) from None
             yield report
-            if caught and not last:
-                raise Stopped(caught[0], step)
+            if stop:
+                raise Stopped(stop, step)
 
 
 def _storage(error: OSError, found: Run) -> str:

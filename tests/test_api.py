@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,14 +58,81 @@ def test_a_run_needs_no_data_to_be_sampled(run, monkeypatch):
         (lambda r: maquette.sample(r.run.path, 2, dials={"temprature": 1}), "Did you mean 'temperature'"),
         (lambda r: maquette.sample(r.run.path, 0), "-n 0"),
         (lambda r: maquette.evaluate(r.run.path, only=["frechett"]), "did you mean 'frechet'"),
-        (lambda r: maquette.load(r.run.path, step=77), "step-00000077"),
+        (lambda r: maquette.load(r.run.path, step=77), "no checkpoint of step 77; it has 1, 2, 3; nearest is 3"),
         (lambda r: maquette.load(r.run.path, device="tpu"), "device 'tpu'"),
+        (lambda r: maquette.train("vae", depth=1.7, steps=1), "option 'depth' takes int"),
+        (lambda r: maquette.train("vae", steps=2.5), "not a whole number"),
+        (lambda r: maquette.train("vae", betas=(2.0, 3.0), steps=1), "betas are (2.0, 3.0)"),
+        (lambda r: maquette.train("vae", betas="0.9", steps=1), "option 'betas' takes tuple"),
+        (lambda r: maquette.train("vae", lr=float("nan"), steps=1), "lr is nan, which is no number"),
+        (lambda r: maquette.train("json:dumps", steps=1), "is no recipe"),
+        (lambda r: maquette.train("vae", data=str(r.run.path), steps=1), "is a run, not data"),
+        (lambda r: maquette.train("vae", out=r.run.path / "samples", steps=1), "is not empty, and what is in it is no run"),
+        (lambda r: maquette.train("vae", out=r.run.path / "run.json", steps=1), "is a file"),
+        (lambda r: maquette.resume(r.run.path, steps=2), "--steps 2 is not beyond step 3"),
+        (lambda r: maquette.resume(r.run.path, steps=9, checkpoint_every=-1), "--checkpoint-every -1"),
+        (lambda r: r.sample(2, about={"label": []}), "empty list"),
+        (lambda r: r.sample(2, about={"label": True}), "unknown label 'True'"),
+        (lambda r: r.sample(0), "n is 0"),
+        (lambda r: maquette.evaluate(r.run.path, seed=-1), "--seed -1"),
+        (lambda r: maquette.sample(r.run.path, 2, out="x.gif"), "suffix for samples of image '.gif'"),
+        (lambda r: maquette.compare("digits", ["vae", "vae"], steps=2), "named twice"),
+        (lambda r: maquette.compare("digits", ["vae"]), "say how long"),
+        (lambda r: maquette.compare("digits", ["vae"], steps=2, budget="3s"), "one of them"),
+        (lambda r: maquette.compare("digits", ["vae"], budget="foo"), "is not a time"),
+        (lambda r: maquette.compare("digits", ["vae"], steps=2, jobs=-1), "--jobs -1"),
     ],
 )
 def test_mistakes_are_named(run, call, said):
     with pytest.raises(ValueError) as caught:
         call(run)
     assert said in str(caught.value)
+
+
+def test_a_run_that_names_foreign_code_does_not_import_it_unasked(run, tmp_path, monkeypatch):
+    (tmp_path / "trap.py").write_text(
+        "from maquette.experiment import Experiment\nfrom maquette.recipes.autoencoders import vae\nopen('sprung', 'w').close()\n"
+        "def small(data: str = 'digits') -> Experiment:\n    return vae(data)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    shutil.copytree(run.run.path, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps({**record, "recipe": "trap:small", "arguments": {"data": "digits"}}))
+    for call in (maquette.load, maquette.sample, maquette.evaluate):
+        with pytest.raises(ValueError, match="if you trust it"):
+            call(tmp_path / "run")
+    with pytest.raises(ValueError, match="if you trust it"):
+        maquette.resume(tmp_path / "run", steps=9)
+    assert not (tmp_path / "sprung").exists()
+    assert len(maquette.load(tmp_path / "run", trust=True).sample(2)["image"]) == 2
+    assert (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("lacks", ["recipe", "arguments", "seed", "fit", "data", "machine"])
+def test_a_record_that_lacks_something_is_named_as_damaged(run, tmp_path, lacks):
+    shutil.copytree(run.run.path, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    del record[lacks]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=f"is damaged: it has no '{lacks}'"):
+        maquette.load(tmp_path / "run")
+
+
+def test_a_damaged_newest_checkpoint_is_told_of(run, tmp_path, capsys):
+    shutil.copytree(run.run.path, tmp_path / "run")
+    weights = tmp_path / "run" / "checkpoints" / "step-00000003" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    maquette.sample(tmp_path / "run", 2)
+    assert "passed over" in (told := capsys.readouterr().err) and "step-00000003" in told
+
+
+def test_the_example_of_the_docs_trains(tmp_path, monkeypatch):
+    text = (Path(__file__).parent.parent / "docs" / "adding.md").read_text()
+    (tmp_path / "my_recipes.py").write_text(text.split("```python\n")[1].split("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    made = maquette.train("my_recipes:plain_flow", steps=2, batch=8, width=8, out=tmp_path / "run", quiet=True)
+    assert made.sample(2)["image"].shape == (2, 1, 8, 8)
 
 
 def test_help_imports_no_torch():

@@ -13,7 +13,7 @@ from maquette.data.core import Column, Data, Facts, image_data, text_data
 from maquette.data.errors import DataError, Skip, refuse_mostly_bad
 from maquette.data.images import Decoded, Picture
 from maquette.data.images import read as read_pictures
-from maquette.data.listing import IMAGE, TEXT, File, choose, kind_of, parts_of, walk
+from maquette.data.listing import IMAGE, TEXT, File, choose, is_run, kind_of, parts_of, walk
 from maquette.data.metadata import described
 from maquette.data.shares import divide, sha1
 from maquette.data.texts import Document, cut, read_jsonl, read_texts
@@ -26,6 +26,8 @@ def read_own(path: Path, size: int = 0) -> Data:
         DataError: nothing in it that can be used, or more than half of it bad.
     """
     if path.is_dir():
+        if is_run(path):
+            raise DataError(f"{path} is a run, not data: what a model drew is not what to learn from")
         files = walk(path)
         kind, kept, notes = choose(files, path)
     else:

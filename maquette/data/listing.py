@@ -47,7 +47,10 @@ class File:
 
 
 def walk(root: Path) -> list[File]:
-    """Every file under a folder that is not hidden, by name. Links to folders are followed, each folder once."""
+    """Every file under a folder that is not hidden, by name. Links to folders are followed, each folder once.
+
+    A run of ours within it is passed over: what a model drew is no data.
+    """
     found, seen = [], {os.path.realpath(root)}
     for place, folders, files in os.walk(root, followlinks=True):
         kept = []
@@ -56,13 +59,18 @@ def walk(root: Path) -> list[File]:
             if not folder.startswith((".", "__")) and real not in seen:
                 seen.add(real)
                 kept.append(folder)
-        folders[:] = kept
+        folders[:] = [folder for folder in kept if not is_run(Path(place, folder))]
         for file in files:
             if not file.startswith(".") and file != "Thumbs.db":
                 path = Path(place, file)
                 name = path.relative_to(root).as_posix()
                 found.append(File(path, name, name))
     return sorted(found, key=lambda file: file.name)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is one that training made."""
+    return (folder / "run.json").is_file() and (folder / "log.jsonl").is_file()
 
 
 def signature(path: Path) -> str:

@@ -6,6 +6,7 @@ Knows names and rows, opens no image.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import posixpath
 from collections.abc import Iterable, Iterator
@@ -84,13 +85,13 @@ def _metadata(files: list[File], images: set[str]) -> tuple[Told, list[tuple[str
 def _rows(file: File, bad: list[tuple[str, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, row) of a metadata file; what is malformed goes to `bad`."""
     try:
-        lines = file.path.read_bytes().decode("utf-8-sig").splitlines()
+        text = file.path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file.path} cannot be read: {error}") from None
     if file.name.endswith(".csv"):
-        yield from ((f"{file.name}:{i}", dict(row)) for i, row in enumerate(csv.DictReader(lines), 2))
+        yield from ((f"{file.name}:{i}", dict(row)) for i, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 2))
         return
-    for i, line in enumerate(lines, 1):
+    for i, line in enumerate(text.split("\n"), 1):  # not splitlines: a caption may hold U+2028
         try:
             row = json.loads(line) if line.strip() else None
         except (ValueError, RecursionError) as error:

@@ -16,7 +16,7 @@ def _epoch(seed: int, epoch: int, rows: int) -> np.ndarray:
     The row number sits in each random key's low bits: sorting the keys in place (0.3 s for 10 million) leaves no tie.
     """
     width = np.uint64(max(1, (rows - 1).bit_length()))
-    keys = np.random.Philox(key=[seed % (1 << 64), epoch]).random_raw(rows)
+    keys = np.random.Philox(key=np.array([seed % (1 << 64), epoch], np.uint64)).random_raw(rows)
     keys <<= width
     keys |= np.arange(rows, dtype=np.uint64)
     keys.sort()

@@ -73,7 +73,7 @@ class Windows(Split):
         if count == 0:
             raise DataError(
                 f"a split has {len(self.tokens)} tokens, fewer than one window of {self.length}; "
-                f"use more text or a window of at most {len(self.tokens)}"
+                f"use more text, or a shorter window: --context {max(1, len(self.tokens))}"
             )
         return self.tokens[: count * self.length].view(count, self.length)
 

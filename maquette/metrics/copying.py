@@ -14,12 +14,14 @@ from maquette.metrics.estimate import Estimate
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.intervals import Z95, mean, proportion
 
+LEAST = 100  # held-out rows, below which their nearest 1 % is no yardstick
 MEANINGS = {
     "NN distance": "Mean distance from a sample to its nearest training row (pixels in 0..1, Euclid). Well below the held-out "
     "rows' own is copying; well above is blur or noise.",
     "NN distance (real)": "The same for held-out rows: what fresh real data have.",
     "NN ratio": "The samples' over the held-out rows': 1 is best, well below is copying.",
-    "copies": "Share of samples nearer to a training row than the nearest 1 % of held-out rows are: honest samples have .01.",
+    "copies": "Share of samples nearer to a training row than the nearest 1 % of held-out rows are: honest samples have .01. "
+    "Not given below 100 held-out rows.",
 }
 
 
@@ -31,18 +33,19 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     """Nearest-training distances of samples and held-out rows, their ratio, and the share of near copies."""
     train = evidence.rows("train")
     made, real = nearest(evidence.rows("samples"), train), nearest(evidence.rows("held"), train)
-    edge = float(np.percentile(real, 1))
     size: dict[str, Any] = {"samples": len(made), "rows": len(real)}
     among = ("training rows", str(len(train)))
     normal, wilson = (among, ("interval", "normal")), (among, ("interval", "Wilson"))
-    near = proportion(int((made < edge).sum()), len(made))
     sign, n = evidence.estimate, len(made)
-    return {
+    found = {
         "NN distance": sign("NN distance", mean(made), n, better="higher", aim=float(real.mean()), **size, options=normal),
         "NN distance (real)": sign("NN distance (real)", mean(real), len(real), rows=len(real), options=normal),
         "NN ratio": sign("NN ratio", ratio(made, real), n, better="higher", aim=1.0, **size, options=normal),
-        "copies": sign("copies", near, n, **size, options=wilson),
     }
+    if len(real) < LEAST:
+        return found
+    near = proportion(int((made < np.percentile(real, 1)).sum()), n)
+    return found | {"copies": sign("copies", near, n, **size, options=wilson)}
 
 
 def nearest(rows: np.ndarray, among: np.ndarray, batch: int = 512) -> np.ndarray:

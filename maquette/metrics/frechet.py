@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from maquette.metrics.estimate import Estimate
-from maquette.metrics.evidence import Evidence
+from maquette.metrics.evidence import LEAST, Evidence
 from maquette.metrics.intervals import bootstrap
 
 RESAMPLES = 200
@@ -21,7 +21,10 @@ MEANINGS = {
 
 
 def applies(evidence: Evidence) -> str:
-    return "" if evidence.pictures else "the data are not images"
+    if not evidence.pictures:
+        return "the data are not images"
+    rows = len(evidence.data.held)
+    return "" if rows >= LEAST else f"{rows} held-out rows have no covariance to speak of; {LEAST} are needed"
 
 
 def measure(evidence: Evidence) -> dict[str, Estimate]:

@@ -61,13 +61,18 @@ def find(name: str) -> Callable[..., Any]:
 
     Raises:
         UnknownName: no such recipe.
+        ValueError: an import path that leads nowhere, or to something that is no recipe.
     """
     if ":" in name:
         module, _, function = name.partition(":")
         try:
-            return getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as error:
+            found = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(f"recipe '{name}' cannot be imported: {error}") from None
+        said = getattr(found, "__annotations__", {}).get("return")
+        if getattr(said, "__name__", said) != "Experiment":
+            raise ValueError(f"'{name}' is no recipe: a recipe is a function that says `-> Experiment`")
+        return found
     if name not in catalogue():
         raise UnknownName("recipe", name, list(catalogue()))
     return getattr(importlib.import_module(catalogue()[name].module), name)
@@ -83,9 +88,13 @@ def check(name: str, given: dict[str, Any], also: dict[str, Any] | None = None) 
 
     Raises:
         UnknownName: an option that neither the recipe nor `also` has.
-        ValueError: a value that is not of the option's type.
+        ValueError: a value that is not of the option's type; a recipe with an argument that has no scalar default.
     """
-    allowed = {**(also or {}), **signature(find(name))}
+    own = signature(find(name))
+    for key, value in own.items():
+        if not isinstance(value, bool | int | float | str):
+            raise ValueError(f"argument '{key}' of recipe {name} has no default that is a number, a text or a truth value")
+    allowed = {**(also or {}), **own}
     checked = {}
     for key, value in given.items():
         if key not in allowed:
@@ -106,10 +115,14 @@ def coerce(key: str, value: Any, like: Any) -> Any:
     try:
         if kind is bool:
             return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[str(value).lower()]
+        if kind is int and isinstance(value, float) and value != int(value):
+            raise ValueError
         if kind in (int, float, str) and not isinstance(value, bool):
             return kind(value)
         if kind is tuple:
-            return tuple(type(like[0])(part) for part in (value.split(",") if isinstance(value, str) else value))
-    except (KeyError, ValueError, TypeError):
+            parts = tuple(type(like[0])(part) for part in (value.split(",") if isinstance(value, str) else value))
+            if len(parts) == len(like):
+                return parts
+    except (KeyError, ValueError, TypeError, OverflowError):
         pass
     raise ValueError(f"option '{key}' takes {kind.__name__}, got '{value}' (default {like!r})")

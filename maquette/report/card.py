@@ -5,7 +5,7 @@ The same two files give the same card, byte for byte: nothing here asks the cloc
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from maquette.report.axes import count, decimals, duration, finite
@@ -65,7 +65,7 @@ def front_matter(run: dict[str, Any], evaluation: dict[str, Any] | None) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     facts = run.get("data") or {}
-    recipe, data = _recipe(run), str(facts.get("name") or "data")
+    recipe, data = _recipe(run), PurePath(str(facts.get("name") or "data")).name
     task = _PIPELINES.get(str(facts.get("field")), "other")
     metrics = (evaluation or {}).get("metrics") or {}
     results = [
@@ -91,7 +91,7 @@ def front_matter(run: dict[str, Any], evaluation: dict[str, Any] | None) -> str:
         license_name=None if known or not licence else _identifier(licence),
         pipeline_tag=task if task in _PIPELINES.values() else None,
         tags=["maquette", recipe, str(facts.get("kind") or "own") + "-data"],
-        datasets=[data],
+        datasets=None if facts.get("kind") == "own" else [data],
         metrics=[_identifier(name) for name in metrics] or None,
         model_name=f"{recipe}-{data}",
         eval_results=results or None,

@@ -95,6 +95,14 @@ def data_uri(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(png(image)).decode()
 
 
+def check_suffix(field: str, path: Path) -> None:
+    """Raises UnknownName: a suffix that samples of this field are not written as."""
+    from maquette.recipes import UnknownName
+
+    if path.suffix.lower() not in suffixes(field):
+        raise UnknownName(f"suffix for samples of {field}", path.suffix or path.name, suffixes(field))
+
+
 def suffixes(field: str) -> list[str]:
     """The file suffixes that samples of a field can be written as."""
     own = {"image": [".png", ".npz"], "text": [".txt", ".jsonl"]}
@@ -112,12 +120,10 @@ def save_samples(batch: dict[str, Any], field: str, path: str | Path, info: dict
     Raises:
         ValueError: a suffix that this field is not written as; names those it is, and the nearest.
     """
-    from maquette.recipes import UnknownName
     from maquette.storage import replace_durably
 
     path = Path(path)
-    if path.suffix.lower() not in suffixes(field):
-        raise UnknownName(f"suffix for samples of {field}", path.suffix or path.name, suffixes(field))
+    check_suffix(field, path)
     writers = {".png": _as_png, ".npz": _as_npz, ".txt": _as_text, ".jsonl": _as_lines, ".json": _as_json}
     data = writers[path.suffix.lower()](batch, field, info)
     path.parent.mkdir(parents=True, exist_ok=True)
