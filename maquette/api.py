@@ -1,6 +1,6 @@
-"""The verbs: train, resume, sample, evaluate, compare, load, show, doctor. The command line says the same ones.
+"""The verbs: train, resume, sample, evaluate, compare, compress, decompress, load, show, doctor.
 
-Knows runs, reports and how work is shown; decides no exit code and parses no command line.
+The command line says the same ones. Knows runs, reports and how work is shown; decides no exit code and parses no command line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from maquette import checkpoint, exhibits, recipes, storage
+from maquette import checkpoint, exhibits, lossless, parcel, recipes, storage
 from maquette.baselines import judge_baselines
 from maquette.compare import compare
 from maquette.contracts import IGNORE, Batch, Code, Sampler
@@ -35,7 +35,7 @@ from maquette.runs import Report, Run, RunError, build, fit, rebuild, record_of
 from maquette.system import System
 from maquette.train import Progress, plan, ready
 
-__all__ = ["baselines", "compare", "doctor", "evaluate", "load", "resume", "sample", "show", "train"]
+__all__ = ["baselines", "compare", "compress", "decompress", "doctor", "evaluate", "load", "resume", "sample", "show", "train"]
 
 
 @dataclass(frozen=True)
@@ -386,6 +386,47 @@ def _prompted(system: System, prompt: str, n: int, sampler: Sampler) -> Code:
     code = system.codec.encode([prompt])
     room = getattr(sampler, "length", 0) or max(1, system.codec.length - code.shape[1])
     return torch.nn.functional.pad(code, (0, room), value=IGNORE).expand(n, -1).to(system.device)
+
+
+# -- compress ------------------------------------------------------------------------------------------------------------
+
+
+def compress(
+    path: str | Path, source: str | Path, out: str | Path, *, step: int | None = None, device: str = "cpu"
+) -> dict[str, Any]:
+    """Write pictures or text as a file of about as many bits as a run's model says they hold; `decompress` brings them back.
+
+    Args:
+        source: a text file; or a picture, a folder of them, or an .npz with "image" (and "label"), of the run's size and levels.
+
+    Returns:
+        "bytes" of the file, "model_bits" that the model gives its symbols, "symbols", and "rows".
+
+    Raises:
+        ValueError: the run has no exact likelihood, or the source is not of its kind.
+    """
+    found = load(path, step=step, device=device)
+    code, told = parcel.fold(Path(source), found.facts, found.system.codec)
+    packed = lossless.pack(found.system, code, told)
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    storage.replace_durably(Path(out), packed.data)
+    return {"bytes": len(packed.data), "model_bits": packed.bits, "symbols": packed.symbols, "rows": len(code)}
+
+
+def decompress(path: str | Path, source: str | Path, out: str | Path, *, step: int | None = None, device: str = "cpu") -> None:
+    """Bring back what `compress` wrote with the same run and checkpoint, on the same kind of machine.
+
+    Args:
+        out: a file for text; for pictures an .npz, a .png (of one), or a folder.
+
+    Raises:
+        ValueError: the file is damaged, another model's, or another machine's.
+    """
+    if not Path(source).is_file():
+        raise lossless.Unreadable(f"there is no file {source}")
+    found = load(path, step=step, device=device)
+    code, told = lossless.unpack(found.system, Path(source).read_bytes())
+    parcel.unfold(code, told, found.facts, found.system.codec, Path(out))
 
 
 # -- evaluate and show ---------------------------------------------------------------------------------------------------

@@ -158,8 +158,9 @@ class PixelCNN(Network):
         width: features per stack, rounded up to a multiple of C.
         depth: gated layers.
         told: width of the condition vector that biases every gate; 0 = unconditional.
-        reach: pixels each convolution sees in every direction it may look in; the first layer sees one more.
+        reach: pixels each convolution sees in every direction it may look in.
         dropout: share of the feature maps that training hides.
+        sight: the same as reach for the first layer, which sees pixels and not features; 0 = one more than reach.
     """
 
     edges = ("embed", "head")
@@ -173,6 +174,7 @@ class PixelCNN(Network):
         told: int = 0,
         reach: int = 1,
         dropout: float = 0.0,
+        sight: int = 0,
     ):
         super().__init__()
         channels, height, breadth = shape
@@ -183,7 +185,8 @@ class PixelCNN(Network):
         self.place = nn.Parameter(torch.zeros(4 * width, height, breadth))
         inside = [features * channels] + [width] * depth
         self.layers = nn.ModuleList(
-            GatedLayer(inside[i], width, channels, reach + (i == 0), told, i == 0, dropout) for i in range(depth)
+            GatedLayer(inside[i], width, channels, reach if i else sight or reach + 1, told, i == 0, dropout)
+            for i in range(depth)
         )
         self.mix = PointConv(width, width, channels)
         self.head = PointConv(width, levels * channels, channels)
