@@ -103,7 +103,7 @@ def test_glyphs1_are_the_glyphs_in_two_levels():
         ink = plain.splits[split].all()["image"]
         assert torch.equal(ink, (grey.splits[split].columns["image"] >= 128).float())
         assert torch.equal(plain.splits[split].columns["font"], grey.splits[split].columns["font"])
-        assert int(ink.flatten(1).sum(1).min()) > 5  # none is blank
+        assert int(ink.flatten(1).sum(1).min()) > 0  # none is blank
 
 
 def test_font_digits_are_balanced_distinct_and_legible():

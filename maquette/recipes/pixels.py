@@ -17,7 +17,15 @@ from maquette.system import System
 EXPECTED = {"bits/dim": (1.5, 1.90), "FD-mlp128-64": (0.4, 1.5)}
 
 
-def pixelcnn(data: str = "digits", size: int = 0, depth: int = 6, dropout: float = 0.25, drop: float = 0.0) -> Experiment:
+def pixelcnn(
+    data: str = "digits",
+    size: int = 0,
+    depth: int = 6,
+    dropout: float = 0.25,
+    drop: float = 0.0,
+    sight: int = 2,
+    parts: int = 0,
+) -> Experiment:
     """Gated PixelCNN: exact likelihood of images, told the label where there is one (van den Oord 2016, arXiv:1606.05328).
 
     Masked convolutions in a vertical and a horizontal stack; a softmax over the grey levels of each pixel and channel, in
@@ -29,6 +37,8 @@ def pixelcnn(data: str = "digits", size: int = 0, depth: int = 6, dropout: float
         depth: the one dial: gated layers; features grow with it.
         dropout: share of feature maps hidden in training; less suits more data.
         drop: chance that a training row is not told its label; above 0 makes guidance possible.
+        sight: pixels that the first layer sees up, left and right; 6 suits strokes in black and white, 32 pixels a side.
+        parts: 0 = the softmax; else logistics in a mixture over the levels (Salimans 2017, arXiv:1701.05517), 5 or 10.
     """
     opened = open_data(data, size)
     facts = opened.facts
@@ -39,9 +49,15 @@ def pixelcnn(data: str = "digits", size: int = 0, depth: int = 6, dropout: float
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout}; it must lie in 0 .. 1 (without 1), and 0.25 suits small data")
     channels, height, width = facts.shape
+    if not 1 <= sight <= max(height, width):
+        raise ValueError(f"sight is {sight} pixels; allowed are 1 .. {max(height, width)}, and 2 is the default")
+    if parts < 0:
+        raise ValueError(f"parts is {parts}; it must be 0 (a softmax) or more, and 5 is usual")
     conditioner = Labels(facts.shares) if facts.classes else None
     told = conditioner.width if conditioner else 0
-    net = PixelCNN((channels, height, width), facts.levels, width=8 * depth, depth=depth, told=told, dropout=dropout)
+    net = PixelCNN(
+        (channels, height, width), facts.levels, 8 * depth, depth, told=told, reach=(sight, 1), dropout=dropout, parts=parts
+    )
     codec = Levels((channels, height, width), facts.levels)
     system = System(
         {"main": net, "ema": copy.deepcopy(net)},
