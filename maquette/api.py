@@ -20,6 +20,7 @@ import torch
 from maquette import checkpoint, exhibits, lossless, parcel, recipes, storage
 from maquette.baselines import judge_baselines
 from maquette.compare import compare
+from maquette.completion import fitting, occluded
 from maquette.contracts import IGNORE, Batch, Code, Sampler
 from maquette.data import Data, Facts, open_data
 from maquette.distributed import World, join
@@ -32,6 +33,7 @@ from maquette.report.card import write_card
 from maquette.report.page import write_run_page
 from maquette.report.pictures import save_samples
 from maquette.runs import Report, Run, RunError, build, fit, rebuild, record_of
+from maquette.streams import Streams
 from maquette.system import System
 from maquette.train import Progress, plan, ready
 
@@ -60,12 +62,40 @@ class Loaded:
         return self.experiment.data.facts
 
     def sample(
-        self, n: int = 16, *, seed: int = 0, about: dict[str, Any] | None = None, prompt: str = "", sampler: Sampler | None = None
+        self,
+        n: int = 16,
+        *,
+        seed: int = 0,
+        about: dict[str, Any] | None = None,
+        prompt: str = "",
+        start: Code | None = None,
+        sampler: Sampler | None = None,
     ) -> Batch:
-        """n samples. `about`: what to make, e.g. {"label": 3}; `prompt`: how a text begins; `sampler`: another than its own."""
+        """n samples.
+
+        Args:
+            about: what to make, e.g. {"label": 3}.
+            prompt: how a text begins.
+            start: what each sample grows from, as `System.sample` has it; `completion.occluded` makes one of pictures.
+            sampler: another than the run's own.
+        """
         sampler = sampler or self.system.sampler
-        start = _prompted(self.system, prompt, n, sampler) if prompt else None
-        return self.system.sample(n, about=_told(self.facts, about or {}, n), start=start, seed=seed, sampler=sampler)
+        told = _told(self.facts, about or {}, n)
+        if prompt:
+            start = _prompted(self.system, prompt, n, sampler)
+        elif start is not None and told is None:
+            told = fitting(self.system, start, Streams.of(seed, n, device=self.system.device).fork(2)) or None
+        return self.system.sample(n, about=told, start=start, seed=seed, sampler=sampler)
+
+    def occluded(self, source: str | Path, n: int, part: str = "bottom") -> Code:
+        """The start of n samples from a picture, a folder of them or an .npz, in turn, `part` of each hidden."""
+        if self.system.codec.field != "image":
+            raise ValueError(f"this run makes {self.system.codec.field}s; only pictures have parts to hide")
+        images = parcel.pictures(Path(source), self.facts)[0]
+        if not len(images):
+            raise ValueError(f"{source} has no picture in it")
+        rows = images[torch.arange(n) % len(images)]
+        return occluded(self.system.codec, rows.to(self.system.device), part)
 
 
 def load(path: str | Path, *, step: int | None = None, device: str = "auto") -> Loaded:
@@ -313,6 +343,8 @@ def sample(
     seed: int = 0,
     about: dict[str, Any] | None = None,
     prompt: str = "",
+    start: str | Path = "",
+    hide: str = "bottom",
     dials: dict[str, Any] | None = None,
     step: int | None = None,
     device: str = "auto",
@@ -320,13 +352,15 @@ def sample(
     """Draw n samples from a run, and write them by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
 
     Args:
+        start: pictures to complete: a file, a folder or an .npz, of which `hide` (bottom, top, left, right, middle) is unseen.
         dials: fields of the run's sampler, changed for this call: {"steps": 50, "guidance": 2}.
     """
     if n < 1:
         raise ValueError(f"-n {n} is not above 0")
     found = load(path, step=step, device=device)
     sampler = turned(found.system.sampler, dials or {})
-    batch = found.sample(n, seed=seed, about=about, prompt=prompt, sampler=sampler)
+    begun = found.occluded(start, n, hide) if start else None
+    batch = found.sample(n, seed=seed, about=about, prompt=prompt, start=begun, sampler=sampler)
     if out:
         info = {"run": str(path), "recipe": found.run.record["recipe"], "step": found.progress.step, "seed": seed}
         save_samples(batch, found.system.codec.field, Path(out), {**info, "about": about or {}, "sampler": described(sampler)})

@@ -213,6 +213,8 @@ def sample_verb(
     about: Annotated[str, typer.Option(help="""What to make, as JSON: '{"label": 3}'.""")] = "",
     prompt: Annotated[str, typer.Option(help="How a text begins.")] = "",
     length: Annotated[int, typer.Option(help="Symbols to write (text).")] = 0,
+    start: Annotated[str, typer.Option(help="Pictures to complete: a file, a folder or an .npz.")] = "",
+    hide: Annotated[str, typer.Option(help="What of them is hidden: bottom, top, left, right or middle.")] = "bottom",
     dial: Annotated[list[str], typer.Option("--set", help="Turn a dial of the sampler: --set steps=50 --set guidance=2.")] = [],  # noqa: B006
     out: Out = "",
     step: Annotated[int, typer.Option(help="From this checkpoint (-1 = the newest).")] = -1,
@@ -236,8 +238,9 @@ def sample_verb(
         raise ValueError(f"""--about '{about}' is not a JSON object; write it like '{{"label": 3}}'""")
     if not out and not show and not as_json:
         out = str(Path(run) / "samples" / f"seed-{seed}.{_suffix(run)}")
+    at = None if step < 0 else step
     batch = api.sample(
-        run, n, out=out, seed=seed, about=told, prompt=prompt, dials=dials, step=None if step < 0 else step, device=device
+        run, n, out=out, seed=seed, about=told, prompt=prompt, start=start, hide=hide, dials=dials, step=at, device=device
     )
     texts = batch.get("text")
     if as_json:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from maquette.arithmetic import Decoder, Encoder
+from maquette.completion import weighed
 from maquette.contracts import IGNORE, Batch, Code, Condition
 from maquette.streams import Streams
 
@@ -195,14 +196,7 @@ def _values(system: System, code: Code, about: Batch | None) -> Tensor:
         if bool((found < 0).any()):
             raise Unreadable(f"row {int((found < 0).nonzero()[0])} is told something that never occurs in training")
         return found
-    cost = []
-    with torch.no_grad():
-        for value, log in every:  # the same for all rows
-            batch = {"code": code, **{k: v.expand(len(code), *v.shape[1:]) for k, v in value.items()}}
-            nats = system.objective.score(system.eval(), batch, Streams.of(0, len(code), device=system.device))
-            assert nats is not None
-            cost.append(nats.double().cpu() - log)
-    return torch.stack(cost).argmin(0)
+    return weighed(system, code).argmin(1)
 
 
 def _prior(system: System) -> np.ndarray:

@@ -36,9 +36,20 @@ def fold(source: Path, facts: Facts, codec: Codec) -> tuple[Code, Batch | None]:
         return _lanes(_text(source, codec), codec.length), None
     if codec.field != "image":
         raise DataError(f"this run makes {codec.field}; files of it cannot be read yet, use maquette.lossless.pack")
+    images, label = pictures(source, facts)
+    return codec.encode(images), None if label is None else {"label": label}
+
+
+def pictures(source: Path, facts: Facts) -> tuple[Tensor, Tensor | None]:
+    """Pictures of the data's own size and grey levels, float[N,C,H,W] in 0..1, and their labels if the file has them.
+
+    Raises:
+        DataError: they are missing, damaged, or of another size, mode or levels.
+    """
+    if not source.exists():
+        raise DataError(f"there is nothing at {source}")
     pixels, label = _arrays(source) if source.suffix in ARRAYS else (_pictures(source), None)
-    levels = _levels(pixels, facts, source)
-    return codec.encode(levels.float() / (facts.levels - 1)), None if label is None else {"label": label}
+    return _levels(pixels, facts, source).float() / (facts.levels - 1), label
 
 
 def unfold(code: Code, told: Batch, facts: Facts, codec: Codec, out: Path) -> None:

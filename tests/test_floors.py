@@ -12,7 +12,7 @@ FLOORS = [
     {"networks"},
     {"codecs", "conditioners", "objectives", "samplers", "metrics"},
     {"system", "experiment"},
-    {"train", "checkpoint", "distributed", "evaluate", "baselines", "lossless"},
+    {"train", "checkpoint", "distributed", "evaluate", "baselines", "lossless", "completion"},
     {"recipes", "runs"},
     {"report", "doctor", "exhibits", "compare", "parcel", "api", "cli"},
 ]
