@@ -66,7 +66,7 @@ def pack(system: System, code: Code, about: Batch | None = None) -> Packed:
         told = _values(system, rows, None if about is None else {k: v[part] for k, v in about.items()})
         cond, price = _tell(system, told, out)
         bits += price + _write(system, rows, real[part].sum(1), cond, out)
-    head = bytes([FORMAT, torch.get_num_threads()]) + fingerprint(system) + probe(system, min(len(code), ROWS))
+    head = bytes([FORMAT, min(255, torch.get_num_threads())]) + fingerprint(system) + probe(system, min(len(code), ROWS))
     body = b"".join(map(_varint, (*code.shape, total))) + digest(code) + out.finish()
     return Packed(MAGIC + head + hashlib.sha256(head + body).digest()[:4] + body, bits, total)
 
@@ -94,7 +94,9 @@ def unpack(system: System, data: bytes) -> tuple[Code, Batch]:
     torch.set_num_threads(head[1])  # another number of threads adds in another order
     try:
         if head[10:14] != probe(system, min(rows, ROWS)):
-            raise Unreadable("this machine computes this model differently in the last bit: decode where the file was written")
+            raise Unreadable(
+                "this machine, or its torch, computes this model differently in the last bit: decode where the file was written"
+            )
         code, told = _read_rows(system, rows, width, total, Decoder(body[at + 8 :]))
     finally:
         torch.set_num_threads(before)
