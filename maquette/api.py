@@ -565,6 +565,7 @@ def anatomy(experiment: Experiment) -> dict[str, Any]:
             "likelihood": system.objective.bound or "no",
             "conditional": list(system.conditioner.fields) if system.conditioner else [],
             "guidance": system.conditioner is not None and "guidance" in dials_of(system.sampler),
+            "lossless coding": not lossless.unfit(system),
             "incremental decoding": main is not None and hasattr(main, "begin") and main.begin(1, 2) is not None,
         },
     }

@@ -242,12 +242,19 @@ def _condition(system: System, told: Tensor) -> Condition | None:
 # -- the file --------------------------------------------------------------------------------------------------------------
 
 
-def _able(system: System) -> None:
+def unfit(system: System) -> str:
+    """Why a system cannot code without loss; "" if it can."""
     if system.objective.bound != "exact" or not system.codec.length or "main" not in system.nets:
         found = system.objective.bound or "no likelihood"
-        raise Unreadable(f"lossless coding needs the exact likelihood of symbols, one by one; this system has: {found}")
+        return f"lossless coding needs the exact likelihood of symbols, one by one; this system has: {found}"
     if system.conditioner is not None and not system.conditioner.every():
-        raise Unreadable("what this system is told cannot be counted, and so not be sent with what it makes")
+        return "what this system is told cannot be counted, and so not be sent with what it makes"
+    return ""
+
+
+def _able(system: System) -> None:
+    if why := unfit(system):
+        raise Unreadable(why)
 
 
 def _blocks(rows: int) -> list[Tensor]:

@@ -168,6 +168,13 @@ def test_systems_without_an_exact_likelihood_are_refused(recipe, said):
         pack(experiment.system, torch.zeros(1, 4, dtype=torch.int64))
 
 
+def test_the_capability_is_shown():
+    assert [name for name in ("pixelcnn", "pixelrnn", "flow", "vae") if api.show(name)["can"]["lossless coding"]] == [
+        "pixelcnn",
+        "pixelrnn",
+    ]
+
+
 def test_rows_that_end_early_come_last(digits):
     code = torch.zeros(3, 64, dtype=torch.int64)
     code[1, 60:] = IGNORE

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from maquette.codecs.pixels import Levels
 from maquette.conditioners.label import Labels
 from maquette.contracts import IGNORE, Condition
+from maquette.lossless import pack, unpack
 from maquette.networks.pixelcnn import BOOST, PixelCNN
 from maquette.nn.densities import LogisticMixture
 from maquette.objectives.likelihood import NextToken, nats
@@ -19,6 +23,7 @@ from maquette.recipes.pixels import pixelcnn
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.streams import Streams
 from maquette.system import System
+from maquette.train import Progress, run
 
 SHAPES = [(1, 4, 5), (3, 3, 4)]
 
@@ -169,6 +174,22 @@ def test_a_sample_does_not_depend_on_its_batch():
     together = whole.sample(6, seed=3)
     alone = whole.sample(1, seed=3, first=4)
     assert torch.equal(together["code"][4], alone["code"][0]) and together["label"][4] == alone["label"][0]
+
+
+@pytest.mark.parametrize("parts", [0, 2])
+def test_colour_pictures_are_modelled_sampled_and_compressed(parts, tmp_path):
+    """Red, green and blue of a folder, 256 levels each, through the recipe."""
+    shades = np.random.default_rng(0).integers(0, 256, (30, 6, 5, 3), dtype=np.uint8)
+    for i, pixels in enumerate(shades):
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    experiment = pixelcnn(str(tmp_path), depth=2, parts=parts)
+    whole = experiment.system
+    assert experiment.data.facts.shape == (3, 6, 5)
+    steps = run(whole, experiment.data, Progress(replace(experiment.fit, steps=2, batch=8)))
+    assert all(math.isfinite(float(logs["predict/loss"])) for logs in steps)
+    assert whole.sample(2, seed=1)["image"].shape == (2, 3, 6, 5)
+    code = whole.encode(experiment.data.held.rows(torch.arange(1)))
+    assert code.shape == (1, 90) and torch.equal(unpack(whole, pack(whole, code).data)[0], code)
 
 
 def test_training_raises_the_likelihood_of_what_was_seen():
