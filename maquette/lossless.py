@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MAGIC = b"MAQZ"
 FORMAT = 1
 ROWS = 256  # coded side by side
-MOST = 1 << 32  # symbols in a file
+MOST = 1 << 28  # symbols in a file: what claims more is not believed
 PRECISION = 30  # bits of a frequency: an impossible symbol still costs no more than these
 
 
@@ -57,6 +57,8 @@ def pack(system: System, code: Code, about: Batch | None = None) -> Packed:
         Unreadable: the system has no exact likelihood of symbols, or cannot say what it is told.
     """
     _able(system)
+    if code.numel() > MOST:
+        raise Unreadable(f"{code.numel():,} symbols are more than the {MOST:,} of one file: compress it in parts")
     real = (code != IGNORE).cpu()
     total, out, bits = int(real.sum()), Encoder(), 0.0
     if not torch.equal(real, _filled(len(code), code.shape[1], total)):
