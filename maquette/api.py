@@ -1,6 +1,6 @@
-"""The verbs: train, resume, sample, evaluate, compare, load, show, doctor. The command line says the same ones.
+"""The verbs: train, resume, sample, evaluate, compare, compress, decompress, load, show, doctor.
 
-Knows runs, reports and how work is shown; decides no exit code and parses no command line.
+The command line says the same ones. Knows runs, reports and how work is shown; decides no exit code and parses no command line.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
-from maquette import checkpoint, exhibits, recipes, storage
+from maquette import checkpoint, exhibits, lossless, parcel, recipes, storage
 from maquette.baselines import judge_baselines
 from maquette.compare import compare
+from maquette.completion import fitting, occluded
 from maquette.contracts import IGNORE, Batch, Code, Sampler
 from maquette.data import Data, Facts, open_data
 from maquette.distributed import World, join
@@ -32,10 +33,11 @@ from maquette.report.card import write_card
 from maquette.report.page import write_run_page
 from maquette.report.pictures import check_suffix, save_samples
 from maquette.runs import Report, Run, build, fit, rebuild, record_of
+from maquette.streams import Streams
 from maquette.system import System
 from maquette.train import Progress, plan, ready
 
-__all__ = ["baselines", "compare", "doctor", "evaluate", "load", "resume", "sample", "show", "train"]
+__all__ = ["baselines", "compare", "compress", "decompress", "doctor", "evaluate", "load", "resume", "sample", "show", "train"]
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,42 @@ class Loaded:
         return self.experiment.data.facts
 
     def sample(
-        self, n: int = 16, *, seed: int = 0, about: dict[str, Any] | None = None, prompt: str = "", sampler: Sampler | None = None
+        self,
+        n: int = 16,
+        *,
+        seed: int = 0,
+        about: dict[str, Any] | None = None,
+        prompt: str = "",
+        start: Code | None = None,
+        sampler: Sampler | None = None,
     ) -> Batch:
-        """n samples. `about`: what to make, e.g. {"label": 3}; `prompt`: how a text begins; `sampler`: another than its own."""
+        """n samples.
+
+        Args:
+            about: what to make, e.g. {"label": 3}.
+            prompt: how a text begins.
+            start: what each sample grows from, as `System.sample` has it; `completion.occluded` makes one of pictures.
+            sampler: another than the run's own.
+        """
         if n < 1:
             raise ValueError(f"n is {n}; it must be 1 or more")
         sampler = sampler or self.system.sampler
-        start = _prompted(self.system, prompt, n, sampler) if prompt else None
-        return self.system.sample(n, about=_told(self.facts, about or {}, n), start=start, seed=seed, sampler=sampler)
+        told = _told(self.facts, about or {}, n)
+        if prompt:
+            start = _prompted(self.system, prompt, n, sampler)
+        elif start is not None and told is None:
+            told = fitting(self.system, start, Streams.of(seed, n, device=self.system.device).fork(2)) or None
+        return self.system.sample(n, about=told, start=start, seed=seed, sampler=sampler)
+
+    def occluded(self, source: str | Path, n: int, part: str = "bottom") -> Code:
+        """The start of n samples from a picture, a folder of them or an .npz, in turn, `part` of each hidden."""
+        if self.system.codec.field != "image":
+            raise ValueError(f"this run makes {self.system.codec.field}s; only pictures have parts to hide")
+        images = parcel.pictures(Path(source), self.facts)[0]
+        if not len(images):
+            raise ValueError(f"{source} has no picture in it")
+        rows = images[torch.arange(n) % len(images)]
+        return occluded(self.system.codec, rows.to(self.system.device), part)
 
 
 def load(path: str | Path | Run, *, step: int | None = None, device: str = "auto", trust: bool = False) -> Loaded:
@@ -321,6 +351,8 @@ def sample(
     seed: int = 0,
     about: dict[str, Any] | None = None,
     prompt: str = "",
+    start: str | Path = "",
+    hide: str = "bottom",
     dials: dict[str, Any] | None = None,
     step: int | None = None,
     device: str = "auto",
@@ -329,6 +361,7 @@ def sample(
     """Draw n samples from a run, and write them by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
 
     Args:
+        start: pictures to complete: a file, a folder or an .npz, of which `hide` (bottom, top, left, right, middle) is unseen.
         dials: fields of the run's sampler, changed for this call: {"steps": 50, "guidance": 2}.
     """
     if n < 1:
@@ -337,7 +370,8 @@ def sample(
     if out:
         check_suffix(found.system.codec.field, Path(out))
     sampler = turned(found.system.sampler, dials or {})
-    batch = found.sample(n, seed=seed, about=about, prompt=prompt, sampler=sampler)
+    begun = found.occluded(start, n, hide) if start else None
+    batch = found.sample(n, seed=seed, about=about, prompt=prompt, start=begun, sampler=sampler)
     if out:
         info = {"run": str(path), "recipe": found.run.record["recipe"], "step": found.progress.step, "seed": seed}
         save_samples(batch, found.system.codec.field, Path(out), {**info, "about": about or {}, "sampler": described(sampler)})
@@ -399,6 +433,47 @@ def _prompted(system: System, prompt: str, n: int, sampler: Sampler) -> Code:
     code = system.codec.encode([prompt])
     room = getattr(sampler, "length", 0) or max(1, system.codec.length - code.shape[1])
     return torch.nn.functional.pad(code, (0, room), value=IGNORE).expand(n, -1).to(system.device)
+
+
+# -- compress ------------------------------------------------------------------------------------------------------------
+
+
+def compress(
+    path: str | Path, source: str | Path, out: str | Path, *, step: int | None = None, device: str = "cpu"
+) -> dict[str, Any]:
+    """Write pictures or text as a file of about as many bits as a run's model says they hold; `decompress` brings them back.
+
+    Args:
+        source: a text file; or a picture, a folder of them, or an .npz with "image" (and "label"), of the run's size and levels.
+
+    Returns:
+        "bytes" of the file, "model_bits" that the model gives its symbols, "symbols", and "rows".
+
+    Raises:
+        ValueError: the run has no exact likelihood, or the source is not of its kind.
+    """
+    found = load(path, step=step, device=device)
+    code, told = parcel.fold(Path(source), found.facts, found.system.codec)
+    packed = lossless.pack(found.system, code, told)
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    storage.replace_durably(Path(out), packed.data)
+    return {"bytes": len(packed.data), "model_bits": packed.bits, "symbols": packed.symbols, "rows": len(code)}
+
+
+def decompress(path: str | Path, source: str | Path, out: str | Path, *, step: int | None = None, device: str = "cpu") -> None:
+    """Bring back what `compress` wrote with the same run and checkpoint, on the same kind of machine.
+
+    Args:
+        out: a file for text; for pictures an .npz, a .png (of one), or a folder.
+
+    Raises:
+        ValueError: the file is damaged, another model's, or another machine's.
+    """
+    if not Path(source).is_file():
+        raise lossless.Unreadable(f"there is no file {source}")
+    found = load(path, step=step, device=device)
+    code, told = lossless.unpack(found.system, Path(source).read_bytes())
+    parcel.unfold(code, told, found.facts, found.system.codec, Path(out))
 
 
 # -- evaluate and show ---------------------------------------------------------------------------------------------------
@@ -512,6 +587,7 @@ def anatomy(experiment: Experiment) -> dict[str, Any]:
             "likelihood": system.objective.bound or "no",
             "conditional": list(system.conditioner.fields) if system.conditioner else [],
             "guidance": system.conditioner is not None and "guidance" in dials_of(system.sampler),
+            "lossless coding": not lossless.unfit(system),
             "incremental decoding": main is not None and hasattr(main, "begin") and main.begin(1, 2) is not None,
         },
     }

@@ -231,6 +231,8 @@ def sample_verb(
     about: Annotated[str, typer.Option(help="""What to make, as JSON: '{"label": 3}'.""")] = "",
     prompt: Annotated[str, typer.Option(help="How a text begins.")] = "",
     length: Annotated[int, typer.Option(help="Symbols to write (text).")] = 0,
+    start: Annotated[str, typer.Option(help="Pictures to complete: a file, a folder or an .npz.")] = "",
+    hide: Annotated[str, typer.Option(help="What of them is hidden: bottom, top, left, right or middle.")] = "bottom",
     dial: Annotated[list[str], typer.Option("--set", help="Turn a dial of the sampler: --set steps=50 --set guidance=2.")] = [],  # noqa: B006
     out: Out = "",
     step: Annotated[int, typer.Option(help="From this checkpoint (-1 = the newest).")] = -1,
@@ -263,6 +265,8 @@ def sample_verb(
         seed=seed,
         about=told,
         prompt=prompt,
+        start=start,
+        hide=hide,
         dials=dials,
         step=None if step < 0 else step,
         device=device,
@@ -282,6 +286,44 @@ def _suffix(run: str) -> str:
     from maquette.runs import Run
 
     return {"image": "png", "text": "txt"}.get(Run.open(run).record["data"]["field"], "npz")
+
+
+@app.command("compress")
+def compress_verb(
+    run: Annotated[str, typer.Argument(help="the run's folder")],
+    source: Annotated[str, typer.Argument(help="a text file; a picture, a folder of pictures, or an .npz")],
+    out: Annotated[str, typer.Argument(help="the file to write")],
+    step: Annotated[int, typer.Option(help="This checkpoint (-1 = the newest).")] = -1,
+    device: Device = "cpu",
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Lossless: write a file of about as many bits as the model says its contents hold."""
+    from maquette import api
+
+    _threads(threads)
+    told = api.compress(run, source, out, step=None if step < 0 else step, device=device)
+    if as_json:
+        return _print({"run": run, "out": out, **told})
+    share = f"{told['bytes'] * 8 / told['model_bits']:.4f}" if told["model_bits"] else "-"
+    typer.echo(
+        f"{out}: {told['bytes']} bytes for {told['symbols']} symbols; {share} of the model's {told['model_bits']:.0f} bits"
+    )
+
+
+@app.command("decompress")
+def decompress_verb(
+    run: Annotated[str, typer.Argument(help="the run that compressed it")],
+    source: Annotated[str, typer.Argument(help="a file of `maquette compress`")],
+    out: Annotated[str, typer.Argument(help="a text file; or .png, .npz, or a folder, for pictures")],
+    step: Annotated[int, typer.Option(help="This checkpoint (-1 = the newest).")] = -1,
+    device: Device = "cpu",
+) -> None:
+    """Bring back what `compress` wrote, bit for bit: same run, same checkpoint, same kind of machine."""
+    from maquette import api
+
+    api.decompress(run, source, out, step=None if step < 0 else step, device=device)
+    typer.echo(out)
 
 
 @app.command("eval")

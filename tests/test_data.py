@@ -96,6 +96,16 @@ def test_glyphs_hold_out_a_family_and_leave_out_what_is_mislabelled():
     assert int(data.train.columns["image"].flatten(1).amax(1).min()) > 100  # none is blank
 
 
+def test_glyphs1_are_the_glyphs_in_two_levels():
+    grey, plain = open_data("glyphs"), open_data("glyphs1")
+    assert plain.facts.levels == 2 and plain.facts.rows == grey.facts.rows and plain.facts.shape == (1, 32, 32)
+    for split in ("train", "held"):
+        ink = plain.splits[split].all()["image"]
+        assert torch.equal(ink, (grey.splits[split].columns["image"] >= 128).float())
+        assert torch.equal(plain.splits[split].columns["font"], grey.splits[split].columns["font"])
+        assert int(ink.flatten(1).sum(1).min()) > 0  # none is blank
+
+
 def test_font_digits_are_balanced_distinct_and_legible():
     from sklearn.svm import SVC
 
@@ -163,7 +173,7 @@ def test_built_in_images_at_another_size():
 
 
 def test_corpora_lists_every_built_in():
-    assert list(corpora()) == ["digits", "glyphs", "font_digits", "stdlib", "stdlib_prose"] and all(corpora().values())
+    assert list(corpora()) == ["digits", "glyphs", "glyphs1", "font_digits", "stdlib", "stdlib_prose"] and all(corpora().values())
 
 
 def test_importing_data_imports_no_heavy_package():

@@ -7,14 +7,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "maquette"
 FLOORS = [
-    {"contracts", "streams", "storage"},
+    {"arithmetic", "contracts", "streams", "storage"},
     {"nn", "processes", "data"},
     {"networks"},
     {"codecs", "conditioners", "objectives", "samplers", "metrics"},
     {"system", "experiment"},
-    {"train", "checkpoint", "distributed", "evaluate", "baselines"},
+    {"train", "checkpoint", "distributed", "evaluate", "baselines", "lossless", "completion"},
     {"recipes", "runs"},
-    {"report", "doctor", "exhibits", "compare", "api", "cli"},
+    {"report", "doctor", "exhibits", "compare", "parcel", "api", "cli"},
 ]
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 SIBLINGS_APART = {"codecs", "conditioners", "objectives", "samplers", "metrics"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ CHARACTERS = tuple(map(chr, range(33, 127)))
 _MISLABELLED = {**dict.fromkeys(("cmb10", "cmr10", "cmss10"), "<>\\_{|}"), "cmti10": "<>\\_{|}$"}
 SIDE = 32  # pixels
 EM = 26  # pixels
+INK = 128  # grey level of 255 from which a pixel is black
 JITTERS = 60  # per font and digit, of which HELD are held out
 HELD = 10
 
@@ -56,6 +58,17 @@ def glyphs() -> Data:
         }
     lost = "29 of 1,974 left out: TeX's fonts hold other signs on <>\\_{|} and, in italics, $"
     return image_data(_about("glyphs", CHARACTERS, "by font family: STIX held out", lost), columns)
+
+
+def glyphs1() -> Data:
+    """The characters of `glyphs` in black and white, 32x32: ink where half a pixel or more is covered; STIX held out."""
+    grey = glyphs()
+    columns: dict[str, dict[str, Column]] = {}
+    for part, split in grey.splits.items():
+        pixels = split.columns["image"]
+        assert isinstance(pixels, torch.Tensor)
+        columns[part] = {**split.columns, "image": (pixels >= INK).byte()}
+    return image_data(replace(grey.facts, name="glyphs1", levels=2), columns)
 
 
 def font_digits() -> Data:

@@ -12,12 +12,12 @@ from maquette.data.builtin import digits
 from maquette.data.core import Data, Facts, recalled
 from maquette.data.errors import DataError, nearest
 from maquette.data.folder import read_own
-from maquette.data.fonts import font_digits, glyphs
+from maquette.data.fonts import font_digits, glyphs, glyphs1
 from maquette.data.images import resized
 from maquette.data.listing import signature
 from maquette.data.python_source import stdlib, stdlib_prose
 
-BUILTINS: tuple[Callable[[], Data], ...] = (digits, glyphs, font_digits, stdlib, stdlib_prose)
+BUILTINS: tuple[Callable[[], Data], ...] = (digits, glyphs, glyphs1, font_digits, stdlib, stdlib_prose)
 LARGEST = 2048  # pixels a side
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maquette.contracts import Condition, Network, device_of
+from maquette.nn.densities import Categorical, LogisticMixture
 
 BOOST = 4.0  # maps over places start at 0 and have far to go: their learning rate is this times the network's (Karras 2018, 4.1)
 
@@ -158,8 +159,10 @@ class PixelCNN(Network):
         width: features per stack, rounded up to a multiple of C.
         depth: gated layers.
         told: width of the condition vector that biases every gate; 0 = unconditional.
-        reach: pixels each convolution sees in every direction it may look in; the first layer sees one more.
+        reach: pixels a convolution sees in every direction it may look in: of the first layer, of the others.
         dropout: share of the feature maps that training hides.
+        parts: logistics in a mixture over the levels (Salimans 2017, "PixelCNN++"), whose later channels lean on the earlier
+            ones by the mixture's own means and not through masks; 0 = a softmax over the levels.
     """
 
     edges = ("embed", "head")
@@ -171,26 +174,33 @@ class PixelCNN(Network):
         width: int = 48,
         depth: int = 6,
         told: int = 0,
-        reach: int = 1,
+        reach: tuple[int, int] = (2, 1),
         dropout: float = 0.0,
+        parts: int = 0,
     ):
         super().__init__()
         channels, height, breadth = shape
         self.shape, self.levels, self.told, self.dropout = (channels, height, breadth), levels, told, dropout
-        width = -(-width // channels) * channels
+        groups = 1 if parts else channels  # of features that may not see each other
+        width = -(-width // groups) * groups
         features = min(levels, 16)
+        mixture = LogisticMixture(levels, parts) if parts else None
+        self.likelihood = mixture or Categorical(levels)
+        outside = self.likelihood.width(channels)
         self.embed = nn.Embedding(levels, features)
         self.place = nn.Parameter(torch.zeros(4 * width, height, breadth))
         inside = [features * channels] + [width] * depth
         self.layers = nn.ModuleList(
-            GatedLayer(inside[i], width, channels, reach + (i == 0), told, i == 0, dropout) for i in range(depth)
+            GatedLayer(inside[i], width, groups, reach[i > 0], told, i == 0, dropout) for i in range(depth)
         )
-        self.mix = PointConv(width, width, channels)
-        self.head = PointConv(width, levels * channels, channels)
-        self.bias = nn.Parameter(torch.zeros(levels * channels, height, breadth))
+        self.mix = PointConv(width, width, groups)
+        self.head = PointConv(width, outside, groups)
+        self.bias = nn.Parameter(torch.zeros(outside, height, breadth))
         waves = torch.arange(levels)[:, None] * torch.arange(features) * (math.pi / max(1, levels - 1))
         self.embed.weight.data = waves.cos()  # ordinal from the start: 1, the level as a number, then finer waves
         nn.init.zeros_(self.head.weight)
+        if mixture:
+            self.bias.data += mixture.spread(channels)[:, None, None] / (2 * BOOST)
 
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: State | None = None) -> Tensor:
         """int64[B,T] -> [B,T,levels]; with a state, x holds the newest T symbols only. t is not used."""
@@ -206,7 +216,7 @@ class PixelCNN(Network):
         down = right = self.see(known.view(-1, rows, breadth, channels))
         for layer in self.gates():
             down, right = layer(down, right, self.place[:, :rows], vector)
-        out = self.read(right, self.bias[:, :rows])
+        out = self.read(right, self.bias[:, :rows], known.view(-1, rows, breadth, channels))
         return out.permute(0, 3, 4, 1, 2).reshape(len(x), -1, self.levels)[:, :length]
 
     def gates(self) -> list[GatedLayer]:
@@ -217,10 +227,11 @@ class PixelCNN(Network):
         """Symbols as features, a group per channel: int64[B,H,W,C] -> [B,C*D,H,W]."""
         return self.embed(symbols.clamp(0, self.levels - 1)).flatten(3).permute(0, 3, 1, 2)
 
-    def read(self, right: Tensor, bias: Tensor) -> Tensor:
-        """Features as logits: [B,D,H,W] -> [B,C,levels,H,W]."""
+    def read(self, right: Tensor, bias: Tensor, symbols: Tensor) -> Tensor:
+        """Features as logits: [B,D,H,W] -> [B,C,levels,H,W]; of the symbols int64[B,H,W,C] each channel sees those before it."""
         h = F.dropout2d(F.relu(self.mix(F.relu(right))), self.dropout, self.training)
-        return (self.head(h) + 2 * BOOST * bias).unflatten(1, (-1, self.levels))
+        pixels = symbols.clamp(0, self.levels - 1).permute(0, 3, 1, 2) * (2 / (self.levels - 1)) - 1
+        return self.likelihood.each(pixels, self.head(h) + 2 * BOOST * bias)
 
     def begin(self, batch: int, length: int) -> State:
         """Memory for whole images, however many of their symbols will be written.
@@ -260,7 +271,8 @@ class PixelCNN(Network):
             if i + 1 < len(layers):
                 state.right[i + 1][..., layers[i + 1].right.reach + column] = h[..., 0]
         state.at += 1
-        return self.read(h, self.bias[:, row : row + 1, column : column + 1])[:, channel, :, 0, 0]
+        bias, own = self.bias[:, row : row + 1, column : column + 1], grid[:, row : row + 1, column : column + 1]
+        return self.read(h, bias, own)[:, channel, :, 0, 0]
 
     def descend(self, row: int, vector: Tensor | None, state: State) -> None:
         """Begin a row: the vertical stack, which needs the rows above alone, says all it has to say to it."""

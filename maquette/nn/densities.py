@@ -30,6 +30,9 @@ class Likelihood(Protocol):
     def mean(self, params: Tensor) -> Tensor:
         """The expected image [B,C,H,W]; not rounded."""
 
+    def each(self, x: Tensor, params: Tensor) -> Tensor:
+        """Logits [B,C,levels,H,W] of each channel given the channels of x [B,C,H,W] before it: the chain rule of `nats`."""
+
 
 class Categorical:
     """A softmax over the grey levels of every pixel and channel: no shape assumed, P = C * levels (van den Oord 2016, sec. 3.1).
@@ -58,6 +61,10 @@ class Categorical:
     def mean(self, params: Tensor) -> Tensor:
         value = torch.linspace(-1, 1, self.levels, device=params.device)
         return torch.einsum("bvchw,v->bchw", self._logits(params).softmax(1), value)
+
+    def each(self, x: Tensor, params: Tensor) -> Tensor:
+        """The parameters as they are: what a channel sees of the others is the network's to say."""
+        return params.unflatten(1, (-1, self.levels))
 
 
 class LogisticMixture:
@@ -92,6 +99,34 @@ class LogisticMixture:
         inside = F.logsigmoid(high) + F.logsigmoid(-low) + torch.log(-torch.expm1((low - high).clamp(max=-1e-6)))
         log = torch.where(x < -1 + half, F.logsigmoid(high), torch.where(x > 1 - half, F.logsigmoid(-low), inside))
         return -(weight + log.sum(2)).logsumexp(1).flatten(1).sum(1)
+
+    def each(self, x: Tensor, params: Tensor) -> Tensor:
+        """A channel's logits are of the mixture weighed by how well its parts foresaw the channels before it."""
+        weight, mean, scale, lean = self._split(params)
+        found = []
+        for c in range(mean.shape[2]):
+            at = mean[:, :, c] + torch.einsum("bkdhw,bdhw->bkhw", lean[:, :, c, :c], x[:, :c].float())
+            log = self._bins(at, scale[:, :, c])  # [B,K,levels,H,W]
+            found.append((weight[:, :, None] + log).logsumexp(1))
+            level = ((x[:, c].float() + 1) / 2 * (self.levels - 1)).round().long()[:, None, None]
+            weight = weight + log.gather(2, level.expand(-1, self.parts, -1, -1, -1))[:, :, 0]
+            weight = weight.log_softmax(1)
+        return torch.stack(found, 1)
+
+    def _bins(self, at: Tensor, scale: Tensor) -> Tensor:
+        """Log-probability of every level under logistics of means and log-scales [B,K,H,W]: [B,K,levels,H,W]."""
+        edge = torch.arange(1, 2 * self.levels - 2, 2, device=at.device) / (self.levels - 1) - 1
+        z = (edge[:, None, None] - at[:, :, None]) * (-scale[:, :, None]).exp()  # at the edges between levels
+        below = F.logsigmoid(z)
+        above = below - z
+        gap = torch.log(-torch.expm1(-2 / (self.levels - 1) * (-scale[:, :, None]).exp()))
+        return torch.cat([below[:, :, :1], below[:, :, 1:] + above[:, :, :-1] + gap, above[:, :, -1:]], 2)
+
+    def spread(self, channels: int) -> Tensor:
+        """Parameters [P] to begin with: parts apart, so that they can learn apart."""
+        rest = torch.zeros(self.parts, channels * (channels - 1) // 2)
+        mean = torch.linspace(-1, 1, self.parts + 2)[1:-1, None].expand(-1, channels)
+        return torch.cat([torch.zeros(self.parts, 1), mean, torch.full_like(mean, -1.0), rest], 1).flatten()
 
     def draw(self, params: Tensor, rng: Streams) -> Tensor:
         weight, mean, scale, lean = self._split(params)
