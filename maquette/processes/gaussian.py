@@ -238,6 +238,15 @@ class Gaussian:
         alpha, sigma = self.levels(s, x_t)
         return alpha * guess + sigma * self.noise(guess, x_t, t)
 
+    def average(self, x_t: Tensor, t: Tensor, s: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
+        """x_s from x_t with the mean of two estimates of (x, eps), one at each end: the trapezoidal rule of
+
+        x_s = x_t + (integral of x d alpha) + (integral of eps d sigma).
+        """
+        (alpha_t, sigma_t), (alpha, sigma) = self.levels(t, x_t), self.levels(s, x_t)
+        (x, eps), (x_2, eps_2) = first, second
+        return x_t + (alpha - alpha_t) * (x + x_2) / 2 + (sigma - sigma_t) * (eps + eps_2) / 2
+
     def distance(self, guess: Tensor, x: Code, x_t: Tensor, t: Tensor) -> Tensor:
         """Mean squared error of what is paid for, per row [B]."""
         _, out = (self.paid or self.reading).scales(*self.levels(t, x))

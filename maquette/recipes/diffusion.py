@@ -50,7 +50,7 @@ def flow(
         likelihood: judge the run by its bits per dimension too, through the probability-flow ODE; slow.
     """
     opened = _images("flow", data, size)
-    shift = _shift(opened.facts.shape)
+    shift = shift_of(opened.facts.shape)
     process = straight.flow(shift, spread=1.3, reading=Balanced(SPREAD))
     process = _measured(process, opened) if likelihood else process
     return _experiment(opened, process, Heun(process, opened.facts.shape, steps=12), depth, dropout, drop, FLOW)
@@ -73,7 +73,7 @@ def edm(
     """
     opened = _images("edm", data, size)
     # the paper's noise is for images of 32 pixels and more with a deviation of 0.5; smaller ones dissolve sooner
-    process = karras(SPREAD, centre=-1.2 + math.log(SPREAD / 0.5 * _shift(opened.facts.shape)))
+    process = karras(SPREAD, centre=-1.2 + math.log(SPREAD / 0.5 * shift_of(opened.facts.shape)))
     process = _measured(process, opened) if likelihood else process
     return _experiment(opened, process, Churn(process, opened.facts.shape, steps=18), depth, dropout, drop, EDM)
 
@@ -152,8 +152,8 @@ def dit(
     shape = opened.facts.shape
     if patch < 0:
         raise ValueError(f"patch is {patch}; it must be at least 1, and 0 chooses")
-    net = DiT(shape, 32 * depth, depth, depth, patch or patch_of(*shape[1:], most=64), len(opened.facts.classes), dropout)
-    process = straight.flow(_shift(shape), spread=1.3, reading=Balanced(SPREAD))
+    net = DiT(shape, 32 * depth, depth, depth, patch or patch_of(shape[1], shape[2], most=64), len(opened.facts.classes), dropout)
+    process = straight.flow(shift_of(shape), spread=1.3, reading=Balanced(SPREAD))
     fit = Fit(steps=3000, batch=64, lr=2e-3, muon=0.02, bf16=True)
     return _denoiser(opened, net, process, Heun(process, shape, steps=12), drop, fit, DIT)
 
@@ -179,7 +179,7 @@ def _measured(process: Gaussian, opened: Data) -> Density:
     return Density(**parts, values=opened.facts.levels)
 
 
-def _shift(shape: tuple[int, ...]) -> float:
+def shift_of(shape: tuple[int, ...]) -> float:
     """How much less noise an image this small can bear than one of 32 pixels."""
     return min(1.0, math.sqrt(min(shape[1:]) / 32))
 

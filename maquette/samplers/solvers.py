@@ -153,18 +153,14 @@ class DPM(Solver):
 
 @dataclass(frozen=True)
 class Heun(Solver):
-    """Second order: the estimates at both ends, averaged (Karras 2022, alg. 1). Twice the work, but for the last step.
-
-    The trapezoidal rule of x_s = x_t + (integral of x d alpha) + (integral of eps d sigma).
-    """
+    """Second order: the estimates at both ends, averaged (Karras 2022, alg. 1). Twice the work, but for the last step."""
 
     def step(self, look: Look, x_t: Tensor, x: Tensor, eps: Tensor, t: Tensor, s: Tensor, rng: Streams) -> Tensor:
-        (alpha_t, sigma_t), (alpha, sigma) = self.process.levels(t, x), self.process.levels(s, x)
+        alpha, sigma = self.process.levels(s, x)
         x_s = alpha * x + sigma * eps
         if not bool((sigma > 0).all()):  # at the data's end there is no noise left to estimate
             return x_s
-        x_2, eps_2 = look.at(x_s, s)
-        return x_t + (alpha - alpha_t) * (x + x_2) / 2 + (sigma - sigma_t) * (eps + eps_2) / 2
+        return self.process.average(x_t, t, s, (x, eps), look.at(x_s, s))
 
 
 @dataclass(frozen=True)
@@ -256,6 +252,19 @@ class DDIM(Solver):
                 _, eps = look.at(x, t)
                 x = alpha_t / alpha * (below - sigma * eps) + sigma_t * eps
         return x
+
+
+@dataclass(frozen=True)
+class Leaps(Solver):
+    """A consistency model's sampler: leap to the data, dissolve what was found to an earlier time, leap again.
+
+    One step is one call of the network (Song 2023, consistency models, alg. 1).
+    """
+
+    steps: int = 1
+
+    def step(self, look: Look, x_t: Tensor, x: Tensor, eps: Tensor, t: Tensor, s: Tensor, rng: Streams) -> Tensor:
+        return self.process.corrupt(x, s, rng)
 
 
 @dataclass(frozen=True)
