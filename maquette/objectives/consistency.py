@@ -6,12 +6,12 @@ Knows a Gaussian process and the roles main, target and teacher; not what the ne
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from maquette.contracts import Batch, Condition, Logs, Objective, phase
+from maquette.contracts import Batch, Logs, Objective, phase
 from maquette.processes.gaussian import Gaussian
 from maquette.streams import Streams
 
@@ -69,22 +69,11 @@ class Consistency(Objective):
         x_t = self.process.corrupt(x, t, rng.fork(1))
         with torch.no_grad():
             same = self.process.corrupt(x, s, rng.fork(1))  # the noise of x_t
-            x_s = self.follow(system, x_t, t, s, cond) if "teacher" in system.nets else same
+            teacher: Any = system.roles().get("teacher")
+            x_s = same if teacher is None else self.process.heun(teacher, x_t, t, s, cond)
             aim = self.process.denoise(system.nets["target"], x_s, s, cond)  # type: ignore[arg-type]
         leap = self.process.denoise(system.nets["main"], x_t, t, cond)  # type: ignore[arg-type]
         return self.distance(leap, aim, t, s).mean(), {"intervals": torch.tensor(float(cuts))}
-
-    def follow(self, system: System, x_t: Tensor, t: Tensor, s: Tensor, cond: Condition | None) -> Tensor:
-        """x_s from x_t [B,...] by the teacher: Heun's step, Euler's where s is the data's end."""
-
-        def look(at: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-            guess = self.process.denoise(system.nets["teacher"], at, time, cond)  # type: ignore[arg-type]
-            return guess, self.process.noise(guess, at, time)
-
-        first = look(x_t, t)
-        x_s = self.process.step(first[0], x_t, t, s)
-        _, sigma = self.process.levels(s, x_s)
-        return torch.where(sigma > 0, self.process.average(x_t, t, s, first, look(x_s, s)), x_s)
 
     def distance(self, leap: Tensor, aim: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Pseudo-Huber distance [B] (Song & Dhariwal 2023, eq. 7), which no row dominates."""

@@ -247,6 +247,20 @@ class Gaussian:
         (x, eps), (x_2, eps_2) = first, second
         return x_t + (alpha - alpha_t) * (x + x_2) / 2 + (sigma - sigma_t) * (eps + eps_2) / 2
 
+    def heun(self, net: Network, x_t: Tensor, t: Tensor, s: Tensor, cond: Condition | None = None) -> Tensor:
+        """x_s from x_t along a network's ODE, times [B] (Karras 2022, alg. 1); Euler's step where s is the data's end."""
+
+        def look(at: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+            guess = self.denoise(net, at, time, cond)
+            return guess, self.noise(guess, at, time)
+
+        first = look(x_t, t)
+        x_s = self.step(first[0], x_t, t, s)
+        _, sigma = self.levels(s, x_s)
+        if not bool((sigma > 0).any()):
+            return x_s
+        return torch.where(sigma > 0, self.average(x_t, t, s, first, look(x_s, s)), x_s)
+
     def distance(self, guess: Tensor, x: Code, x_t: Tensor, t: Tensor) -> Tensor:
         """Mean squared error of what is paid for, per row [B]."""
         _, out = (self.paid or self.reading).scales(*self.levels(t, x))
