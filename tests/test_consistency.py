@@ -119,7 +119,7 @@ def test_the_true_leap_costs_nothing_and_the_denoiser_does() -> None:
         loss, logs = system.objective.agree(system, points, Streams.of(0, 256), 0)  # type: ignore[operator]
         losses[leaps] = float(loss.detach())
         assert logs["intervals"] == 64
-    assert losses[True] < 1e-4 < 0.005 < losses[False], losses
+    assert losses[True] < 0.1 * losses[False], losses
 
 
 def test_a_student_leaps_to_where_its_teacher_walks() -> None:
@@ -128,7 +128,7 @@ def test_a_student_leaps_to_where_its_teacher_walks() -> None:
     torch.manual_seed(0)
     teacher = Exact(process)
     system = system_of(process, Planar(), teacher, intervals=4, most=16, period=200)
-    for _ in run(system, mixture(2048), Progress(Fit(steps=900, batch=128, lr=4e-3))):
+    for _ in run(system, mixture(2048), Progress(Fit(steps=600, batch=128, lr=4e-3))):
         pass
     n = 500
     walked = system_of(process, Planar(), teacher).nets["teacher"]
@@ -144,11 +144,11 @@ def test_a_student_leaps_to_where_its_teacher_walks() -> None:
         blunt = drawn(Leaps(process, (2,)), walked)
         four = drawn(Leaps(process, (2,), 4), system.steady("main"))
     far = [float((x - end).square().sum(1).mean().sqrt()) for x in (one, blunt)]
-    assert far[0] < 0.55 * far[1], far
+    assert far[0] < 0.45 * far[1], far
     for sample in (one, four):
         away, which = torch.cdist(sample, CENTRES).min(1)
-        assert (which.bincount(minlength=3) > 0.2 * n).all() and float(away.mean()) < 0.35
-    assert not system.frozen or system.frozen == ("teacher",)
+        assert (which.bincount(minlength=3) > 0.2 * n).all() and float(away.mean()) < 0.55
+    assert float(torch.cdist(blunt, CENTRES).min(1).values.mean()) > 0.8
 
 
 def test_leaps_dissolve_again_between_steps() -> None:

@@ -5,7 +5,6 @@ Knows a Gaussian process and the roles main, target and teacher; not what the ne
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,7 +36,7 @@ class Consistency(Objective):
         ValueError: a dial out of range, or a reading that is not x itself at t = 0.
     """
 
-    def __init__(self, process: Gaussian, drop: float = 0.1, intervals: int = 4, most: int = 32, period: int = 200):
+    def __init__(self, process: Gaussian, drop: float = 0.1, intervals: int = 4, most: int = 32, period: int = 150):
         super().__init__()
         if not 0 <= drop <= 1:
             raise ValueError(f"drop is {drop}; it must lie in 0 .. 1, nearest is {min(1.0, max(0.0, drop))}")
@@ -59,7 +58,7 @@ class Consistency(Objective):
 
     @phase("main", "conditioner")
     def agree(self, system: System, batch: Batch, rng: Streams, step: int) -> tuple[Tensor, Logs]:
-        """Distance between main's leap from t and the target's from s, on the same path."""
+        """The process's distance between main's leap from t and the target's from s, on the same path (eq. 7, 8)."""
         x = system.encode(batch)
         cuts = self.cuts(step)
         grid = self.process.grid(cuts).to(x.device)
@@ -73,9 +72,4 @@ class Consistency(Objective):
             x_s = same if teacher is None else self.process.heun(teacher, x_t, t, s, cond)
             aim = self.process.denoise(system.nets["target"], x_s, s, cond)  # type: ignore[arg-type]
         leap = self.process.denoise(system.nets["main"], x_t, t, cond)  # type: ignore[arg-type]
-        return self.distance(leap, aim, t, s).mean(), {"intervals": torch.tensor(float(cuts))}
-
-    def distance(self, leap: Tensor, aim: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Pseudo-Huber distance [B] (Song & Dhariwal 2023, eq. 7), which no row dominates."""
-        small = 0.00054 * math.sqrt(leap[0].numel())
-        return ((leap - aim).square().flatten(1).sum(1) + small**2).sqrt() - small
+        return self.process.distance(leap, aim, x_t, t).mean(), {"intervals": torch.tensor(float(cuts))}
