@@ -72,8 +72,7 @@ def edm(
         likelihood: judge the run by its bits per dimension too, through the probability-flow ODE; slow.
     """
     opened = _images("edm", data, size)
-    # the paper's noise is for images of 32 pixels and more with a deviation of 0.5; smaller ones dissolve sooner
-    process = karras(SPREAD, centre=-1.2 + math.log(SPREAD / 0.5 * shift_of(opened.facts.shape)))
+    process = karras(SPREAD, centre=-1.2 + math.log(SPREAD / 0.5))  # the paper's, whose images have a deviation of 0.5
     process = _measured(process, opened) if likelihood else process
     return _experiment(opened, process, Churn(process, opened.facts.shape, steps=18), depth, dropout, drop, EDM)
 
