@@ -1,6 +1,6 @@
 """Few steps: a flow on font digits, and students that learn from it to need fewer. Losses included.
 
-    python benchmarks/fewsteps.py [--seeds 0] [--teacher 300] [--student 150] [--samples 500] [--recipes consistency] [--keep FOLDER]
+    python benchmarks/fewsteps.py [--seeds 0] [--teacher 300] [--student 150] [--samples 500] [--recipes reflow] [--keep FOLDER]
 
 Each system is trained by `maquette train` in a process of its own on one thread; what FOLDER holds already is not trained
 again. Every line of the table draws the same samples, by seed and label, with another sampler or number of steps, and is

@@ -15,6 +15,7 @@ from maquette.processes.flow import flow
 from maquette.processes.gaussian import Betas, Clean, Cosine, Gaussian, Noise, Velocity
 from maquette.processes.karras import Growing, karras
 from maquette.samplers.guidance import Guided
+from maquette.samplers.interpolation import between, slerp
 from maquette.samplers.solvers import DDIM, DPM, Churn, Euler, Heun, Look, Solver
 from maquette.streams import Streams
 
@@ -305,3 +306,31 @@ def test_min_snr_is_the_same_weight_of_x_whatever_is_estimated(reading: Any) -> 
     alpha, sigma = process.schedule.levels(t)
     x = torch.randn(25, 3)
     torch.testing.assert_close(process.distance(x + 1, x, x, t), (alpha / sigma).square().clamp(max=5.0), rtol=1e-3, atol=1e-6)
+
+
+# -- interpolation -----------------------------------------------------------------------------------------------------------
+
+
+def test_between_two_codes_lie_codes() -> None:
+    """The ends come back, and what lies between is as likely as data: a straight line would cross the empty middle."""
+    process = PATHS["flow"]
+    net = Mixture(process)
+    system: Any = SimpleNamespace(steady=lambda role: net)
+    solver = DDIM(process, (2,), 60, rounds=6)
+    first, last = CENTRES[0] + 0.1, CENTRES[1] - 0.1
+    path = between(system, solver, first, last, 9)
+    torch.testing.assert_close(path[[0, -1]], torch.stack([first, last]), atol=0.02, rtol=0)
+    straight = torch.stack([torch.lerp(first, last, k / 8) for k in range(9)])
+    far = [float(torch.cdist(x, CENTRES).min(1).values.mean()) for x in (path, straight)]
+    assert far[0] < far[1]
+    for wrong, why in (({"count": 1}, "count is 1"), ({"solver": DDIM(process, (2,), eta=0.5)}, "eta is 0.5")):
+        with pytest.raises(ValueError, match=why):
+            between(**{"system": system, "solver": solver, "first": first, "last": last, "count": 5, **wrong})
+
+
+def test_slerp_keeps_the_length_of_noise() -> None:
+    a, b = torch.randn(400), torch.randn(400)
+    found = slerp(a, b, torch.linspace(0, 1, 5))
+    torch.testing.assert_close(found[[0, 4]], torch.stack([a, b]), atol=1e-4, rtol=1e-4)
+    assert abs(float(found[2].norm()) / 20 - 1) < 0.1 and float(((a + b) / 2).norm()) < 16
+    torch.testing.assert_close(slerp(a, 2 * a, torch.tensor([0.5]))[0], 1.5 * a)

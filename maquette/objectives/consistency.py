@@ -44,7 +44,8 @@ class Consistency(Objective):
             raise ValueError(f"intervals is {intervals}; it must lie in 1 .. most, which is {most}")
         if period < 1:
             raise ValueError(f"period is {period}; it must be 1 or more")
-        skip, out = process.reading.scales(*process.schedule.levels(torch.zeros(1)))
+        with torch.device("cpu"):  # numbers are needed, also where a system is built on meta
+            skip, out = process.reading.scales(*process.schedule.levels(torch.zeros(1)))
         if abs(float(skip) - 1) > 1e-6 or abs(float(out)) > 1e-6:
             raise ValueError(
                 f"{type(process.reading).__name__} reads {float(skip):g} x + {float(out):g} F at t = 0; a consistency model "

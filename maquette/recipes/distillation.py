@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 
+import torch
+
 from maquette.codecs.pixels import Pixels
 from maquette.conditioners.label import Labels
 from maquette.contracts import Network
@@ -122,8 +124,10 @@ def _taught(recipe: str, teacher: str, data: str, size: int) -> tuple[Data, Gaus
     if not isinstance(objective, Denoising | Reflow) or not isinstance(objective.process, Gaussian):
         raise ValueError(f"teacher {teacher} is a run of {name}; {recipe} learns from one of flow, edm, dit or ddpm")
     process = objective.process
-    ends = process.reading.scales(*process.schedule.levels(experiment.system.age.new_ones(1).float()))
-    if abs(float(ends[1])) > CLEAREST * float(process.schedule.levels(ends[1].new_ones(1))[1]):
+    with torch.device("cpu"):
+        alpha, sigma = process.schedule.levels(torch.ones(1))
+        _, out = process.reading.scales(alpha, sigma)
+    if abs(float(out)) > CLEAREST * float(sigma):
         raise ValueError(
             f"teacher {teacher} estimates the noise, from which no image can be read at full noise: {recipe} needs one that "
             f"was trained with estimate=v, or flow, edm or dit"

@@ -104,7 +104,11 @@ class Solver:
         else:
             times = times[min(self.steps - 1, round(self.steps * (1 - self.strength))) :]
             x_t = self.dissolve(look, start.to(times.device), times, rng)
-        for t, s in pairwise(times[:, None].expand(-1, n)):
+        yield from self.walk(look, x_t, times, rng)
+
+    def walk(self, look: Look, x_t: Tensor, times: Tensor, rng: Streams) -> Iterator[Code]:
+        """Estimates of the codes that x_t [B,...] at the first of falling times leads to; the last is the sample."""
+        for t, s in pairwise(times[:, None].expand(-1, len(x_t))):
             x_t, t = self.stir(x_t, t, rng)
             guess, noise = look.at(x_t, t)
             x_t = self.step(look, x_t, guess, noise, t, s, rng)
