@@ -22,7 +22,7 @@ from maquette.processes.flow import Drift, flow
 from maquette.processes.gaussian import Balanced, Betas, Clean, Gaussian, Velocity
 from maquette.processes.karras import karras
 from maquette.runs import Run, RunError, build
-from maquette.samplers.solvers import Heun, Leaps
+from maquette.samplers.solvers import Euler, Heun, Leaps
 from maquette.storage import read_verified
 from maquette.streams import Streams
 from maquette.system import System
@@ -162,6 +162,11 @@ def test_leaps_dissolve_again_between_steps() -> None:
     view = type("View", (), {"steady": lambda self, _: net})()
     *_, sample = Leaps(process, (2,), 4).draw(view, n, rng=Streams.of(2, n))  # type: ignore[arg-type]
     torch.testing.assert_close(sample, x, atol=1e-5, rtol=1e-5)
+    *_, calm = Leaps(process, (2,), 4, fresh=0.0).draw(view, n, rng=Streams.of(2, n))  # type: ignore[arg-type]
+    *_, euler = Euler(process, (2,), 4).draw(view, n, rng=Streams.of(2, n))  # type: ignore[arg-type]
+    torch.testing.assert_close(calm, euler)
+    with pytest.raises(ValueError, match=r"fresh is 1.5"):
+        Leaps(process, (2,), fresh=1.5)
 
 
 # -- a run built on a run --------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ class Consistency(Objective):
         ValueError: a dial out of range, or a reading that is not x itself at t = 0.
     """
 
-    def __init__(self, process: Gaussian, drop: float = 0.1, intervals: int = 4, most: int = 32, period: int = 150):
+    def __init__(self, process: Gaussian, drop: float = 0.1, intervals: int = 4, most: int = 32, period: int = 200):
         super().__init__()
         if not 0 <= drop <= 1:
             raise ValueError(f"drop is {drop}; it must lie in 0 .. 1, nearest is {min(1.0, max(0.0, drop))}")

@@ -42,7 +42,7 @@ def consistency(
         depth: residual blocks per resolution; channels grow with it. With a teacher, the network is the teacher's.
         drop: chance that a training row is not told its label.
         intervals: into how many the path from noise to data is cut at first.
-        most: and at last; twice as many every 150 steps.
+        most: and at last; twice as many every 200 steps.
     """
     if teacher:
         opened, process, net = _taught("consistency", teacher, data, size)

@@ -263,12 +263,23 @@ class Leaps(Solver):
     """A consistency model's sampler: leap to the data, dissolve what was found to an earlier time, leap again.
 
     One step is one call of the network (Song 2023, consistency models, alg. 1).
+
+    Args:
+        fresh: share of the noise that is new each time: 1 as in the paper, 0 keeps the noise that the leap implies.
     """
 
     steps: int = 1
+    fresh: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.fresh <= 1:
+            raise ValueError(f"fresh is {self.fresh}; it must lie in 0 .. 1, and 1 is the paper's")
 
     def step(self, look: Look, x_t: Tensor, x: Tensor, eps: Tensor, t: Tensor, s: Tensor, rng: Streams) -> Tensor:
-        return self.process.corrupt(x, s, rng)
+        noise = self.fresh * rng.normal(*x.shape[1:]) + math.sqrt(1 - self.fresh**2) * eps
+        alpha, sigma = self.process.levels(s, x)
+        return alpha * x + sigma * noise
 
 
 @dataclass(frozen=True)
