@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -85,27 +86,42 @@ def train(place: Path, recipe: str, budget: int, seed: int, *options: str) -> No
 
 
 def lines(place: Path, wanted: list[Line], seed: int, n: int) -> list[dict[str, Any]]:
-    """The figures of one run under several samplers."""
+    """The figures of one run under several samplers; those it was judged by before are read from the run's folder."""
+    kept = place / f"fewsteps-{n}.json"
+    known: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     run = api.load(place)
-    facts, found = run.facts, []
     for name, solver, steps in wanted:
-        sampler = solver(run.system.sampler.process, facts.shape, steps=steps)  # type: ignore[attr-defined]
-        began = time.process_time()
-        labels = torch.arange(n) % max(1, len(facts.classes))
-        batch = run.system.sample(n, about={"label": labels}, seed=seed, sampler=sampler)
-        spent = time.process_time() - began
-        figures = judge(
-            Evidence(run.data, samples=batch, seed=seed),
-            choose(["frechet", "utility"] if (name, steps) in WHOLE else ["frechet"]),
-        )["metrics"]
-        plain = {("FD" if key.startswith("FD") else key): estimate.value for key, estimate in figures.items()}
-        calls = 2 * steps - 1 if solver is Heun else steps
-        line = {"system": name, "seed": seed, "sampler": solver.__name__, "steps": steps, "calls": calls, **plain}
-        line |= {"images/CPU-s": n / spent, "trained": round(run.progress.seconds, 1), "updates": run.progress.step}
-        line["git"] = run.run.record["versions"]["git"][:8]
-        found.append(line)
-        print(line, file=sys.stderr, flush=True)
-    return found
+        key = f"{solver.__name__} {steps}"
+        if key not in known:
+            known[key] = line(run, name, solver, steps, seed, n)
+            kept.write_text(json.dumps(known, indent=1))
+            print(known[key], file=sys.stderr, flush=True)
+    return [known[f"{solver.__name__} {steps}"] for _, solver, steps in wanted]
+
+
+def line(run: api.Loaded, name: str, solver: Callable[..., Solver], steps: int, seed: int, n: int) -> dict[str, Any]:
+    """The figures of one run under one sampler."""
+    own: Any = run.system.sampler
+    sampler = replace(own, steps=steps) if type(own) is solver else solver(own.process, run.facts.shape, steps=steps)
+    began = time.process_time()
+    labels = torch.arange(n) % max(1, len(run.facts.classes))
+    batch = run.system.sample(n, about={"label": labels}, seed=seed, sampler=sampler)
+    spent = time.process_time() - began
+    metrics = choose(["frechet", "utility"] if (name, steps) in WHOLE else ["frechet"])
+    figures = judge(Evidence(run.data, samples=batch, seed=seed), metrics)["metrics"]
+    calls = 2 * steps - 1 if solver is Heun else steps
+    return {
+        "system": name,
+        "seed": seed,
+        "sampler": solver.__name__,
+        "steps": steps,
+        "calls": calls,
+        **{("FD" if key.startswith("FD") else key): estimate.value for key, estimate in figures.items()},
+        "images/CPU-s": n / spent,
+        "trained": round(run.progress.seconds, 1),
+        "updates": run.progress.step,
+        "git": run.run.record["versions"]["git"][:8],
+    }
 
 
 def write(given: argparse.Namespace, found: list[dict[str, Any]]) -> None:

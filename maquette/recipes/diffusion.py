@@ -27,8 +27,8 @@ from maquette.system import System
 FLOW = {"FD-mlp128-64": (0.4, 0.9), "GAN-train": (0.945, 1.0), "C2ST forest": (0.5, 0.75), "NN distance": (1.0, 1.4)}
 DDPM = {"FD-mlp128-64": (0.4, 1.3), "GAN-train": (0.93, 1.0)}
 
-IMPLICIT = DDPM
-DIT = DDPM
+IMPLICIT = {"FD-mlp128-64": (0.5, 1.4), "GAN-train": (0.93, 1.0)}
+DIT = {"FD-mlp128-64": (0.4, 1.1), "GAN-train": (0.94, 1.0), "C2ST forest": (0.5, 0.8), "NN distance": (1.0, 1.5)}
 EDM = {"FD-mlp128-64": (0.4, 1.3), "GAN-train": (0.93, 1.0)}
 SPREAD = 0.75  # standard deviation of images in -1 .. 1, near enough
 
