@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -254,10 +255,15 @@ FIT_OPTIONS: dict[str, Any] = {f.name: f.default for f in fields(Fit)}
 def build(recipe: str, arguments: dict[str, Any], seed: int) -> tuple[Experiment, dict[str, Any]]:
     """Call a recipe; returns its experiment and the checked arguments. Fit options among them override the recipe's fit.
 
+    An argument that names another run is made absolute: what was built on it can then be opened from any folder.
+
     Raises:
         ValueError: an argument the recipe does not have, or of the wrong type, or out of range.
     """
     checked = recipes.check(recipe, arguments, also=FIT_OPTIONS)
+    for name, value in checked.items():
+        if isinstance(value, str) and value and (Path(value) / "run.json").is_file():
+            checked[name] = str(Path(value).resolve())
     function = recipes.find(recipe)
     own = {k: v for k, v in checked.items() if k in recipes.signature(function)}
     torch.manual_seed(mix(seed))
@@ -268,9 +274,11 @@ def build(recipe: str, arguments: dict[str, Any], seed: int) -> tuple[Experiment
 
 def record_of(recipe: str, arguments: dict[str, Any], seed: int, experiment: Experiment) -> dict[str, Any]:
     """What run.json says of a run before its first step."""
+    runs = [value for value in arguments.values() if isinstance(value, str) and value and (Path(value) / "run.json").is_file()]
     return {
         "recipe": recipe,
         "arguments": {**recipes.signature(recipes.find(recipe)), **arguments},
+        "built_on": {path: Run.open(path).record for path in runs},
         "seed": seed,
         "fit": asdict(experiment.fit),
         "data": experiment.data.facts.asdict(),
@@ -323,13 +331,44 @@ def rebuild(found: Run, trust: bool = False) -> Experiment:
             "if you trust it, say --trust (in Python, trust=True, or import it first)"
         )
     known = {k: v for k, v in found.record["arguments"].items() if k not in FIT_OPTIONS}
-    with recall(Facts.of(found.record["data"])):
-        experiment, _ = build(found.record["recipe"], known, found.record["seed"])
+    kept = found.record.get("built_on", {}) if found.checkpoints() else {}  # the weights of those runs are in its own checkpoint
+    token = _remembered.set({**(_remembered.get() or {}), **kept})
+    try:
+        with recall(Facts.of(found.record["data"])):
+            experiment, _ = build(found.record["recipe"], known, found.record["seed"])
+    finally:
+        _remembered.reset(token)
     try:
         fit = Fit(**{**found.record["fit"], "betas": tuple(found.record["fit"]["betas"])})
     except (TypeError, KeyError) as error:
         raise RunError(f"{found.path / 'run.json'} is damaged: its 'fit' is none of this maquette's ({error})") from None
     return replace(experiment, fit=fit)
+
+
+_remembered: ContextVar[dict[str, Any] | None] = ContextVar(
+    "remembered", default=None
+)  # path -> record, of runs that were built on
+
+
+def trained(path: str) -> tuple[Run, Experiment]:
+    """A run's experiment with its newest weights, on the CPU, for a recipe that builds on it. Draws no randomness.
+
+    While a run that was built on it is opened again, the record kept there serves where the folder is gone: the weights come
+    with that run's own checkpoint.
+
+    Raises:
+        RunError: no such run, or none of its checkpoints can be used.
+    """
+    kept = (_remembered.get() or {}).get(path)
+    gone = kept is not None and not (Path(path) / "run.json").exists()
+    found = Run(Path(path), kept) if kept is not None and gone else Run.open(path)
+    files = None if gone else found.newest()[1]
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # weights have values, also where a system is built on meta
+        experiment = rebuild(found)
+        if files is not None:
+            checkpoint.restore(files, experiment.system)
+    experiment.system.eval()
+    return found, experiment
 
 
 # -- fitting -------------------------------------------------------------------------------------------------------------

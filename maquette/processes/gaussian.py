@@ -37,6 +37,16 @@ class Reading(Protocol):
         """(skip, out). F regresses (x - skip * x_t) / out, so 1 / out^2 is the weight of the squared error of x."""
 
 
+class View(Protocol):
+    """What a network is shown in place of x_t and t, where that is not x_t and t themselves."""
+
+    def show(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """x_t [B,...] as the network sees it."""
+
+    def hear(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The time as the network hears it, in sigma's shape: rising with sigma / alpha, finite at 0."""
+
+
 @dataclass(frozen=True)
 class Noise:
     """F estimates eps (Ho 2020): x = (x_t - sigma eps) / alpha."""
@@ -74,6 +84,25 @@ class Balanced:
     def scales(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         whole = (alpha * self.spread).square() + sigma.square()
         return alpha * self.spread**2 / whole, sigma * self.spread / whole.sqrt()
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """x_t brought to unit variance, and a quarter of the log of its noise (Karras 2022, table 1: c_in and c_noise).
+
+    Args:
+        spread: standard deviation of the data.
+        least: noise that is heard as none.
+    """
+
+    spread: float = 0.5
+    least: float = 1e-4
+
+    def show(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return x_t * ((alpha * self.spread).square() + sigma.square()).rsqrt()
+
+    def hear(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return (sigma / alpha).clamp(min=self.least).log() / 4
 
 
 @dataclass(frozen=True)
@@ -143,12 +172,14 @@ class Gaussian:
         paid: the reading whose squared error is the loss, where it is another one: a network may estimate x and pay for
             the velocity that follows from it (Li & He 2025).
         cap: the weight of x's squared error is at most this; with `Noise` paid, min-SNR (Hang 2023, eq. 8).
+        view: what the network is shown; None = x_t and t as they are.
     """
 
     schedule: Schedule
     reading: Reading
     paid: Reading | None = None
     cap: float = math.inf
+    view: View | None = None
 
     def times(self, rng: Streams) -> Tensor:
         """Training times [B]."""
@@ -178,13 +209,57 @@ class Gaussian:
 
     def denoise(self, net: Network, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
         """The network's estimate of x, float32 [B,...]."""
-        skip, out = self.reading.scales(*self.levels(t, x_t))
-        return skip * x_t + out * net(x_t, t=t, cond=cond).float()
+        alpha, sigma = self.levels(t, x_t)
+        skip, out = self.reading.scales(alpha, sigma)
+        shown = x_t if self.view is None else self.view.show(x_t, alpha, sigma)
+        return skip * x_t + out * net(shown, t=self.heard(t), cond=cond).float()
+
+    def heard(self, t: Tensor) -> Tensor:
+        """Times as the network hears them, in t's shape."""
+        return t if self.view is None else self.view.hear(*self.schedule.levels(t))
+
+    def when(self, ratio: Tensor) -> Tensor:
+        """The time [B] at which sigma / alpha is `ratio` [B], at most 1: by halving, since it rises on every schedule."""
+        low, high = torch.zeros_like(ratio), torch.ones_like(ratio)
+        for _ in range(24):  # float32 holds no more
+            middle = (low + high) / 2
+            alpha, sigma = self.schedule.levels(middle)
+            early = sigma < ratio * alpha
+            low, high = torch.where(early, middle, low), torch.where(early, high, middle)
+        return high
 
     def noise(self, guess: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The eps that a guess of x implies: (x_t - alpha guess) / sigma; 0 where nothing has dissolved."""
         alpha, sigma = self.levels(t, x_t)
         return torch.where(sigma > 0, (x_t - alpha * guess) / sigma.clamp(min=1e-12), 0.0)
+
+    def step(self, guess: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """From time t [B] to s [B] with the guess of x and the noise it implies held fixed (Song 2021, eq. 13)."""
+        alpha, sigma = self.levels(s, x_t)
+        return alpha * guess + sigma * self.noise(guess, x_t, t)
+
+    def average(self, x_t: Tensor, t: Tensor, s: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
+        """x_s from x_t with the mean of two estimates of (x, eps), one at each end: the trapezoidal rule of
+
+        x_s = x_t + (integral of x d alpha) + (integral of eps d sigma).
+        """
+        (alpha_t, sigma_t), (alpha, sigma) = self.levels(t, x_t), self.levels(s, x_t)
+        (x, eps), (x_2, eps_2) = first, second
+        return x_t + (alpha - alpha_t) * (x + x_2) / 2 + (sigma - sigma_t) * (eps + eps_2) / 2
+
+    def heun(self, net: Network, x_t: Tensor, t: Tensor, s: Tensor, cond: Condition | None = None) -> Tensor:
+        """x_s from x_t along a network's ODE, times [B] (Karras 2022, alg. 1); Euler's step where s is the data's end."""
+
+        def look(at: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+            guess = self.denoise(net, at, time, cond)
+            return guess, self.noise(guess, at, time)
+
+        first = look(x_t, t)
+        x_s = self.step(first[0], x_t, t, s)
+        _, sigma = self.levels(s, x_s)
+        if not bool((sigma > 0).any()):
+            return x_s
+        return torch.where(sigma > 0, self.average(x_t, t, s, first, look(x_s, s)), x_s)
 
     def distance(self, guess: Tensor, x: Code, x_t: Tensor, t: Tensor) -> Tensor:
         """Mean squared error of what is paid for, per row [B]."""

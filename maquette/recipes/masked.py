@@ -65,7 +65,7 @@ def maskgit(
     return Experiment(system, opened, Fit(steps=1200, batch=64, lr=4e-3, weight_decay=0.01, muon=0.02, bf16=True), EXPECTED)
 
 
-def patch_of(height: int, width: int) -> int:
-    """The smallest patch of 2 pixels or more that divides both sides and leaves at most 256; 1 where none divides."""
+def patch_of(height: int, width: int, most: int = 256) -> int:
+    """The smallest patch of 2 pixels or more that divides both sides and leaves at most `most`; 1 where none divides."""
     sides = [p for p in range(2, height + 1) if height % p == width % p == 0]
-    return next((p for p in sides if height * width <= 256 * p * p), sides[-1] if sides else 1)
+    return next((p for p in sides if height * width <= most * p * p), sides[-1] if sides else 1)

@@ -6,6 +6,7 @@ and DDIM's one and the same, for every schedule (Song 2021, eq. 13). Drafts are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,14 +24,18 @@ if TYPE_CHECKING:
     from maquette.system import System
 
 
-@dataclass(frozen=True)
+@dataclass
 class Look:
-    """What a solver sees at a time: its process's reading of the (guided, conditioned) network."""
+    """What a solver sees at a time: its process's reading of the (guided, conditioned) network.
+
+    `last` is the time of the step before and the estimate of x made there, for solvers that look back.
+    """
 
     process: Gaussian
     net: Network
     cond: Condition | None
     clip: float
+    last: tuple[Tensor, Tensor] | None = None
 
     def at(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Estimates of x and of the noise in x_t, each [B,...], at time t [B]."""
@@ -49,6 +54,8 @@ class Solver:
         shape: of one code.
         steps: how many times s the walk visits.
         guidance: classifier-free guidance; 1 = off.
+        guided_from, guided_to: times between which it guides, 0 = data, 1 = noise (Kynkaanniemi 2024).
+        rescale: how far a guided output is brought back to the deviation of the plain one; 0 = not (Lin 2023, sec. 3.4).
         clip: estimates of x are kept within -clip .. clip; 0 = off.
         strength: with a code to start from, the time from which it is restored; 1 forgets it (Meng 2022, SDEdit).
     """
@@ -59,6 +66,9 @@ class Solver:
     guidance: float = 1.0
     clip: float = 0.0
     strength: float = 0.7
+    guided_from: float = 0.0
+    guided_to: float = 1.0
+    rescale: float = 0.0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -67,6 +77,12 @@ class Solver:
             raise ValueError(f"strength is {self.strength}; it must lie in 0 .. 1, above 0")
         if not self.clip >= 0:
             raise ValueError(f"clip is {self.clip}; it must be at least 0, and 0 = off")
+        if not 0 <= self.guided_from < self.guided_to <= 1:
+            raise ValueError(
+                f"guided_from .. guided_to is {self.guided_from} .. {self.guided_to}; it must be a stretch of 0 .. 1"
+            )
+        if not 0 <= self.rescale <= 1:
+            raise ValueError(f"rescale is {self.rescale}; it must lie in 0 .. 1, and 0 = off")
 
     def draw(
         self,
@@ -79,20 +95,35 @@ class Solver:
         rng: Streams,
     ) -> Iterator[Code]:
         """Estimates of n codes, one per step; the last is the sample. `start`: codes to vary instead of pure noise."""
-        net = guided(system.steady("main"), self.guidance, null)
-        look = Look(self.process, net, cond, self.clip)
         times = self.process.grid(self.steps).to(rng.keys.device)
+        between = self.process.heard(torch.tensor([self.guided_from, self.guided_to])).tolist()
+        net = guided(system.steady("main"), self.guidance, null, (between[0], between[1]), self.rescale)
+        look = Look(self.process, net, cond, self.clip)
         if start is None:
             x_t = self.process.prior(self.shape, rng)
         else:
             times = times[min(self.steps - 1, round(self.steps * (1 - self.strength))) :]
-            x_t = self.process.corrupt(start.to(times.device), times[0].expand(n), rng)
-        for t, s in pairwise(times[:, None].expand(-1, n)):
+            x_t = self.dissolve(look, start.to(times.device), times, rng)
+        yield from self.walk(look, x_t, times, rng)
+
+    def walk(self, look: Look, x_t: Tensor, times: Tensor, rng: Streams) -> Iterator[Code]:
+        """Estimates of the codes that x_t [B,...] at the first of falling times leads to; the last is the sample."""
+        for t, s in pairwise(times[:, None].expand(-1, len(x_t))):
+            x_t, t = self.stir(x_t, t, rng)
             guess, noise = look.at(x_t, t)
             x_t = self.step(look, x_t, guess, noise, t, s, rng)
+            look.last = t, guess
             if s[0] > 0:
                 yield guess
         yield x_t
+
+    def dissolve(self, look: Look, x: Code, times: Tensor, rng: Streams) -> Tensor:
+        """A code to vary, brought to the first of the times that are still to be walked."""
+        return self.process.corrupt(x, times[0].expand(len(x)), rng)
+
+    def stir(self, x_t: Tensor, t: Tensor, rng: Streams) -> tuple[Tensor, Tensor]:
+        """x_t and t as the step will find them: somewhere a little noisier, for solvers that add noise as they go."""
+        return x_t, t
 
     def step(self, look: Look, x_t: Tensor, x: Tensor, eps: Tensor, t: Tensor, s: Tensor, rng: Streams) -> Tensor:
         """x_s from x_t, given the estimates of x and eps at t."""
@@ -109,31 +140,92 @@ class Euler(Solver):
 
 
 @dataclass(frozen=True)
-class Heun(Solver):
-    """Second order: the estimates at both ends, averaged (Karras 2022, alg. 1). Twice the work, but for the last step.
+class DPM(Solver):
+    """DPM-Solver++(2M): second order from one look a step and a look back at the last one (Lu 2022b, alg. 2).
 
-    The trapezoidal rule of x_s = x_t + (integral of x d alpha) + (integral of eps d sigma).
+    The first step and the last, where log(alpha / sigma) is not finite, are of first order.
     """
 
     def step(self, look: Look, x_t: Tensor, x: Tensor, eps: Tensor, t: Tensor, s: Tensor, rng: Streams) -> Tensor:
         (alpha_t, sigma_t), (alpha, sigma) = self.process.levels(t, x), self.process.levels(s, x)
+        if look.last is not None and bool((sigma > 0).all()):
+            alpha_b, sigma_b = self.process.levels(look.last[0], x)
+            ahead, behind = (alpha * sigma_t / (sigma * alpha_t)).log(), (alpha_t * sigma_b / (sigma_t * alpha_b)).log()
+            x = x + ahead / (2 * behind) * (x - look.last[1])  # where alpha_b = 0, behind is infinite and this is x
+        return sigma / sigma_t * x_t + (alpha - alpha_t * sigma / sigma_t) * x
+
+
+@dataclass(frozen=True)
+class Heun(Solver):
+    """Second order: the estimates at both ends, averaged (Karras 2022, alg. 1). Twice the work, but for the last step."""
+
+    def step(self, look: Look, x_t: Tensor, x: Tensor, eps: Tensor, t: Tensor, s: Tensor, rng: Streams) -> Tensor:
+        alpha, sigma = self.process.levels(s, x)
         x_s = alpha * x + sigma * eps
         if not bool((sigma > 0).all()):  # at the data's end there is no noise left to estimate
             return x_s
-        x_2, eps_2 = look.at(x_s, s)
-        return x_t + (alpha - alpha_t) * (x + x_2) / 2 + (sigma - sigma_t) * (eps + eps_2) / 2
+        return self.process.average(x_t, t, s, (x, eps), look.at(x_s, s))
+
+
+@dataclass(frozen=True)
+class Churn(Heun):
+    """Heun's method with fresh noise before each step (Karras 2022, alg. 2). Without churn it is Heun's, alg. 1.
+
+    Noise is sigma / alpha throughout, which is their sigma; at t = 1, where all is noise, none is added.
+
+    Args:
+        churn: their S_churn, over the whole walk; the noise grows by churn / steps a step, at most by sqrt(2) - 1.
+        churn_from, churn_to: the noise between which it is added (S_tmin, S_tmax).
+        inflate: standard deviation of what is added (S_noise).
+    """
+
+    churn: float = 0.0
+    churn_from: float = 0.0
+    churn_to: float = math.inf
+    inflate: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.churn < math.inf:
+            raise ValueError(f"churn is {self.churn}; it must be a number of at least 0, and 0 = off")
+        if not 0 <= self.churn_from <= self.churn_to:
+            raise ValueError(f"churn_from .. churn_to is {self.churn_from} .. {self.churn_to}; the first must be the lower one")
+        if not 0 <= self.inflate < math.inf:
+            raise ValueError(f"inflate is {self.inflate}; it must be a number of at least 0, near 1")
+
+    def stir(self, x_t: Tensor, t: Tensor, rng: Streams) -> tuple[Tensor, Tensor]:
+        alpha, sigma = self.process.schedule.levels(t)
+        noise = float(sigma[0] / alpha[0])
+        grow = min(self.churn / self.steps, math.sqrt(2) - 1)
+        if not grow or float(t[0]) >= 1 or not self.churn_from <= noise <= self.churn_to:
+            return x_t, t
+        later = self.process.when((1 + grow) * sigma / alpha)
+        (alpha_t, sigma_t), (alpha_l, sigma_l) = self.process.levels(t, x_t), self.process.levels(later, x_t)
+        added = ((sigma_l / alpha_l).square() - (sigma_t / alpha_t).square()).clamp(min=0).sqrt()
+        return alpha_l * (x_t / alpha_t + self.inflate * added * rng.normal(*x_t.shape[1:])), later
 
 
 @dataclass(frozen=True)
 class DDIM(Solver):
-    """eta 0 is deterministic and can be run backwards; eta 1 adds the ancestral sampler's noise (Song 2021, eq. 12, 16)."""
+    """eta 0 is deterministic and can be run backwards; eta 1 adds the ancestral sampler's noise (Song 2021, eq. 12, 16).
+
+    Args:
+        eta: share of the ancestral sampler's noise.
+        inverted: a code to start from is not corrupted but inverted: what is drawn is the code itself where nothing else
+            is said, and the code edited where its condition or the guidance is another one.
+        rounds: of the inversion, each a look per step; 1 is the plain one, more come closer to undoing the steps exactly.
+    """
 
     eta: float = 0.0
+    inverted: bool = False
+    rounds: int = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta is {self.eta}; it must lie in 0 .. 1")
+        if self.rounds < 1:
+            raise ValueError(f"rounds is {self.rounds}; it must be at least 1")
 
     def step(self, look: Look, x_t: Tensor, x: Tensor, eps: Tensor, t: Tensor, s: Tensor, rng: Streams) -> Tensor:
         (alpha_t, sigma_t), (alpha, sigma) = self.process.levels(t, x), self.process.levels(s, x)
@@ -144,16 +236,50 @@ class DDIM(Solver):
         kept = (sigma.square() - fresh.square()).clamp(min=0).sqrt()
         return alpha * x + kept * eps + fresh * rng.normal(*x.shape[1:])
 
+    def dissolve(self, look: Look, x: Code, times: Tensor, rng: Streams) -> Tensor:
+        return self.uphill(look, x, times.flip(0)) if self.inverted else super().dissolve(look, x, times, rng)
+
     def invert(self, net: Network, x: Code, cond: Condition | None = None) -> Tensor:
         """The noise from which eta 0 draws x, [B,...]: the same steps, uphill."""
-        look, x_t = Look(self.process, net, cond, 0.0), x
-        times = self.process.grid(self.steps).flip(0).to(x.device)
-        times[0] = 0.001  # at 0 there is no noise to estimate
-        for t, s in pairwise(times):
-            guess, eps = look.at(x_t, t.expand(len(x)))
-            alpha, sigma = self.process.levels(s.expand(len(x)), x)
-            x_t = alpha * guess + sigma * eps
-        return x_t
+        return self.uphill(Look(self.process, net, cond, 0.0), x, self.process.grid(self.steps).flip(0).to(x.device))
+
+    def uphill(self, look: Look, x: Code, times: Tensor) -> Tensor:
+        """x_t at the last of rising times, from x at the first.
+
+        The step down to x_s was made with the noise seen at x_t, which is not known yet: first x_s stands in for it
+        (Song 2021, sec. 4.3), then each round looks at what the last one found (Pan 2023, eq. 6).
+        """
+        for s, t in pairwise(times[:, None].expand(-1, len(x))):
+            (alpha, sigma), (alpha_t, sigma_t) = self.process.levels(s, x), self.process.levels(t, x)
+            below = x
+            for _ in range(self.rounds):
+                _, eps = look.at(x, t)
+                x = alpha_t / alpha * (below - sigma * eps) + sigma_t * eps
+        return x
+
+
+@dataclass(frozen=True)
+class Leaps(Solver):
+    """A consistency model's sampler: leap to the data, dissolve what was found to an earlier time, leap again.
+
+    One step is one call of the network (Song 2023, consistency models, alg. 1).
+
+    Args:
+        fresh: share of the noise that is new each time: 1 as in the paper, 0 keeps the noise that the leap implies.
+    """
+
+    steps: int = 1
+    fresh: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.fresh <= 1:
+            raise ValueError(f"fresh is {self.fresh}; it must lie in 0 .. 1, and 1 is the paper's")
+
+    def step(self, look: Look, x_t: Tensor, x: Tensor, eps: Tensor, t: Tensor, s: Tensor, rng: Streams) -> Tensor:
+        noise = self.fresh * rng.normal(*x.shape[1:]) + math.sqrt(1 - self.fresh**2) * eps
+        alpha, sigma = self.process.levels(s, x)
+        return alpha * x + sigma * noise
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,12 @@ import torch
 from maquette.contracts import Network
 from maquette.processes.flow import flow
 from maquette.processes.gaussian import Betas, Clean, Gaussian, Noise, Reading, Velocity
-from maquette.samplers.solvers import DDIM, Ancestral, Euler, Solver
+from maquette.processes.karras import Growing
+from maquette.samplers.solvers import DDIM, DPM, Ancestral, Euler, Heun, Solver
 from maquette.streams import Streams
 
 schedulers = pytest.importorskip("diffusers.schedulers")
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # theirs hands numpy a tensor
 SHAPE, ROWS, STEPS = (2, 4), 3, 10
 CHAIN: dict[str, Any] = {"beta_start": 1e-4, "beta_end": 0.02, "timestep_spacing": "trailing"}
 READINGS: dict[str, Reading] = {"epsilon": Noise(), "v_prediction": Velocity(), "sample": Clean()}
@@ -80,7 +82,6 @@ def test_ddim_keeps_its_estimates_within_the_clip() -> None:
     torch.testing.assert_close(ours(DDIM(process, SHAPE, STEPS, clip=1.0)), x, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation")  # theirs hands numpy a tensor
 def test_euler_of_the_chain() -> None:
     """Theirs walks x_t / alpha(t); in that frame their Euler step is ours."""
     process = Gaussian(Betas(), Noise())
@@ -101,3 +102,45 @@ def test_euler_of_flow() -> None:
     for index, sigma in zip(theirs.timesteps, theirs.sigmas, strict=False):
         x = theirs.step(Odd()(x, t=sigma.expand(ROWS)), index, x).prev_sample
     torch.testing.assert_close(ours(Euler(process, SHAPE, STEPS)), x, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [4, 10, 25])
+@pytest.mark.parametrize("reading", READINGS)
+def test_dpm_of_the_chain(reading: str, steps: int) -> None:
+    """Theirs begins with x at alpha(1), as ours; 2M with the midpoint rule, the last step of first order."""
+    process = Gaussian(Betas(), READINGS[reading])
+    theirs = schedulers.DPMSolverMultistepScheduler(
+        **CHAIN, prediction_type=reading, solver_order=2, solver_type="midpoint", final_sigmas_type="zero"
+    )
+    theirs.set_timesteps(steps)
+    x = process.prior(SHAPE, Streams.of(0, ROWS))
+    for index in theirs.timesteps:
+        x = theirs.step(Odd()(x, t=times(index)), index, x).prev_sample
+    torch.testing.assert_close(ours(DPM(process, SHAPE, steps)), x, atol=2e-4, rtol=2e-4)
+
+
+def test_dpm_of_flow() -> None:
+    process = flow()
+    theirs = schedulers.DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0, final_sigmas_type="zero"
+    )
+    theirs.set_timesteps(STEPS)
+    theirs.sigmas = torch.tensor([1 - i / STEPS for i in range(STEPS + 1)])
+    x = process.prior(SHAPE, Streams.of(0, ROWS))
+    for index, sigma in zip(theirs.timesteps, theirs.sigmas, strict=False):
+        x = theirs.step(Odd()(x, t=sigma.expand(ROWS)), index, x).prev_sample
+    torch.testing.assert_close(ours(DPM(process, SHAPE, STEPS)), x, atol=1e-4, rtol=1e-4)
+
+
+def test_heun_of_karras_grid() -> None:
+    """EDM's deterministic sampler beside their Heun scheduler, on the same sigmas, told the same x."""
+    process = Gaussian(Growing(), Clean())
+    theirs = schedulers.HeunDiscreteScheduler(prediction_type="sample", use_karras_sigmas=True)
+    theirs.set_timesteps(STEPS)
+    _, grid = process.schedule.levels(process.grid(STEPS))
+    theirs.sigmas = torch.cat([grid[:1], grid[1:-1].repeat_interleave(2), grid[-1:]])
+    x = process.prior(SHAPE, Streams.of(0, ROWS))
+    for i, index in enumerate(theirs.timesteps):
+        at = process.when(theirs.sigmas[i].expand(ROWS))
+        x = theirs.step(Odd()(x, t=at), index, x).prev_sample
+    torch.testing.assert_close(ours(Heun(process, SHAPE, STEPS)), x, atol=1e-3, rtol=1e-3)

@@ -1,0 +1,158 @@
+"""Few steps: a flow on font digits, and students that learn from it to need fewer. Losses included.
+
+    python benchmarks/fewsteps.py [--seeds 0] [--teacher 300] [--student 150] [--samples 500] [--recipes reflow] [--keep FOLDER]
+
+Each system is trained by `maquette train` in a process of its own on one thread; what FOLDER holds already is not trained
+again. Every line of the table draws the same samples, by seed and label, with another sampler or number of steps, and is
+judged by the same classifier. Writes benchmarks/DATE-fewsteps.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maquette import api
+from maquette.evaluate import choose, judge
+from maquette.metrics.evidence import Evidence
+from maquette.runs import Run, versions
+from maquette.samplers.solvers import DPM, Euler, Heun, Leaps, Solver
+
+BARS = {("consistency", "Leaps", 1): 1.5, ("consistency", "Leaps", 4): 1.15}  # of the teacher's FD at 20 steps
+WHOLE = {("flow", 12), ("consistency", 1), ("consistency", 4), ("reflow", 4)}  # judged by GAN-train and label too, which is dear
+Line = tuple[str, Callable[..., Solver], int]
+TEACHER: list[Line] = [("flow", Heun, 20), ("flow", Heun, 12), ("flow", DPM, 4), ("flow", Euler, 4), ("flow", Euler, 1)]
+STUDENTS: dict[str, list[Line]] = {
+    "consistency": [("consistency", Leaps, steps) for steps in (1, 2, 4)],
+    "reflow": [("reflow", Euler, steps) for steps in (1, 2, 4)],
+}
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--seeds", default="0")
+    asked.add_argument("--teacher", type=int, default=300, help="the teacher's training CPU-seconds")
+    asked.add_argument("--student", type=int, default=150, help="a student's")
+    asked.add_argument("--samples", type=int, default=500)
+    asked.add_argument("--recipes", default=",".join(STUDENTS))
+    asked.add_argument("--data", default="font_digits")
+    asked.add_argument("--keep", default="", help="keep the runs in this folder")
+    given = asked.parse_args()
+    torch.set_num_threads(1)
+    folder = Path(given.keep or tempfile.mkdtemp(prefix="maquette-fewsteps-"))
+    found: list[dict[str, Any]] = []
+    for seed in (int(seed) for seed in given.seeds.split(",")):
+        teacher = folder / f"flow-seed{seed}"
+        train(teacher, "flow", given.teacher, seed, f"--data={given.data}")
+        found += lines(teacher, TEACHER, seed, given.samples)
+        for name in given.recipes.split(","):
+            place = folder / f"{name}-seed{seed}"
+            train(place, name, given.student, seed, f"--teacher={teacher}")
+            found += lines(place, STUDENTS[name], seed, given.samples)
+            write(given, found)
+    write(given, found)
+
+
+def train(place: Path, recipe: str, budget: int, seed: int, *options: str) -> None:
+    """Train by the command line, unless it was done already."""
+    if place.exists() and Run.open(place).rows()[-1:] and Run.open(place).checkpoints():
+        return
+    base = [
+        sys.executable,
+        "-m",
+        "maquette",
+        "train",
+        recipe,
+        "--budget",
+        f"{budget}s",
+        "--seed",
+        str(seed),
+        "--threads",
+        "1",
+        "-q",
+    ]
+    subprocess.run([*base, "--out", str(place), *options], check=True)
+
+
+def lines(place: Path, wanted: list[Line], seed: int, n: int) -> list[dict[str, Any]]:
+    """The figures of one run under several samplers; those it was judged by before are read from the run's folder."""
+    kept = place / f"fewsteps-{n}.json"
+    known: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    run = api.load(place)
+    for name, solver, steps in wanted:
+        key = f"{solver.__name__} {steps}"
+        if key not in known:
+            known[key] = line(run, name, solver, steps, seed, n)
+            kept.write_text(json.dumps(known, indent=1))
+            print(known[key], file=sys.stderr, flush=True)
+    return [known[f"{solver.__name__} {steps}"] for _, solver, steps in wanted]
+
+
+def line(run: api.Loaded, name: str, solver: Callable[..., Solver], steps: int, seed: int, n: int) -> dict[str, Any]:
+    """The figures of one run under one sampler."""
+    own: Any = run.system.sampler
+    sampler = replace(own, steps=steps) if type(own) is solver else solver(own.process, run.facts.shape, steps=steps)
+    began = time.process_time()
+    labels = torch.arange(n) % max(1, len(run.facts.classes))
+    batch = run.system.sample(n, about={"label": labels}, seed=seed, sampler=sampler)
+    spent = time.process_time() - began
+    metrics = choose(["frechet", "utility"] if (name, steps) in WHOLE else ["frechet"])
+    figures = judge(Evidence(run.data, samples=batch, seed=seed), metrics)["metrics"]
+    calls = 2 * steps - 1 if solver is Heun else steps
+    return {
+        "system": name,
+        "seed": seed,
+        "sampler": solver.__name__,
+        "steps": steps,
+        "calls": calls,
+        **{("FD" if key.startswith("FD") else key): estimate.value for key, estimate in figures.items()},
+        "images/CPU-s": n / spent,
+        "trained": round(run.progress.seconds, 1),
+        "updates": run.progress.step,
+        "git": run.run.record["versions"]["git"][:8],
+    }
+
+
+def write(given: argparse.Namespace, found: list[dict[str, Any]]) -> None:
+    """The table, each FD beside the teacher's at 20 steps."""
+    path = Path(__file__).parent / f"{date.today()}-fewsteps.md"
+    lines = [
+        f"# Few steps, {date.today()}",
+        "",
+        f"{given.data}; {given.samples} samples a line, labels in turn; one thread. torch {versions()['torch']}.",
+        f"`python benchmarks/fewsteps.py --seeds {given.seeds} --teacher {given.teacher} --student {given.student} "
+        f"--samples {given.samples} --recipes {given.recipes}`",
+        f"Trained at commits {', '.join(dict.fromkeys(line['git'] or '(not recorded)' for line in found))}.",
+        "FD is against all held-out rows, in the features of the data's own classifier; few samples put it above its floor.",
+        "",
+        "| system | seed | CPU-s | updates | sampler | steps | calls | FD | / teacher's at 20 | bar | GAN-train | label obeyed "
+        "| images/CPU-s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for line in found:
+        best = next(x["FD"] for x in found if x["seed"] == line["seed"] and (x["sampler"], x["steps"]) == ("Heun", 20))
+        bar = BARS.get((line["system"], line["sampler"], line["steps"]))
+        share = line["FD"] / best
+        met = "-" if bar is None else f"<= {bar}: {'yes' if share <= bar else '**no**'}"
+        cells = [f"`{line['system']}`", *(line[key] for key in ("seed", "trained", "updates", "sampler", "steps", "calls"))]
+        judged = [f"{line[key]:.3f}" if key in line else "-" for key in ("GAN-train", "GAN-test")]
+        cells += [f"{line['FD']:.3f}", f"{share:.2f}", met, *judged, f"{line['images/CPU-s']:.1f}"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    path.write_text("\n".join(lines) + "\n")
+    path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    print(path.read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Image models that need few steps, most of them learnt from a trained run: one recipe per published system."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from maquette.codecs.pixels import Pixels
+from maquette.conditioners.label import Labels
+from maquette.contracts import Network
+from maquette.data import Data, open_data
+from maquette.experiment import Experiment, Fit
+from maquette.networks.unet import UNet
+from maquette.objectives.consistency import Consistency
+from maquette.objectives.denoising import Denoising
+from maquette.objectives.reflow import Reflow
+from maquette.processes import flow as straight
+from maquette.processes.gaussian import Balanced, Gaussian
+from maquette.recipes.diffusion import SPREAD, levels_of, shift_of
+from maquette.runs import trained
+from maquette.samplers.solvers import Euler, Leaps
+from maquette.system import System
+
+# after 60 training seconds on the default data, one CPU thread, without a teacher
+CONSISTENCY = {"FD-mlp128-64": (0.4, 5.0), "GAN-train": (0.8, 1.0)}
+REFLOW = {"FD-mlp128-64": (0.4, 2.0), "GAN-train": (0.9, 1.0)}
+CLEAREST = 20.0  # most that an estimate's error may be multiplied by at t = 1
+
+
+def consistency(
+    data: str = "", size: int = 0, teacher: str = "", depth: int = 1, drop: float = 0.1, intervals: int = 4, most: int = 16
+) -> Experiment:
+    """A consistency model: noise to image in one step, or a few (Song 2023, arXiv:2303.01469).
+
+    With a teacher it is distilled from that run, whose network it begins as; without one it is trained on the data alone.
+
+    Args:
+        data: a built-in image set, or a folder of images; empty = the teacher's, or digits.
+        size: side in pixels that images are brought to; 0 keeps them as they are.
+        teacher: a run of flow, edm, dit, or of ddpm with estimate=v: its folder.
+        depth: residual blocks per resolution; channels grow with it. With a teacher, the network is the teacher's.
+        drop: chance that a training row is not told its label.
+        intervals: into how many the path from noise to data is cut at first.
+        most: and at last; twice as many every 200 steps.
+    """
+    if teacher:
+        opened, process, net = _taught("consistency", teacher, data, size)
+    else:
+        opened, process, net = _fresh("consistency", data or "digits", size, depth)
+    facts = opened.facts
+    nets = {"main": net, "ema": copy.deepcopy(net), "target": copy.deepcopy(net)}
+    system = System(
+        {**nets, "teacher": copy.deepcopy(net)} if teacher else nets,
+        Consistency(process, drop, intervals, most),
+        Leaps(process, facts.shape, fresh=0.8),  # all fresh loses variety at this size: docs/LOG.md
+        Pixels(facts.levels),
+        Labels(facts.shares) if facts.classes else None,
+        frozen=("teacher",) if teacher else (),
+        follow={"ema": ("main", 0.9999), "target": ("main", 0.7)},
+    )
+    fit = Fit(steps=1500, batch=32, lr=1.5e-3, bf16=True) if teacher else Fit(steps=1500, batch=64, lr=3e-3, bf16=True)
+    return Experiment(system, opened, fit, CONSISTENCY)
+
+
+def reflow(
+    data: str = "", size: int = 0, teacher: str = "", depth: int = 1, drop: float = 0.1, pool: int = 4096, walk: int = 8
+) -> Experiment:
+    """Rectified flow: paths made straight by learning a trained flow's own pairs of noise and image (Liu 2023, arXiv:2209.03003).
+
+    Without a teacher it is the first rectified flow, between data and any noise; with one, which may itself be a run of
+    this recipe, it is the next. It begins as its teacher, and is drawn by few steps of Euler's.
+
+    Args:
+        data: a built-in image set, or a folder of images; empty = the teacher's, or digits.
+        size: side in pixels that images are brought to; 0 keeps them as they are.
+        teacher: a run of flow, dit or reflow: its folder.
+        depth: residual blocks per resolution; channels grow with it. With a teacher, the network is the teacher's.
+        drop: chance that a training row is not told its label.
+        pool: pairs of noise and image that are kept and used again.
+        walk: Heun steps by which the teacher makes an image.
+    """
+    if teacher:
+        opened, process, net = _taught("reflow", teacher, data, size)
+        if not isinstance(process.schedule, straight.Straight):
+            raise ValueError(f"teacher {teacher} does not follow the straight path; reflow needs a run of flow, dit or reflow")
+    else:
+        opened, process, net = _fresh("reflow", data or "digits", size, depth)
+    facts = opened.facts
+    conditioner = Labels(facts.shares) if facts.classes else None
+    objective = Reflow(process, facts.shape, drop, conditioner.fields if conditioner else (), pool if teacher else 0, walk=walk)
+    system = System(
+        {"main": net, "ema": copy.deepcopy(net), **({"teacher": copy.deepcopy(net)} if teacher else {})},
+        objective,
+        Euler(process, facts.shape, steps=4 if teacher else 20),
+        Pixels(facts.levels),
+        conditioner,
+        frozen=("teacher",) if teacher else (),
+        follow={"ema": ("main", 0.9999)},
+    )
+    return Experiment(system, opened, Fit(steps=1500, batch=64, lr=1e-3 if teacher else 3e-3, bf16=True), REFLOW)
+
+
+def _fresh(recipe: str, data: str, size: int, depth: int) -> tuple[Data, Gaussian, Network]:
+    """Data, the straight path, and an untrained U-Net."""
+    opened = open_data(data, size)
+    _check_images(recipe, data, opened)
+    if depth < 1:
+        raise ValueError(f"depth is {depth}; it must be 1 or more")
+    facts = opened.facts
+    folding, mults = levels_of(facts.shape)
+    net = UNet(facts.shape[0], 32 * depth, mults, depth, vector=len(facts.classes), folding=folding)
+    return opened, straight.flow(shift_of(facts.shape), reading=Balanced(SPREAD)), net
+
+
+def _taught(recipe: str, teacher: str, data: str, size: int) -> tuple[Data, Gaussian, Network]:
+    """A teacher's data (or other data that fit it), its process, and a copy of the network it samples with.
+
+    Raises:
+        ValueError: it is no denoiser of images, cannot be read at full noise, or was trained on other shapes or classes.
+    """
+    run, experiment = trained(teacher)
+    theirs, objective, name = experiment.data.facts, experiment.system.objective, run.record["recipe"]
+    if not isinstance(objective, Denoising | Reflow) or not isinstance(objective.process, Gaussian):
+        raise ValueError(f"teacher {teacher} is a run of {name}; {recipe} learns from one of flow, edm, dit or ddpm")
+    process = objective.process
+    with torch.device("cpu"):
+        alpha, sigma = process.schedule.levels(torch.ones(1))
+        _, out = process.reading.scales(alpha, sigma)
+    if abs(float(out)) > CLEAREST * float(sigma):
+        raise ValueError(
+            f"teacher {teacher} estimates the noise, from which no image can be read at full noise: {recipe} needs one that "
+            f"was trained with estimate=v, or flow, edm or dit"
+        )
+    opened = open_data(data or theirs.name, size or theirs.size)
+    _check_images(recipe, data or theirs.name, opened)
+    facts = opened.facts
+    if (facts.shape, facts.classes) != (theirs.shape, theirs.classes):
+        shapes = [" x ".join(map(str, found.shape)) for found in (theirs, facts)]
+        raise ValueError(
+            f"teacher {teacher} knows images of {shapes[0]} in {len(theirs.classes)} classes ({theirs.name}); "
+            f"data {facts.name!r} are of {shapes[1]} in {len(facts.classes)} classes: leave data empty to use the teacher's"
+        )
+    net = copy.deepcopy(experiment.system.steady("main")).requires_grad_(True).train()
+    return opened, process, net
+
+
+def _check_images(recipe: str, data: str, opened: Data) -> None:
+    if opened.facts.field != "image":
+        raise ValueError(f"{recipe} models images, and data {data!r} holds {opened.facts.field}")
