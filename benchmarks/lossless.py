@@ -3,7 +3,8 @@
     python benchmarks/lossless.py [--runs digits-0,glyphs1-0,stdlib-0] [--keep FOLDER] [--budget 60]
 
 A run is named by its data and its seed, and trained by `maquette train` in a process of its own on one thread, unless
-FOLDER has it; its held-out part is packed and unpacked, and what comes out is compared byte for byte. Writes benchmarks/DATE-lossless.md.
+FOLDER has it; its held-out part is packed and unpacked, and what comes out is compared byte for byte.
+Writes benchmarks/DATE-lossless.md.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def pixelcnn(
 
 
 def pixelrnn(
-    data: str = "digits", size: int = 0, layer: str = "row", depth: int = 2, dropout: float = 0.2, drop: float = 0.0
+    data: str = "digits", size: int = 0, layer: str = "row", depth: int = 2, dropout: float = 0.5, drop: float = 0.0
 ) -> Experiment:
     """PixelRNN: exact likelihood of images by recurrences over rows or diagonals (van den Oord 2016, arXiv:1601.06759).
 
@@ -86,7 +86,7 @@ def pixelrnn(
     conditioner = Labels(facts.shares) if facts.classes else None
     told = conditioner.width if conditioner else 0
     net = PixelRNN(facts.shape, facts.levels, LAYERS[layer], 16 * depth, depth, told, dropout)
-    fit = Fit(steps=400, batch=64, lr=6e-3, weight_decay=0.01)
+    fit = Fit(steps=400, batch=64, lr=3e-3, weight_decay=0.3)
     return Experiment(_system(net, opened, conditioner, drop), opened, fit, EXPECTED_RNN)
 
 
