@@ -131,8 +131,8 @@ def write(given: argparse.Namespace, found: list[dict[str, Any]]) -> None:
         f"# Few steps, {date.today()}",
         "",
         f"{given.data}; {given.samples} samples a line, labels in turn; one thread. torch {versions()['torch']}.",
-        f"`python benchmarks/fewsteps.py --data {given.data} --seeds {given.seeds} --teacher {given.teacher} --student {given.student} "
-        f"--samples {given.samples} --recipes {given.recipes}`",
+        f"`python benchmarks/fewsteps.py --data {given.data} --seeds {given.seeds} "
+        f"--teacher {given.teacher} --student {given.student} --samples {given.samples} --recipes {given.recipes}`",
         f"Trained at commits {', '.join(dict.fromkeys(line['git'] or '(not recorded)' for line in found))}.",
         "FD is against all held-out rows, in the features of the data's own classifier; few samples put it above its floor.",
         "",
