@@ -26,10 +26,9 @@ from maquette.system import System
 # after 60 training seconds on the default data, one CPU thread
 FLOW = {"FD-mlp128-64": (0.4, 0.9), "GAN-train": (0.945, 1.0), "C2ST forest": (0.5, 0.75), "NN distance": (1.0, 1.4)}
 DDPM = {"FD-mlp128-64": (0.4, 1.3), "GAN-train": (0.93, 1.0)}
-
 IMPLICIT = {"FD-mlp128-64": (0.5, 1.4), "GAN-train": (0.93, 1.0)}
 DIT = {"FD-mlp128-64": (0.4, 1.1), "GAN-train": (0.94, 1.0), "C2ST forest": (0.5, 0.8), "NN distance": (1.0, 1.5)}
-EDM = {"FD-mlp128-64": (0.4, 1.3), "GAN-train": (0.93, 1.0)}
+EDM = {"FD-mlp128-64": (0.4, 1.0), "GAN-train": (0.945, 1.0), "C2ST forest": (0.5, 0.75), "NN distance": (1.0, 1.4)}
 SPREAD = 0.75  # standard deviation of images in -1 .. 1, near enough
 
 
