@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from maquette.experiment import Fit
 from maquette.metrics.reconstruction import histogram, perplexity
 from maquette.networks.patch_discriminator import PatchClassifier, PatchDiscriminator, unlike
 from maquette.networks.resnet_grid import GridDecoder, GridEncoder, grid_of
+from maquette.nn import quantize
 from maquette.nn.quantize import FiniteScalarQuantizer, ResidualQuantizer, VectorQuantizer
 from maquette.objectives.coding import Sharpened, balance
 from maquette.recipes.codecs import fsq, vq_vae, vqgan
@@ -107,6 +109,41 @@ def test_restarts_depend_on_the_streams_alone():
         return quantizer.book
 
     assert torch.equal(taught(0), taught(1))  # all points begin dead: what they were is forgotten
+
+
+def test_two_ranks_keep_the_codebook_of_one(monkeypatch):
+    """Two threads stand for two processes, each with half the rows; the whole command is a slow test of test_stages.py."""
+    meet, given = threading.Barrier(2, timeout=20), {}
+    here = threading.local()
+
+    def exchange(x: torch.Tensor) -> list[torch.Tensor]:
+        given[here.rank] = x
+        meet.wait()
+        both = [given[0], given[1]]
+        meet.wait()
+        return both
+
+    def teach(quantizer: VectorQuantizer, rank: int, rows: slice) -> None:
+        here.rank = rank
+        for step in range(6):
+            x = torch.sin(torch.arange(8 * 5 * 3.0) * (step + 1)).reshape(8, 5, 3) + step
+            quantizer.train()(x[rows], Streams.of(step, 8)[rows])
+
+    alone = ResidualQuantizer(3, 6, 2, decay=0.5)
+    teach(alone, 0, slice(0, 8))
+    monkeypatch.setattr(quantize, "summed", lambda *tensors: [sum(exchange(t)) for t in tensors])
+    monkeypatch.setattr(quantize, "gathered", lambda x: torch.cat(exchange(x)))
+    ranks = [ResidualQuantizer(3, 6, 2, decay=0.5) for _ in range(2)]
+    threads = [threading.Thread(target=teach, args=(ranks[r], r, slice(4 * r, 4 * r + 4))) for r in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    whole, first, second = (module.state_dict() for module in (alone, *ranks))
+    assert int(whole["levels.0.revived"]) > 6  # more than the beginning
+    for name in whole:
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], whole[name], atol=1e-5, rtol=1e-5)
 
 
 # -- residual and finite ---------------------------------------------------------------------------------------------------

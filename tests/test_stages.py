@@ -162,6 +162,7 @@ def test_timing_a_budget_waits_for_no_other_process(monkeypatch):
     assert planned.steps >= 1
 
 
+@pytest.mark.slow
 def test_two_processes_keep_equal_codebooks_and_those_of_one(tmp_path):
     """Codebooks pool what all ranks saw, restarts included; the balance of losses too. One process of the same batch agrees."""
     words = ["train", "vqgan", "--steps", "4", "--batch", "8", "--symbols", "16", "--delay", "2", "--seed", "3", "--threads", "1"]
@@ -175,5 +176,5 @@ def test_two_processes_keep_equal_codebooks_and_those_of_one(tmp_path):
     books = [k for k in one if "quantizer" in k]
     assert books
     for k in one:
-        assert float((one[k].double() - both[k].double()).abs().max()) < 1e-3, k
+        assert float((one[k].double() - both[k].double()).abs().max()) < 1e-4, k
     assert Run.open(tmp_path / "two").rows()

@@ -32,7 +32,7 @@ FSQ: dict[str, tuple[float, float]] = {}
 KL_CODEC: dict[str, tuple[float, float]] = {}
 VQGAN: dict[str, tuple[float, float]] = {}
 VQ_PRIOR: dict[str, tuple[float, float]] = {}
-FIT = Fit(steps=1500, batch=32, lr=2e-3, weight_decay=0.01, bf16=True)
+FIT = Fit(steps=2000, batch=16, lr=2e-3, weight_decay=0.01, bf16=True)
 
 
 def vq_vae(
