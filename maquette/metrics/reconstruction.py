@@ -23,7 +23,9 @@ MEANINGS = {
     "PSNR": "Peak signal-to-noise ratio of held-out images after encoding and decoding, in decibels, the mean over images: 20 is "
     "coarse, 30 is close. It prefers a blur to a sharp guess: read it beside rFD.",
     "rFD-": "Fréchet distance between held-out images and their own reconstructions, in the named classifier's last hidden "
-    "layer; 0 = no difference in mean and covariance.",
+    "layer; 0 = no difference in mean and covariance. A codec trained on a classifier's features of its own may flatter it.",
+    "rFD-randconv": "The same in UNTRAINED convolutional features, which no codec was trained to please: a weak figure that sees "
+    "textures and strokes.",
     "bits/image": "What the codes of one held-out image cost to send: under the learned prior where there is one (given the "
     "label where it is told), else with all codes equally likely, or for Gaussian latents the divergence from a standard normal.",
     "codebook use": "Share of a codebook's symbols that any held-out image uses, the mean over books.",
@@ -48,19 +50,25 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     loss = (held - again).square().flatten(1).mean(1).double().numpy()
     decibels = np.minimum(worst, -10 * np.log10(np.maximum(loss, 1e-12)))
     found = {"PSNR": evidence.estimate("PSNR", mean(decibels), n, better="higher", rows=n, options=normal)}
-    name = f"rFD-{evidence.kind}"
-    made, real = features.apply(evidence.network, again), evidence.held_features
-
-    def fd(weights: np.ndarray) -> float:  # an image and its reconstruction are redrawn together
-        return distance(*gaussian(made, weights), *gaussian(real, weights))
-
-    apart = bootstrap(fd, n, resamples=RESAMPLES, seed=evidence.seed, floor=0.0)
-    options = (("interval", f"bootstrap-{RESAMPLES} of pairs"),)
-    found[name] = evidence.estimate(name, apart, n, rows=n, network=True, options=options)
+    untrained = features.network("randconv", evidence.facts.shape, 0, "", lambda: (held, held))
+    for kind, net in {evidence.kind: evidence.network, "randconv": untrained}.items():
+        found[f"rFD-{kind}"] = apart(evidence, kind, features.apply(net, again), features.apply(net, held))
     bits = rate(evidence)
     if bits is not None:
         found["bits/image"] = evidence.estimate("bits/image", mean(bits), n, rows=n, options=normal)
     return {**found, **use(evidence)}
+
+
+def apart(evidence: Evidence, kind: str, made: np.ndarray, real: np.ndarray) -> Estimate:
+    """Fréchet distance of features [N,D]; an image and its reconstruction are redrawn together."""
+
+    def fd(weights: np.ndarray) -> float:
+        return distance(*gaussian(made, weights), *gaussian(real, weights))
+
+    times = RESAMPLES if made.shape[1] <= 64 else RESAMPLES // 4  # eigenvalues of wide covariances take their time
+    found = bootstrap(fd, len(made), resamples=times, seed=evidence.seed, floor=0.0)
+    options = (("interval", f"bootstrap-{times} of pairs"),)
+    return evidence.estimate(f"rFD-{kind}", found, len(made), rows=len(made), network=kind == evidence.kind, options=options)
 
 
 @torch.no_grad()

@@ -154,25 +154,6 @@ class LogisticMixture:
         return torch.stack(image, 1)
 
 
-class Laplace:
-    """A Laplace density of unit scale on every grey value: training by absolute error, as the codecs do that a discriminator
-    sharpens (Esser 2021). A density of continuous values, so its nats are no bits of grey levels. P = C.
-    """
-
-    def width(self, channels: int) -> int:
-        return channels
-
-    def nats(self, x: Tensor, params: Tensor) -> Tensor:
-        return ((x.float() - params.float()).abs() + math.log(2)).flatten(1).sum(1)
-
-    def draw(self, params: Tensor, rng: Streams) -> Tensor:
-        uniform = rng.uniform(*params.shape[1:]) - 0.5
-        return params.float() - uniform.sign() * torch.log1p(-2 * uniform.abs())
-
-    def mean(self, params: Tensor) -> Tensor:
-        return params.float()
-
-
 def grey(levels: int) -> Likelihood:
     """The likelihood for images of `levels` grey levels: a softmax while they are few (<= 32), else a logistic mixture."""
     return Categorical(levels) if levels <= 32 else LogisticMixture(levels, parts=10)

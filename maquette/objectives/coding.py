@@ -29,14 +29,15 @@ class Coding(Objective):
 
     Args:
         beta: weight of the charge; codes take 0.25, latents for a later stage next to nothing.
-        bound: "ELBO" where the likelihood is one of the data's grey levels; "" = give none.
     """
 
-    def __init__(self, beta: float = 0.25, bound: str = "ELBO"):
+    bound = "ELBO"
+
+    def __init__(self, beta: float = 0.25):
         super().__init__()
         if not (math.isfinite(beta) and beta >= 0):
             raise ValueError(f"beta is {beta}; it must be 0 or more, and 0.25 suits codes")
-        self.beta, self.bound = beta, bound
+        self.beta = beta
 
     def parts(self, system: System, batch: Batch) -> tuple[Any, Tensor]:
         """The trainable codec, and the images it reads [B,C,H,W] in -1..1."""
@@ -53,10 +54,8 @@ class Coding(Objective):
         return distortion + self.beta * charge, {"distortion": distortion / math.log(2), "charge": charge}
 
     @torch.no_grad()
-    def score(self, system: System, batch: Batch, rng: Streams) -> Tensor | None:
-        """-log p(x | z) + the code's cost under its unlearned prior, nats [B]; None where no bound is claimed."""
-        if not self.bound:
-            return None
+    def score(self, system: System, batch: Batch, rng: Streams) -> Tensor:
+        """-log p(x | z) + the code's cost under its unlearned prior, nats [B]."""
         codec, x = self.parts(system, batch)
         z, _ = codec.squeeze(x, rng)
         return codec.nats(x, z) + codec.rate(x)
@@ -83,7 +82,7 @@ class Sharpened(Coding):
     """
 
     def __init__(self, beta: float = 0.25, features: float = 1.0, adversary: float = 0.8, delay: int = 0):
-        super().__init__(beta, bound="")
+        super().__init__(beta)
         for name, value in (("features", features), ("adversary", adversary), ("delay", delay)):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} is {value}; it must be 0 or more")

@@ -15,7 +15,7 @@ from maquette.experiment import Experiment, Fit
 from maquette.networks.patch_discriminator import PatchClassifier, PatchDiscriminator
 from maquette.networks.resnet_grid import GridDecoder, GridEncoder, grid_of
 from maquette.networks.transformer import Style, Transformer
-from maquette.nn.densities import Categorical, Laplace, Likelihood, LogisticMixture
+from maquette.nn.densities import Categorical, Likelihood, LogisticMixture
 from maquette.nn.quantize import FiniteScalarQuantizer, Quantizer, ResidualQuantizer, VectorQuantizer
 from maquette.objectives.coding import Coding, Sharpened
 from maquette.objectives.likelihood import NextCode
@@ -105,8 +105,8 @@ def kl_codec(
 ) -> Experiment:
     """KL-regularised codec for latent diffusion: a grid of Gaussian latents, sharpened (Rombach 2022, arXiv:2112.10752).
 
-    Absolute error, features of a small classifier trained here on the data's labels (the discriminator's where there are none),
-    and a discriminator of patches. Bound only loosely to its prior, so it rebuilds and makes no samples of its own.
+    Likelihood of the grey levels, features of a small classifier trained here on the data's labels (the discriminator's where
+    there are none), and a discriminator of patches. Bound only loosely to its prior: it rebuilds and draws no samples.
 
     Args:
         data: a built-in image set, or a folder of images.
@@ -122,8 +122,9 @@ def kl_codec(
     opened = _images("kl_codec", data, size)
     if latent < 1:
         raise ValueError(f"latent is {latent}; it must be 1 or more")
-    encoder, decoder, _ = _networks(opened.facts, 2 * latent, latent, Laplace(), depth, patch)
-    codec = Chain(Pixels(opened.facts.levels), KLCodec(encoder, decoder, Laplace()))
+    density = _density(opened.facts)
+    encoder, decoder, _ = _networks(opened.facts, 2 * latent, latent, density, depth, patch)
+    codec = Chain(Pixels(opened.facts.levels), KLCodec(encoder, decoder, density))
     system = System(_critics(opened.facts, depth), Sharpened(kl, features, adversary, delay), Rebuild(), codec)
     return Experiment(system, opened, FIT, KL_CODEC)
 
@@ -141,8 +142,8 @@ def vqgan(
 ) -> Experiment:
     """VQGAN: a VQ-VAE whose images also look right and fool a discriminator of patches (Esser 2021, arXiv:2012.09841).
 
-    Absolute error, features of a small classifier trained here on the data's labels (the discriminator's where there are none),
-    and the hinge loss of a patch discriminator, balanced by the gradients at the decoder's last layer.
+    Likelihood of the grey levels, features of a small classifier trained here on the data's labels (the discriminator's where
+    there are none), and the hinge loss of a patch discriminator, balanced by the gradients at the decoder's last layer.
 
     Args:
         data: a built-in image set, or a folder of images.
@@ -156,7 +157,7 @@ def vqgan(
         delay: steps before the discriminator joins in.
     """
     opened = _images("vqgan", data, size)
-    codec = _symbols(opened.facts, VectorQuantizer(latent, symbols), Laplace(), depth, patch)
+    codec = _symbols(opened.facts, VectorQuantizer(latent, symbols), _density(opened.facts), depth, patch)
     system = System(_critics(opened.facts, depth), Sharpened(0.25, features, adversary, delay), Rebuild(), codec)
     return Experiment(system, opened, FIT, VQGAN)
 
@@ -211,7 +212,7 @@ def vqgan_prior(
         drop: chance that a training row is not told its label; above 0 makes guidance possible.
     """
     opened = _images("vqgan_prior", data, size)
-    coder = _symbols(opened.facts, VectorQuantizer(16, symbols), Laplace())
+    coder = _symbols(opened.facts, VectorQuantizer(16, symbols), _density(opened.facts))
     first = Sharpened(0.25, features, adversary, delay)
     return _prior(opened, coder, depth, dropout, drop, first=first, critics=_critics(opened.facts, 1))
 
