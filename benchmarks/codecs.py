@@ -21,13 +21,13 @@ from maquette.runs import Run, versions
 
 # name -> (recipe, training seconds, arguments); "codec" names another one of these
 PLAN: dict[str, tuple[str, int, dict[str, Any]]] = {
-    "vq_vae": ("vq_vae", 90, {}),
-    "rvq": ("rvq", 90, {"books": 2, "symbols": 16}),
-    "fsq": ("fsq", 90, {}),
-    "vqgan": ("vqgan", 90, {}),
-    "kl_codec": ("kl_codec", 90, {}),
-    "vq_prior on vq_vae": ("vq_prior", 90, {"codec": "vq_vae"}),
-    "vq_prior on vqgan": ("vq_prior", 90, {"codec": "vqgan"}),
+    "vq_vae": ("vq_vae", 60, {}),
+    "rvq": ("rvq", 60, {"books": 2, "symbols": 16}),
+    "fsq": ("fsq", 60, {}),
+    "vqgan": ("vqgan", 60, {}),
+    "kl_codec": ("kl_codec", 60, {}),
+    "vq_prior on vq_vae": ("vq_prior", 60, {"codec": "vq_vae"}),
+    "vq_prior on vqgan": ("vq_prior", 60, {"codec": "vqgan"}),
 }
 FIGURES = ["bits/image", "PSNR", "rFD-", "codebook use", "codebook perplexity", "bits/dim", "FD-", "GAN-train", "GAN-test"]
 

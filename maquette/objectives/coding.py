@@ -81,7 +81,7 @@ class Sharpened(Coding):
         delay: steps before the discriminator joins in.
     """
 
-    def __init__(self, beta: float = 0.25, features: float = 1.0, adversary: float = 0.8, delay: int = 0):
+    def __init__(self, beta: float = 0.25, features: float = 1.0, adversary: float = 0.2, delay: int = 0):
         super().__init__(beta)
         for name, value in (("features", features), ("adversary", adversary), ("delay", delay)):
             if not 0 <= value < math.inf:

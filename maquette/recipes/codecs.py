@@ -100,7 +100,7 @@ def kl_codec(
     latent: int = 4,
     kl: float = 1e-4,
     features: float = 1.0,
-    adversary: float = 0.8,
+    adversary: float = 0.2,
     delay: int = 300,
 ) -> Experiment:
     """KL-regularised codec for latent diffusion: a grid of Gaussian latents, sharpened (Rombach 2022, arXiv:2112.10752).
@@ -137,7 +137,7 @@ def vqgan(
     symbols: int = 256,
     latent: int = 16,
     features: float = 1.0,
-    adversary: float = 0.8,
+    adversary: float = 0.2,
     delay: int = 300,
 ) -> Experiment:
     """VQGAN: a VQ-VAE whose images also look right and fool a discriminator of patches (Esser 2021, arXiv:2012.09841).
@@ -190,7 +190,7 @@ def vqgan_prior(
     depth: int = 3,
     symbols: int = 256,
     features: float = 1.0,
-    adversary: float = 0.8,
+    adversary: float = 0.2,
     delay: int = 300,
     dropout: float = 0.1,
     drop: float = 0.1,
