@@ -101,7 +101,10 @@ def use(evidence: Evidence) -> dict[str, Estimate]:
     symbols, books = int(codec.bos), int(codec.books)
     counts = torch.stack([histogram(row.view(-1, books), symbols) for row in code]).numpy()  # [N, books, symbols]
     n, options = len(code), (("symbols", str(symbols)), ("interval", f"bootstrap-{RESAMPLES} of images"))
-    share = bootstrap(lambda w: float((np.tensordot(w, counts, 1) > 0).mean()), n, resamples=RESAMPLES, seed=evidence.seed)
+    value, low, high = bootstrap(
+        lambda w: float((np.tensordot(w, counts, 1) > 0).mean()), n, resamples=RESAMPLES, seed=evidence.seed, floor=0.0
+    )
+    share = (value, low, min(1.0, high))
     even = bootstrap(lambda w: perplexity(np.tensordot(w, counts, 1)), n, resamples=RESAMPLES, seed=evidence.seed, floor=1.0)
     return {
         "codebook use": evidence.estimate("codebook use", share, n, better="higher", rows=n, options=options),
