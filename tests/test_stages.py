@@ -60,9 +60,9 @@ def test_a_run_on_a_run_opens_from_another_folder_and_after_the_first_went_on(co
     images = prior.sample(3, seed=1)["image"]
     assert images.shape == (3, 1, 8, 8)
     monkeypatch.chdir(codec.run.path.parent)
-    again = api.train("vq_prior", codec="codec", out="relative", steps=1, batch=8, depth=1, quiet=True)
+    api.train("vq_prior", codec="codec", out=tmp_path / "relative", steps=1, batch=8, depth=1, quiet=True)
     monkeypatch.chdir(tmp_path)
-    assert api.load(again.run.path.resolve() if again.run.path.is_absolute() else codec.run.path.with_name("relative")).system
+    assert api.resume("relative", steps=2, quiet=True).progress.step == 2
     moved = codec.run.path.with_name("moved")
     shutil.copytree(codec.run.path, moved)
     built = api.train("vq_prior", codec=str(moved), out=tmp_path / "built", steps=2, batch=8, depth=1, quiet=True)
