@@ -118,11 +118,13 @@ class Sharpened(Coding):
     def criticise(self, system: System, batch: Batch, rng: Streams, step: int) -> tuple[Tensor, Logs]:
         """The discriminator's move: hinge loss, real patches above 1 and rebuilt ones below -1. Nothing during `delay`."""
         codec, x = self.parts(system, batch)
+        if step < self.delay:  # a loss of nothing, at next to no cost
+            return 0 * system.nets["discriminator"](x[:1]).float().mean(), {}
         with torch.no_grad():
             again = codec.likelihood.mean(codec.decoder(codec.squeeze(x, rng)[0]))
         real, fake = system.nets["discriminator"](torch.cat([x, again.to(x.dtype)])).float().chunk(2)
         loss = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
-        return loss * float(step >= self.delay), {"apart": (real.mean() - fake.mean()).detach()}
+        return loss, {"apart": (real.mean() - fake.mean()).detach()}
 
 
 def balance(rebuilt: Tensor, fooled: Tensor, last: Tensor) -> Tensor:
