@@ -32,7 +32,7 @@ RVQ = {"PSNR": (26.0, 34.0), "codebook perplexity": (12.0, 16.0), "rFD-mlp128-64
 FSQ = {"PSNR": (24.5, 30.0), "codebook perplexity": (120.0, 240.0), "rFD-mlp128-64": (0.0, 0.2)}
 KL_CODEC = {"PSNR": (25.0, 34.0), "rFD-mlp128-64": (0.0, 0.2)}
 VQGAN = {"PSNR": (22.5, 30.0), "codebook perplexity": (128.0, 256.0), "rFD-mlp128-64": (0.0, 0.3)}
-VQ_PRIOR: dict[str, tuple[float, float]] = {}
+BOTH = {"FD-mlp128-64": (0.4, 3.0)}
 FIT = Fit(steps=2000, batch=16, lr=2e-3, weight_decay=0.01, bf16=True)
 
 
@@ -254,7 +254,9 @@ def _prior(
         follow={"ema": ("main", 0.999)},
     )
     rows = opened if first else cached(opened, coder.field, lambda data: coder.encode(data.to(system.device)))
-    return Experiment(system, rows, Fit(steps=1500, batch=64, lr=3e-3, weight_decay=0.01, muon=0.02, bf16=True), VQ_PRIOR)
+    if first:  # the codec wants many steps, and sets their rate
+        return Experiment(system, rows, FIT, BOTH)
+    return Experiment(system, rows, Fit(steps=1500, batch=64, lr=3e-3, weight_decay=0.01, muon=0.02, bf16=True))
 
 
 def _stage_one(path: str, facts: Facts) -> Codec:
