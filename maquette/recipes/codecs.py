@@ -102,7 +102,7 @@ def kl_codec(
     kl: float = 1e-4,
     features: float = 1.0,
     adversary: float = 0.2,
-    delay: int = 300,
+    delay: int = 60,
 ) -> Experiment:
     """KL-regularised codec for latent diffusion: a grid of Gaussian latents, sharpened (Rombach 2022, arXiv:2112.10752).
 
@@ -139,7 +139,7 @@ def vqgan(
     latent: int = 16,
     features: float = 1.0,
     adversary: float = 0.2,
-    delay: int = 300,
+    delay: int = 60,
 ) -> Experiment:
     """VQGAN: a VQ-VAE whose images also look right and fool a discriminator of patches (Esser 2021, arXiv:2012.09841).
 
@@ -192,7 +192,7 @@ def vqgan_prior(
     symbols: int = 256,
     features: float = 1.0,
     adversary: float = 0.2,
-    delay: int = 300,
+    delay: int = 60,
     dropout: float = 0.1,
     drop: float = 0.1,
 ) -> Experiment:
