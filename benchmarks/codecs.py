@@ -30,17 +30,6 @@ PLAN: dict[str, tuple[str, int, dict[str, Any]]] = {
     "vq_prior on vqgan": ("vq_prior", 60, {"codec": "vqgan"}),
 }
 FIGURES = ["bits/image", "PSNR", "rFD-convnet64", "rFD-randconv", "codebook use", "codebook perplexity", "FD-convnet64"]
-    "bits/image",
-    "PSNR",
-    "rFD-convnet64",
-    "rFD-randconv",
-    "codebook use",
-    "codebook perplexity",
-    "bits/dim",
-    "FD-",
-    "GAN-train",
-    "GAN-test",
-]
 
 
 def main() -> None:
