@@ -256,7 +256,8 @@ def _prior(
     rows = opened if first else cached(opened, coder.field, lambda data: coder.encode(data.to(system.device)))
     if first:  # the codec wants many steps, and sets their rate
         return Experiment(system, rows, FIT, BOTH)
-    return Experiment(system, rows, Fit(steps=1500, batch=64, lr=3e-3, weight_decay=0.01, muon=0.02, bf16=True))
+    batch = max(8, 1024 // coder.length)
+    return Experiment(system, rows, Fit(steps=1500, batch=batch, lr=3e-3, weight_decay=0.01, muon=0.02, bf16=True))
 
 
 def _stage_one(path: str, facts: Facts) -> Codec:
