@@ -78,7 +78,7 @@ def rvq(
     return Experiment(System({}, Coding(), Rebuild(), codec), opened, FIT, RVQ)
 
 
-def fsq(data: str = "digits", size: int = 0, depth: int = 1, patch: int = 0, levels: tuple[int, ...] = (8, 6, 5)) -> Experiment:
+def fsq(data: str = "digits", size: int = 0, depth: int = 1, patch: int = 0, levels: str = "8,6,5") -> Experiment:
     """Finite scalar quantisation: a few channels, each rounded to a few levels, no codebook (Mentzer 2023, arXiv:2309.15505).
 
     Args:
@@ -86,10 +86,13 @@ def fsq(data: str = "digits", size: int = 0, depth: int = 1, patch: int = 0, lev
         size: side in pixels that images are brought to; 0 keeps them as they are.
         depth: the one dial: residual blocks per resolution; channels grow with it.
         patch: pixels to a side that a symbol stands for, a power of two; 0 leaves at most 8 symbols a side.
-        levels: values that each channel takes; their product is the number of symbols.
+        levels: values that each channel takes, with commas between; their product is the number of symbols.
     """
     opened = _images("fsq", data, size)
-    codec = _symbols(opened.facts, FiniteScalarQuantizer(levels), _density(opened.facts), depth, patch)
+    if not all(part.strip().isdigit() for part in levels.split(",")):
+        raise ValueError(f"levels are {levels!r}; they are whole numbers with commas between, for example 8,6,5")
+    quantizer = FiniteScalarQuantizer(tuple(int(part) for part in levels.split(",")))
+    codec = _symbols(opened.facts, quantizer, _density(opened.facts), depth, patch)
     return Experiment(System({}, Coding(0.0), Rebuild(), codec), opened, FIT, FSQ)
 
 
