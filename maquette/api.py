@@ -21,7 +21,7 @@ from maquette import checkpoint, exhibits, lossless, parcel, recipes, storage
 from maquette.baselines import judge_baselines
 from maquette.compare import compare
 from maquette.completion import fitting, occluded
-from maquette.contracts import IGNORE, Batch, Code, Sampler
+from maquette.contracts import IGNORE, Batch, Code, NeedsStart, Sampler
 from maquette.data import Data, Facts, open_data
 from maquette.distributed import World, join
 from maquette.doctor import doctor
@@ -258,7 +258,14 @@ def _preview(session: Loaded, step: int) -> None:
     suffix = "png" if field == "image" else "txt"
     path = session.run.path / "samples" / f"step-{step:08d}.{suffix}"
     try:
-        batch = session.system.sample(16 if field == "image" else 2, seed=0)
+        n = 16 if field == "image" else 2
+        try:
+            batch = session.system.sample(n, seed=0)
+        except NeedsStart:  # show what it makes of held-out rows
+            given = session.data.held.rows(torch.arange(min(n, len(session.data.held))))
+            with torch.no_grad():
+                start = session.system.eval().encode(given)
+            batch = session.system.sample(len(start), start=start, seed=0)
         save_samples(batch, field, path, {"run": session.run.path.name, "step": step, "seed": 0})
     except (RuntimeError, ValueError, OSError) as error:
         session.run.log({"step": step, "preview_failed": str(error)})  # type: ignore[dict-item]

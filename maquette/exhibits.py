@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maquette.metrics.evidence import Evidence
+from maquette.metrics.evidence import Evidence, UnfitSamples
 from maquette.storage import replace_durably
 
 MOST, TEXTS = 100, 2
@@ -19,15 +19,20 @@ MOST, TEXTS = 100, 2
 def kept(evidence: Evidence) -> dict[str, Any]:
     """Samples and held-out rows of images, the same number of each class, and each sample's nearest training row (Euclid).
 
-    Of text: a few samples.
+    Of text: a few samples. Of a system that makes nothing out of nothing: held-out rows and what it makes of them.
     """
     if evidence.facts.field == "text" and evidence.system is not None:
         return {"samples": evidence.system.sample(TEXTS, seed=evidence.seed)["text"]}
     if not evidence.pictures:
         return {}
-    samples, held, train = evidence.samples, evidence.held, evidence.train["image"]
-    classes = len(evidence.facts.classes)
-    chosen, shown = (_spread(batch, classes) for batch in (samples, held))
+    held, train, classes = evidence.held, evidence.train["image"], len(evidence.facts.classes)
+    shown = _spread(held, classes)
+    try:
+        samples = evidence.samples
+    except UnfitSamples:
+        labels = {name: held["label"][shown].tolist() for name in ("labels", "real_labels") if "label" in held}
+        return {"samples": evidence.rebuilt[shown], "real": held["image"][shown], **labels}
+    chosen = _spread(samples, classes)
     images = samples["image"][chosen]
     nearest = train[torch.cdist(images.flatten(1), train.flatten(1)).argmin(1)]
     found: dict[str, Any] = {"samples": images, "real": held["image"][shown], "nearest": nearest}
