@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,15 +11,13 @@ import pytest
 import torch
 
 from maquette.contracts import Network
-from maquette.data import Data, DataError, Facts, Split, open_data
+from maquette.data import Data, DataError, Facts, open_data
 from maquette.data import scenes as drawn_scenes
 from maquette.data import sprites as drawn_sprites
 from maquette.data.mixtures import Mixture, density
 from maquette.data.shares import held_out, sha1
-from maquette.experiment import Fit
 from maquette.metrics import disentanglement, truth
 from maquette.metrics.evidence import Evidence, UnfitSamples
-from maquette.recipes.adversarial import gan
 from maquette.recipes.autoencoders import vae
 from maquette.recipes.diffusion import ddpm, flow
 from maquette.streams import Streams
