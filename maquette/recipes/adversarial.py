@@ -78,7 +78,7 @@ def _bodies(shape: tuple[int, ...], wide: int, depth: int) -> tuple[Network, Net
     """The generator's body, the discriminator's body, and how many features the latter gives."""
     width = 128 * depth
     if len(shape) == 1:  # points
-        look = Perceptron(shape, (width,), width, depth, waves=(4.0, 8.0, 16.0))
+        look = Perceptron(shape, (width,), width, depth, waves=(2.0, 4.0, 8.0, 16.0))
         return Perceptron((wide,), shape, width, depth, waves=(1.0, 2.0, 4.0)), look, width
     channels, height, across = shape
     pixels = channels * height * across
