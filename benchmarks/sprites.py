@@ -104,7 +104,7 @@ def table(told: dict[tuple[float, int], dict[str, Any]], betas: list[float], see
     lines = [
         f"# Disentanglement on sprites, {date.today()}",
         "",
-        f"30,720 sprites of five known factors, 10 % held out; beta_vae, {steps:,} steps of 256 rows, one thread.",
+        f"15,360 sprites of five known factors, 10 % held out; beta_vae, {steps:,} steps of 256 rows, one thread.",
         f"torch {versions()['torch']}.",
         f"`python benchmarks/sprites.py --seeds {','.join(map(str, seeds))} --betas {','.join(f'{b:g}' for b in betas)} "
         f"--steps {steps}`",

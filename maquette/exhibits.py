@@ -51,7 +51,7 @@ def strips(evidence: Evidence) -> dict[str, Any]:
     to another, a straight strip and a spherical one for each of PAIRS pairs.
     """
     system: Any = evidence.system
-    objective = getattr(system, "objective", None)
+    objective: Any = getattr(system, "objective", None)
     if not (hasattr(objective, "represent") and hasattr(objective, "rendered")):
         return {}
     system.eval()

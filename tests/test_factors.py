@@ -63,10 +63,10 @@ def test_a_quarter_turn_would_bring_the_square_back(sprites):
 def test_sprites_are_split_by_the_hash_of_their_factors(sprites):
     for part, wanted in (("train", False), ("held", True)):
         columns = sprites.splits[part].columns
-        for i in range(0, 3000, 100):
+        for i in range(0, 1500, 50):
             row = " ".join(str(int(columns[name][i])) for name in sprites.facts.factors)
             assert held_out(sha1(f"sprites {row}".encode())) is wanted
-    assert sprites.facts.hash.startswith("89f6d9bfa8a4")  # drawn by this program: the same on every machine
+    assert sprites.facts.hash.startswith("e5611423d558")  # drawn by this program: the same on every machine
     assert Facts.of({**sprites.facts.asdict(), "shape": [1, 32, 32]}) == sprites.facts
 
 

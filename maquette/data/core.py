@@ -57,8 +57,8 @@ class Facts:
         """Facts as read back from run.json."""
         tuples = {k: tuple(v) for k, v in saved.items() if isinstance(v, list)}
         tuples["skipped"] = tuple(tuple(pair) for pair in saved.get("skipped", ()))
-        tuples["factors"] = {name: tuple(values) for name, values in saved.get("factors", {}).items()}
-        return cls(**{**saved, **tuples})
+        factors = {name: tuple(values) for name, values in saved.get("factors", {}).items()}
+        return cls(**{**saved, **tuples, "factors": factors})
 
 
 class Split:

@@ -97,7 +97,7 @@ def _likelihood(evidence: Evidence, truth: Mixture) -> dict[str, Estimate]:
 def _score(evidence: Evidence, truth: Mixture) -> dict[str, Estimate]:
     """The learned score at times as in training, beside the exact one of the dissolved mixture."""
     system: Any = evidence.system
-    process = getattr(getattr(system, "objective", None), "process", None)
+    process: Any = getattr(getattr(system, "objective", None), "process", None)
     if not (hasattr(process, "levels") and hasattr(process, "noise")):
         return {}
     system.eval()
