@@ -1,10 +1,10 @@
 """Disentanglement and rate against distortion: beta-VAEs on sprites at several betas and seeds, every figure with its interval.
 
-    python benchmarks/sprites.py [--seeds 0,1] [--betas 0.5,1,2,4,8,16] [--steps 1000] [--keep FOLDER]
+    python benchmarks/sprites.py [--seeds 0,1] [--betas 0.5,1,2,4,8,16] [--steps 1000] [--keep FOLDER] [--picture FILE]
 
 Each is trained by `maquette train beta_vae --steps N` in a process of its own on one thread, then scored; what FOLDER holds
 already is not done again. The bar (MIG and DCI at beta 4 above beta 1, intervals apart) is checked at every seed.
-Writes benchmarks/DATE-sprites.md, .json and docs/pictures/beta_vae.png (traversals at beta 4, first seed).
+Writes benchmarks/DATE-sprites.md and .json, and with --picture the latent traversals of beta 4, first seed, as a PNG.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def main() -> None:
     asked.add_argument("--steps", type=int, default=1000)
     asked.add_argument("--keep", default="", help="keep the runs in this folder")
     asked.add_argument("--jobs", type=int, default=2, help="systems trained side by side")
+    asked.add_argument("--picture", default="", help="write the traversals to this PNG")
     given = asked.parse_args()
     torch.set_num_threads(1)
     folder = Path(given.keep or tempfile.mkdtemp(prefix="maquette-bench-"))
@@ -57,7 +58,8 @@ def main() -> None:
     path.write_text(table(told, betas, seeds, given.steps) + "\n")
     plain = {f"beta {beta:g} seed {seed}": found["plain"] for (beta, seed), found in told.items()}
     path.with_suffix(".json").write_text(json.dumps(plain, indent=1) + "\n")
-    picture(_place(folder, 4.0, seeds[0]), HERE.parent / "docs" / "pictures" / "beta_vae.png")
+    if given.picture:
+        picture(_place(folder, 4.0, seeds[0]), Path(given.picture))
     print(path.read_text())
     if not given.keep:
         shutil.rmtree(folder)
