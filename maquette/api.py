@@ -255,10 +255,10 @@ def _write_events(events: Any, report: Report) -> None:
 def _preview(session: Loaded, step: int) -> None:
     """Sixteen samples beside the checkpoint. A preview that fails is no reason to stop training."""
     field = session.system.codec.field
-    suffix = "png" if field == "image" else "txt"
+    suffix = {"image": "png", "text": "txt"}.get(field, "npz")
     path = session.run.path / "samples" / f"step-{step:08d}.{suffix}"
     try:
-        batch = session.system.sample(16 if field == "image" else 2, seed=0)
+        batch = session.system.sample(2 if field == "text" else 16, seed=0)
         save_samples(batch, field, path, {"run": session.run.path.name, "step": step, "seed": 0})
     except (RuntimeError, ValueError, OSError) as error:
         session.run.log({"step": step, "preview_failed": str(error)})  # type: ignore[dict-item]

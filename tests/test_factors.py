@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from maquette import api
 from maquette.contracts import Network
 from maquette.data import Data, DataError, Facts, open_data
 from maquette.data import scenes as drawn_scenes
@@ -21,7 +21,6 @@ from maquette.metrics.evidence import Evidence, UnfitSamples
 from maquette.recipes.autoencoders import vae
 from maquette.recipes.diffusion import ddpm, flow
 from maquette.streams import Streams
-from maquette.train import Progress, run
 
 # -- sprites and scenes ----------------------------------------------------------------------------------------------------
 
@@ -222,12 +221,14 @@ def test_only_known_densities_are_judged_by_them():
         truth.measure(found)
 
 
-def trained(experiment, steps: int, **how):
-    fit = replace(experiment.fit, **{"steps": steps, "batch": 256, **how})
-    for _ in run(experiment.system, experiment.data, Progress(fit)):
-        pass
-    evidence = Evidence(experiment.data, experiment.system, n=2000)
-    return {name: found.value for name, found in truth.measure(evidence).items()}
+def test_points_go_through_every_verb(tmp_path):
+    session = api.train("gan", data="ring", depth=1, latent=2, steps=2, batch=32, out=tmp_path / "run", quiet=True)
+    assert (session.run.path / "samples" / "step-00000002.npz").exists()
+    told = api.evaluate(session.run.path, n=100)
+    assert set(told["metrics"]) == {"modes", "high quality"} and "not images" in told["skipped"]["frechet"]
+    assert "high quality" in (session.run.path / "report.html").read_text()
+    api.sample(session.run.path, 5, out=tmp_path / "points.npz")
+    assert np.load(tmp_path / "points.npz")["point"].shape == (5, 2)
 
 
 # -- disentanglement -------------------------------------------------------------------------------------------------------
