@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -320,6 +321,10 @@ def test_the_metric_asks_for_factors_and_a_vector(sprites, monkeypatch):
     found = disentanglement.measure(evidence)
     assert found["MIG"].value > 0.97 and found["DCI disentanglement"].value > 0.97 and found["Higgins score"].value > 0.97
     assert found["MIG"].signature.reference.startswith("held@") and found["MIG"].better == "higher"
+    leaning = replace(sprites.facts, factors={"shape": ("",) * 3, "label": ("",) * 3})  # two names of one thing
+    evidence.facts = leaning
+    with pytest.raises(UnfitSamples, match="shape and label tell of each other"):
+        disentanglement.measure(evidence)
     with pytest.raises(UnfitSamples, match="vector of units"):
         disentanglement.measure(stub(lambda batch: torch.zeros(len(batch["x"]), 2, 4, 4), sprites))
     with pytest.raises(UnfitSamples, match="not finite"):

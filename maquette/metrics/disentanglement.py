@@ -5,6 +5,7 @@ Knows codes [N,D], true factors [N,K], and an objective's optional `represent`. 
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from maquette.metrics.evidence import Evidence, UnfitSamples
 from maquette.metrics.intervals import Interval, bootstrap, proportion
 from maquette.streams import Streams
 
+LEAN = 0.1  # of one factor's entropy that another may tell; a few hundredths is what finite rows show
 LEAST = 500  # rows, below which mutual information in BINS x values cells says little
 BINS = 20  # equally wide, per unit (Locatello 2019, app. C)
 RESAMPLES = 200
@@ -50,6 +52,7 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     others look at means. Another training run is not in any interval.
     """
     means, draws, factors = codes(evidence)
+    _independent(list(evidence.facts.factors), factors)
     n, sign = len(factors), evidence.estimate
     wide, forest = (("bins", str(BINS)),), (("trees", str(TREES)), ("leaf", str(LEAF)))
     judged = (("pairs", str(PAIRS)), ("votes", str(VOTES[0])), ("interval", "Wilson"))
@@ -98,6 +101,13 @@ def codes(evidence: Evidence, batch: int = 256) -> tuple[np.ndarray, np.ndarray,
     return means.numpy(), draws.numpy(), factors
 
 
+def _independent(names: list[str], factors: np.ndarray) -> None:
+    """Refuse factors that tell of each other, as where pairs of them are held out: a unit cannot then serve one alone."""
+    for a, b in itertools.combinations(range(len(names)), 2):
+        if _gaps(factors[:, [a]], factors[:, [b]], np.ones(len(factors)))[0] > LEAN:
+            raise UnfitSamples(f"the held-out rows' {names[a]} and {names[b]} tell of each other, and factors must not")
+
+
 # -- the mutual information gap --------------------------------------------------------------------------------------------
 
 
@@ -120,8 +130,7 @@ def _gaps(binned: np.ndarray, factors: np.ndarray, weights: np.ndarray) -> np.nd
         values = int(factor.max()) + 1
         entropy = _entropy(np.bincount(factor, weights, values))
         for d, unit in enumerate(binned.T):
-            joint = np.bincount(unit * values + factor, weights, BINS * values)
-            both = _entropy(np.bincount(unit, weights, BINS)) + entropy - _entropy(joint)
+            both = _entropy(np.bincount(unit, weights)) + entropy - _entropy(np.bincount(unit * values + factor, weights))
             shared[k, d] = both / max(entropy, 1e-12)
     best = np.sort(np.concatenate([np.zeros((len(shared), 1)), shared], 1), 1)  # with one unit alone, the second best is 0
     return best[:, -1] - best[:, -2]
