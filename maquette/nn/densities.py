@@ -30,6 +30,10 @@ class Likelihood(Protocol):
     def mean(self, params: Tensor) -> Tensor:
         """The expected image [B,C,H,W]; not rounded."""
 
+
+class Levelled(Likelihood, Protocol):
+    """A likelihood on grey levels, which can be asked channel by channel."""
+
     def each(self, x: Tensor, params: Tensor) -> Tensor:
         """Logits [B,C,levels,H,W] of each channel given the channels of x [B,C,H,W] before it: the chain rule of `nats`."""
 
@@ -178,7 +182,7 @@ class Normal:
         return self._split(params)[0]
 
 
-def grey(levels: int) -> Likelihood:
+def grey(levels: int) -> Levelled:
     """The likelihood for images of `levels` grey levels: a softmax while they are few (<= 32), else a logistic mixture."""
     return Categorical(levels) if levels <= 32 else LogisticMixture(levels, parts=10)
 
