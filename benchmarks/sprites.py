@@ -48,8 +48,8 @@ def main() -> None:
     for seed in seeds:
         for beta in sorted(betas, key=lambda beta: beta not in (1, 4)):
             place = _place(folder, beta, seed)
-            train, judge = stages("beta_vae", "sprites", place, "", given.steps, seed, {"beta": beta})
-            judge = [*judge, "-n", "200", "--metrics", "disentanglement"]
+            train, (scoring, command) = stages("beta_vae", "sprites", place, "", given.steps, seed, {"beta": beta})
+            judge = (scoring, [*command, "-n", "200", "--metrics", "disentanglement"])
             left = [] if (place / "eval.json").exists() else [judge] if (place / "run.json").exists() else [train, judge]
             entries.append(Entry(place.name, place, left))
     run_all(entries, jobs=given.jobs, quiet=False)

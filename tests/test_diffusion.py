@@ -20,7 +20,7 @@ from maquette.objectives.denoising import Denoising
 from maquette.processes.flow import flow
 from maquette.processes.gaussian import Balanced, Betas, Clean, Cosine, Gaussian, Noise, Velocity
 from maquette.processes.karras import karras
-from maquette.recipes.diffusion import ddpm
+from maquette.recipes.diffusion import ddpm, edm
 from maquette.recipes.diffusion import flow as flow_recipe
 from maquette.samplers.guidance import Guided, guided
 from maquette.samplers.solvers import DDIM, DPM, Ancestral, Churn, Euler, Heun, Solver
@@ -261,7 +261,7 @@ def test_dials_out_of_range_are_refused_by_name(field: str, value: float) -> Non
         Betas().grid(1001)
 
 
-@pytest.mark.parametrize(("recipe", "data", "modes"), [(flow_recipe, "grid", 23), (ddpm, "ring", 8)])
+@pytest.mark.parametrize(("recipe", "data", "modes"), [(flow_recipe, "grid", 23), (ddpm, "ring", 8), (edm, "grid", 25)])
 def test_the_score_of_a_known_density_is_learnt_through_the_real_loop(recipe: Any, data: str, modes: int) -> None:
     """The recipes' own denoisers approach the exact one, at the process's own times, and samples fill the modes."""
     torch.manual_seed(0)
@@ -270,8 +270,22 @@ def test_the_score_of_a_known_density_is_learnt_through_the_real_loop(recipe: An
     for _ in run(found.system, found.data, Progress(replace(found.fit, steps=450, batch=256))):
         pass
     after = truth.measure(Evidence(found.data, found.system, n=1000))
+    assert "nats above truth" not in after
     assert after["score error"].value < min(0.035, before / 3)
     assert after["modes"].value >= modes and after["high quality"].value > 0.3
+
+
+def test_the_likelihood_of_a_trained_denoiser_lies_above_the_truth_and_falls_towards_it() -> None:
+    """By the probability-flow ODE, on held-out points. A Gaussian of the data's covariance is 1.77 nats above the truth."""
+    torch.manual_seed(0)
+    found = edm(data="grid", likelihood=True)
+    assert found.system.objective.bound == "exact"
+    above = []
+    for steps in (60, 300):
+        for _ in run(found.system, found.data, Progress(replace(found.fit, steps=steps, batch=256))):
+            pass
+        above.append(truth._likelihood(Evidence(found.data, found.system), density("grid"))["nats above truth"])
+    assert above[1].low > 0 and above[1].high < above[0].low and above[1].value < 0.9
 
 
 def _randomised(net: UNet) -> UNet:

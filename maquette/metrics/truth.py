@@ -85,8 +85,8 @@ def _likelihood(evidence: Evidence, truth: Mixture) -> dict[str, Estimate]:
         return {}
     system.eval()
     held, n = evidence.held, len(evidence.held[evidence.facts.field])
-    streams = Streams.of(evidence.seed, n, device=system.device)
-    scores = [system.objective.score(system, held, streams.fork(draw)) for draw in range(DRAWS)]
+    streams, draws = Streams.of(evidence.seed, n, device=system.device), 1 if system.objective.bound == "exact" else DRAWS
+    scores = [system.objective.score(system, held, streams.fork(draw)) for draw in range(draws)]
     nats = torch.stack([score.double().cpu() for score in scores if score is not None]).mean(0)
     above = (nats + truth.log_density(held[evidence.facts.field])).numpy()
     options = (("bound", system.objective.bound), ("interval", "normal"))
