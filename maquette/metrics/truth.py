@@ -42,7 +42,8 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
         raise UnfitSamples("some samples are not finite")
     n, sign, where = len(points), evidence.estimate, (("within", f"{NEAR:g} deviations"),)
     mode, good = nearest_mode(truth, points)
-    count = bootstrap(lambda weights: float(found(truth, mode, good, weights)), n, seed=evidence.seed, floor=0.0)
+    value, low, high = bootstrap(lambda weights: float(found(truth, mode, good, weights)), n, seed=evidence.seed, floor=0.0)
+    count = value, low, min(high, float(len(truth.centres)))
     options = (*where, ("of", str(len(truth.centres))), ("interval", "bootstrap-200 of samples"))
     figures = {
         "modes": sign("modes", count, n, samples=n, better="higher", options=options),
