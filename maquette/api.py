@@ -255,10 +255,10 @@ def _write_events(events: Any, report: Report) -> None:
 def _preview(session: Loaded, step: int) -> None:
     """Sixteen samples beside the checkpoint. A preview that fails is no reason to stop training."""
     field = session.system.codec.field
-    suffix = "png" if field == "image" else "txt"
+    suffix = {"image": "png", "text": "txt"}.get(field, "npz")
     path = session.run.path / "samples" / f"step-{step:08d}.{suffix}"
     try:
-        n = 16 if field == "image" else 2
+        n = 2 if field == "text" else 16
         try:
             batch = session.system.sample(n, seed=0)
         except NeedsStart:  # show what it makes of held-out rows

@@ -1,4 +1,7 @@
-"""The few samples that scoring keeps to be looked at: beside real rows, and each with the training row nearest to it."""
+"""The few samples that scoring keeps to be looked at: beside real rows, and each with the training row nearest to it.
+
+Of a system that gives each row a latent and pictures to latents, also strips: a unit turned up and down, and paths between rows.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,11 @@ import torch
 from torch import Tensor
 
 from maquette.metrics.evidence import Evidence, UnfitSamples
+from maquette.nn.paths import lerp, slerp, traversal
 from maquette.storage import replace_durably
 
 MOST, TEXTS = 100, 2
+STEPS, UNITS, PAIRS, REACH = 9, 10, 3, 2.0  # of a strip; units at most; pairs of rows joined; deviations of the prior each way
 
 
 def kept(evidence: Evidence) -> dict[str, Any]:
@@ -40,6 +45,31 @@ def kept(evidence: Evidence) -> dict[str, Any]:
         found["labels"] = samples["label"][chosen].tolist()
     if "label" in held:
         found["real_labels"] = held["label"][shown].tolist()
+    return {**found, **strips(evidence)}
+
+
+@torch.no_grad()
+def strips(evidence: Evidence) -> dict[str, Any]:
+    """Pictures of STEPS latents a strip; {} where the objective has no `represent` and `rendered`.
+
+    traversals: around one held-out row, a strip per unit, those that vary most over the rows first. paths: from one held-out row
+    to another, a straight strip and a spherical one for each of PAIRS pairs.
+    """
+    system: Any = evidence.system
+    objective: Any = getattr(system, "objective", None)
+    if not (hasattr(objective, "represent") and hasattr(objective, "rendered")):
+        return {}
+    system.eval()
+    codes = objective.represent(system, {name: column[:256] for name, column in evidence.held.items()})
+    if not codes.is_floating_point() or len(codes) < 2 * PAIRS:
+        return {}
+    a, b = codes[: 2 * PAIRS : 2], codes[1 : 2 * PAIRS : 2]
+    roads = torch.stack([lerp(a, b, STEPS), slerp(a, b, STEPS)], 1).flatten(0, 2)
+    found = {"paths": objective.rendered(system, roads).cpu()}
+    if codes.dim() == 2:
+        units = codes.var(0).argsort(descending=True)[:UNITS]
+        moved = traversal(codes[0], units, torch.linspace(-REACH, REACH, STEPS, device=codes.device))
+        found |= {"traversals": objective.rendered(system, moved.flatten(0, 1)).cpu(), "units": units.tolist()}
     return found
 
 

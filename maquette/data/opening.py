@@ -15,9 +15,24 @@ from maquette.data.folder import read_own
 from maquette.data.fonts import font_digits, glyphs, glyphs1
 from maquette.data.images import resized
 from maquette.data.listing import signature
+from maquette.data.mixtures import grid, ring, spiral
 from maquette.data.python_source import stdlib, stdlib_prose
+from maquette.data.scenes import scenes
+from maquette.data.sprites import sprites
 
-BUILTINS: tuple[Callable[[], Data], ...] = (digits, glyphs, glyphs1, font_digits, stdlib, stdlib_prose)
+BUILTINS: tuple[Callable[[], Data], ...] = (
+    digits,
+    glyphs,
+    glyphs1,
+    font_digits,
+    sprites,
+    scenes,
+    grid,
+    ring,
+    spiral,
+    stdlib,
+    stdlib_prose,
+)
 LARGEST = 2048  # pixels a side
 
 

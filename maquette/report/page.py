@@ -13,7 +13,7 @@ from typing import Any
 
 from maquette.report.axes import count, finite
 from maquette.report.curves import Point, loss_curves
-from maquette.report.gallery import sheet
+from maquette.report.gallery import sheet, strips
 from maquette.report.standing import columns, names
 from maquette.report.story import findings, warnings
 from maquette.report.tables import board, data_facts, meanings, reproduction, system
@@ -174,6 +174,7 @@ def _samples(
         sampler = ((run.get("eval") or {}).get("sampler") or {}).get("name", "")
         made = sheet(samples, run.get("labels"), classes, name, f"Samples of {name}{', a column per class' if classes else ''}.")
         gallery.append({**made, "note": sampler})
+        gallery += strips(run, name)
     return gallery, texts
 
 
