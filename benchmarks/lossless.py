@@ -131,7 +131,7 @@ def table(found: list[dict[str, Any]]) -> str:
         "`python benchmarks/lossless.py`, one thread, torch " + versions()["torch"] + f", commit {versions()['git'][:8]}.",
         "Every file was unpacked and compared: byte for byte the same. The rate counts the whole file, header and labels",
         "included, but not the model (nor JPEG XL's program). PNG and WebP hold one mosaic of the same pictures, by Pillow;",
-        "JPEG XL's figures are `cjxl -e 9` on such a mosaic, measured before this project (shared/data.md, 5.2).",
+        "JPEG XL's figures are `cjxl -e 9` on such a mosaic, measured before this project.",
         f"Text is the first {TEXT:,} bytes of held-out code: other bytes than those of the language benchmarks.",
         "",
         "| " + " | ".join(heads) + " |",

@@ -23,7 +23,7 @@ from maquette.compare import compare
 from maquette.completion import fitting, occluded
 from maquette.contracts import IGNORE, Batch, Code, NeedsStart, Sampler
 from maquette.data import Data, Facts, open_data
-from maquette.distributed import World, join
+from maquette.distributed import World, join, leave
 from maquette.doctor import doctor
 from maquette.evaluate import choose, judge, undisturbed
 from maquette.experiment import Experiment, seconds_of
@@ -294,7 +294,9 @@ def train(
     """
     world = join()
     session = begin(recipe, arguments, out=out, steps=steps, budget=budget, seed=seed, device=device, world=world)
-    return pursue(session, world, every=checkpoint_every, stop_on_full=stop_on_full, quiet=quiet)
+    session = pursue(session, world, every=checkpoint_every, stop_on_full=stop_on_full, quiet=quiet)
+    leave()  # a process that ends while its group still listens may abort
+    return session
 
 
 def resume(
@@ -320,7 +322,9 @@ def resume(
         if world.first:
             stack.enter_context(found.held())
         session = _reopened(found, world, steps, device, trust)
-        return pursue(session, world, every=checkpoint_every, stop_on_full=stop_on_full, quiet=quiet)
+        session = pursue(session, world, every=checkpoint_every, stop_on_full=stop_on_full, quiet=quiet)
+    leave()
+    return session
 
 
 def _reopened(found: Run, world: World, steps: int, device: str, trust: bool) -> Loaded:
