@@ -37,7 +37,7 @@ def strips(run: dict[str, Any], name: str) -> list[dict[str, Any]]:
     if run.get("traversals") is not None and run.get("units"):
         units = ", ".join(str(unit) for unit in run["units"])
         about = f"Each line: one latent unit of {name} from low to high, all else as in one held-out row. Units {units}."
-        found.append({**_strip(run["traversals"], len(run["units"]), name, about), "note": f"latent units {units}, low to high"})
+        found.append({**_strip(run["traversals"], len(run["units"]), name, about), "note": "a latent unit a line, low to high"})
     if run.get("paths") is not None:
         about = f"Each line: from one held-out row to another through the latent of {name}; straight and spherical paths in turn."
         found.append({**_strip(run["paths"], 6, name, about), "note": "between held-out rows: straight, spherical"})

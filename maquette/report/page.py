@@ -156,8 +156,9 @@ def _spaced(budget: Any) -> str:
 def _samples(
     titles: list[str], shown: list[dict[str, Any] | None], facts: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Sheets of pictures, the real ones first; and texts."""
+    """Sheets of pictures, the real ones first, paths through latent spaces last; and texts."""
     gallery: list[dict[str, Any]] = []
+    latent: list[dict[str, Any]] = []
     texts: list[dict[str, Any]] = []
     classes = list(facts.get("classes") or [])
     real = next((run for run in shown if run and run.get("real") is not None and hasattr(run["real"], "ndim")), None)
@@ -174,8 +175,8 @@ def _samples(
         sampler = ((run.get("eval") or {}).get("sampler") or {}).get("name", "")
         made = sheet(samples, run.get("labels"), classes, name, f"Samples of {name}{', a column per class' if classes else ''}.")
         gallery.append({**made, "note": sampler})
-        gallery += strips(run, name)
-    return gallery, texts
+        latent += strips(run, name)
+    return gallery + latent, texts
 
 
 def _text(sample: Any, run: dict[str, Any], at: int) -> dict[str, str]:
