@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 
 class Contest(Protocol):
-    """What the players want of the logits of real and fake rows [B]; losses per row [B]."""
+    """What the players want of the logits of real and fake rows [B]; losses per row [B].
+
+    `paired`: whether the generator's loss looks at real rows too.
+    """
+
+    paired: bool
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor: ...
 
@@ -30,6 +35,8 @@ class Contest(Protocol):
 
 class Logistic:
     """Real is 1, fake is 0; the generator's loss does not saturate (Goodfellow 2014, sec. 3)."""
+
+    paired = False
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
         return F.softplus(-real) + F.softplus(fake)
@@ -40,6 +47,8 @@ class Logistic:
 
 class Relativistic:
     """A real row must look more real than a fake one, row by row; no constant added to all logits matters (Huang 2024, eq. 2)."""
+
+    paired = True
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
         return F.softplus(fake - real)
@@ -98,8 +107,10 @@ class Adversarial(Objective):
         self.augment.adapt()
         discriminator, cond = system.nets["discriminator"], system.condition(batch)
         fake = discriminator(self.augment(self.fake(system, cond, rng), rng), cond=cond)
-        with torch.no_grad():
-            real = discriminator(self.augment(system.encode(batch), rng), cond=cond)
+        real = fake
+        if self.contest.paired:
+            with torch.no_grad():
+                real = discriminator(self.augment(system.encode(batch), rng), cond=cond)
         return self.contest.generator(real, fake).mean(), {"p": self.augment.p.clone()}
 
     def _judge(self, system: System, batch: Batch, rng: Streams, penalised: bool) -> tuple[Tensor, Logs, Tensor, Tensor]:
