@@ -116,11 +116,8 @@ class Adversarial(Objective):
     def _judge(self, system: System, batch: Batch, rng: Streams, penalised: bool) -> tuple[Tensor, Logs, Tensor, Tensor]:
         """The penalties (zero unless `penalised`), their logs, and the logits of real and fake rows [B]."""
         discriminator: Any = system.nets["discriminator"]
-        cond = system.condition(batch)
-        with torch.no_grad():
-            real, fake = system.encode(batch), self.fake(system, cond, rng)
-            views = [self.augment(real, rng), self.augment(fake, rng)]
-        loss, logs, logits = real.new_zeros(()), {}, []
+        cond, views = self._views(system, batch, rng)
+        loss, logs, logits = views[0].new_zeros(()), {}, []
         for name, weight, view in zip(("r1", "r2"), (self.r1, self.r2), views, strict=True):
             if not (penalised and weight):
                 logits.append(discriminator(view, cond=cond))
@@ -129,6 +126,13 @@ class Adversarial(Objective):
             loss, logs[name] = loss + weight / 2 * steepness.mean(), steepness.mean()
             logits.append(logit)
         return loss, logs, logits[0], logits[1]
+
+    def _views(self, system: System, batch: Batch, rng: Streams) -> tuple[Condition | None, list[Code]]:
+        """What the rows are told, and the real and fake rows as the discriminator sees them."""
+        cond = system.condition(batch)
+        with torch.no_grad():
+            real, fake = system.encode(batch), self.fake(system, cond, rng)
+            return cond, [self.augment(real, rng), self.augment(fake, rng)]
 
 
 def gradient_penalty(discriminator: torch.nn.Module, x: Tensor, cond: Condition | None) -> tuple[Tensor, Tensor]:
