@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -72,7 +74,7 @@ class ConvEncoder(Network):
         found = ladder(shape, width, 1)[1:]
         self.stem = nn.Conv2d(shape[0], found[0][0], 4, stride=2, padding=1)
         layers: list[nn.Module] = []
-        for (inside, _, _), (outside, _, _) in zip(found, found[1:], strict=False):
+        for (inside, _, _), (outside, _, _) in pairwise(found):
             down = nn.Conv2d(inside, outside, 4, stride=2, padding=1, bias=not norm)
             layers.append(nn.Sequential(down, nn.BatchNorm2d(outside) if norm else nn.Identity()))
         self.layers = nn.ModuleList(layers)

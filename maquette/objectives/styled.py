@@ -88,7 +88,7 @@ class Styled(Adversarial):
             image = synthesis(styles, noise=rng.normal(synthesis.places))
             lengths = path_lengths(image, styles, rng)
         mean = summed(lengths.detach().sum()) / summed(lengths.new_tensor(len(lengths)))
-        self.length.lerp_(mean, 0.01)
+        self.length.lerp_(mean, torch.where(self.length == 0, 1.0, 0.01))  # a mean begun at 0 would flatten the young generator
         uneven = (lengths - self.length).square().mean()
         return uneven * self.path * self.path_every, {"length": mean, "uneven": uneven}
 
