@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,8 +37,8 @@ def beside(source: Data, target: Data) -> Data:
     for split, rows in target.splits.items():
         given = source.splits[split]
         count = max(len(rows), len(given))
-        shuffled = Streams.of(mix(0xBE51DE, len(given)), 1).rank(len(given))[0][torch.arange(count) % len(given)]
-        again = torch.arange(count) % len(rows)
+        again, turn = (torch.from_numpy(np.arange(count) % len(some)) for some in (rows, given))
+        shuffled = Streams.of(mix(0xBE51DE, len(given)), 1).rank(len(given))[0][turn]
         columns[split] = {name: _taken(column, again) for name, column in rows.columns.items()}
         columns[split]["source"] = _levels(given, shuffled, other.levels)
         if "label" in given.columns:

@@ -24,7 +24,7 @@ def serif_glyphs() -> Data:
             both = np.stack([np.asarray(_centred(ink, SIDE)) for ink in pair])
             drawn.setdefault(both.tobytes(), both)  # Latin A, Greek Alpha and Cyrillic A look the same: one of them is enough
     pairs = torch.from_numpy(np.stack(list(drawn.values())))
-    where = torch.arange(len(pairs)) % HELD == 0
+    where = torch.from_numpy(np.arange(len(pairs)) % HELD == 0)
     columns: dict[str, dict[str, Column]] = {
         part: {"image": pairs[rows, 1:], "source": pairs[rows, :1]} for part, rows in (("train", ~where), ("held", where))
     }

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 # What makes any recipe tiny, by the names its dials bear. A recipe with other dials names its own here.
 TINY: dict[str, Any] = {"depth": 1, "width": 32, "heads": 2, "vocab": 300, "context": 24, "latent": 4, "steps": 4, "batch": 8}
-SMALL = {"font_digits": "digits"}  # data that stand in for larger ones
+SMALL = {"font_digits": "digits", "font_digits8:digits": "digits:digits"}  # data that stand in for larger ones
 
 
 def tiny(name: str, text: Path) -> dict[str, Any]:
