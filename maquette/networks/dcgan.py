@@ -8,9 +8,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maquette.contracts import Condition, Network
-from maquette.networks.resnet import ladder
 
 Shape = tuple[int, int, int]
+
+
+def ladder(shape: Shape, width: int) -> list[Shape]:
+    """(channels, height, width) of each halving, rounded up: twice at least, then while both sides are above 4."""
+    height, across = shape[1:]
+    rungs: list[Shape] = []
+    while len(rungs) < 2 or min(height, across) > 4:
+        height, across = (height + 1) // 2, (across + 1) // 2
+        rungs.append((width * 2 ** min(len(rungs), 2), height, across))
+    return rungs
 
 
 def _drawn(net: nn.Module) -> None:
@@ -30,14 +39,14 @@ class DeconvDecoder(Network):
 
     Args:
         shape: (C, H, W) of the images.
-        width: channels at the highest resolution but the image's own; they double downwards, twice.
+        width: channels at half the image's resolution; they double downwards, twice.
     """
 
     edges = ("stem", "head")
 
     def __init__(self, inputs: int, shape: Shape, width: int):
         super().__init__()
-        *higher, lowest = ladder(shape, width, 1)[1:]
+        *higher, lowest = ladder(shape, width)
         self.start, self.size = lowest, shape[1:]
         self.stem = nn.Linear(inputs, lowest[0] * lowest[1] * lowest[2], bias=False)
         self.first = nn.BatchNorm2d(lowest[0])
@@ -71,7 +80,7 @@ class ConvEncoder(Network):
 
     def __init__(self, shape: Shape, width: int, norm: bool = True):
         super().__init__()
-        found = ladder(shape, width, 1)[1:]
+        found = ladder(shape, width)
         self.stem = nn.Conv2d(shape[0], found[0][0], 4, stride=2, padding=1)
         layers: list[nn.Module] = []
         for (inside, _, _), (outside, _, _) in pairwise(found):

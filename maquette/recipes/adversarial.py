@@ -100,12 +100,12 @@ def dcgan(data: str = "digits", size: int = 0, depth: int = 1, latent: int = 64,
     Args:
         data: a built-in image set, or a folder of images.
         size: side in pixels that images are brought to; 0 keeps them as they are.
-        depth: the one dial: 64 channels per step of it at the highest resolution, more below.
+        depth: the one dial: 32 channels per step of it at half the resolution, more below.
         latent: numbers of noise.
         augment: share of images that each augmentation changes before the discriminator sees them; helps below 5,000 images.
     """
     objective = Adversarial(Logistic(), r1=0.0, augment=Augment(augment))
-    fit = Fit(steps=3000, batch=64, lr=2e-4, betas=(0.5, 0.999), clip=0.0)
+    fit = Fit(steps=3000, batch=64, lr=1e-3, betas=(0.5, 0.999), clip=0.0)
     return _deconvolved("dcgan", open_data(data, size), depth, latent, True, objective, fit, DCGAN)
 
 
@@ -119,12 +119,12 @@ def wgan_gp(
     Args:
         data: a built-in image set, or a folder of images.
         size: side in pixels that images are brought to; 0 keeps them as they are.
-        depth: the one dial: 64 channels per step of it at the highest resolution, more below.
+        depth: the one dial: 32 channels per step of it at half the resolution, more below.
         latent: numbers of noise.
         penalty: weight of the gradient penalty between real and generated images.
         rounds: moves of the critic for each of the generator.
     """
-    fit = Fit(steps=6000, batch=64, lr=1e-4, betas=(0.0, 0.9), clip=0.0)
+    fit = Fit(steps=6000, batch=64, lr=1e-3, betas=(0.0, 0.9), clip=0.0)
     return _deconvolved("wgan_gp", open_data(data, size), depth, latent, False, Wasserstein(penalty, rounds), fit, WGAN_GP)
 
 
