@@ -127,8 +127,8 @@ def test_sampling_uses_running_statistics_which_the_average_follows():
         assert not torch.allclose(live(z, cond=cond)[:2], live(z[:2], cond=cond.map(lambda v: v[:2])), atol=1e-3)
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 13), (1, 20, 24), (1, 32, 32)])
-def test_any_size_from_eight_pixels(shape):
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 7, 13), (1, 20, 24), (1, 32, 32)])
+def test_any_size(shape):
     out = DeconvDecoder(5, shape, 8)(Streams.of(0, 2).normal(5))
     look = ConvEncoder(shape, 8)
     assert out.shape == (2, *shape) and look(out).shape == (2, look.outputs)

@@ -122,8 +122,8 @@ def test_every_layer_on_the_way_up_sees_its_mirror():
         one, two = (Streams.of(i, 2).normal(1, 32, 32) for i in (0, 1))
         a, b = (net(torch.zeros(2, net.latent), cond=Condition(field=x)) for x in (one, two))
     assert float((a - b).abs().mean()) > 1e-3
-    with pytest.raises(ValueError, match=r"20 x 20 .* --size 16"):
-        SkipTranslator((1, 20, 20), 8)
+    odd = SkipTranslator((3, 7, 10), 8, layers=2)
+    assert odd(torch.zeros(2, odd.latent), cond=Condition(field=torch.zeros(2, 3, 7, 10))).shape == (2, 3, 7, 10)
 
 
 def test_dropout_halves_and_doubles():

@@ -24,13 +24,10 @@ class SkipTranslator(Network):
     too: x [B,latent] says by its signs which activations of the lowest layers on the way up are kept; 0 keeps all at half size.
 
     Args:
-        shape: (C, H, W) of source and image; sides that divide by 2^layers.
+        shape: (C, H, W) of source and image; inside, their last row and column is repeated until 2^layers divides the sides.
         width: channels of the first layer; they double downwards, twice.
         layers: strided convolutions.
         dropped: layers on the way up that have dropout.
-
-    Raises:
-        ValueError: sides that do not divide.
     """
 
     edges = ("down.0", "head")
@@ -38,10 +35,9 @@ class SkipTranslator(Network):
     def __init__(self, shape: tuple[int, int, int], width: int = 32, layers: int = 4, dropped: int = 2):
         super().__init__()
         channels, height, across = shape
-        if height % 2**layers or across % 2**layers:
-            near = max(1, round(height / 2**layers)) * 2**layers
-            raise ValueError(f"images of {height} x {across} pixels cannot be halved {layers} times; try --size {near}")
-        self.shape, self.dropped = tuple(shape), min(dropped, layers - 1)
+        self.size, self.dropped = (height, across), min(dropped, layers - 1)
+        self.odd = (0, -across % 2**layers, 0, -height % 2**layers)
+        height, across = height + self.odd[3], across + self.odd[1]
         widths = [width * 2 ** min(i, 2) for i in range(layers)]
         self.down = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in zip([channels, *widths], widths, strict=False))
         self.norms = nn.ModuleList([nn.Identity(), *map(_instance, widths[1:-1]), nn.Identity()][:layers])
@@ -56,7 +52,7 @@ class SkipTranslator(Network):
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: None = None) -> Tensor:
         if cond is None or cond.field is None:
             raise ValueError("this network must be told a source image as a field, and was told nothing")
-        h, kept = cond.field, []
+        h, kept = F.pad(cond.field, self.odd, mode="replicate"), []
         for i, (down, norm) in enumerate(zip(self.down, self.norms, strict=True)):
             h = norm(down(h if i == 0 else F.leaky_relu(h, 0.2)))
             kept.append(h)
@@ -67,7 +63,7 @@ class SkipTranslator(Network):
             if i < self.dropped:
                 h = h * (1 + signs[i].view_as(h))
             h = torch.cat([h, kept.pop()], 1)
-        return self.head(F.relu(h)).float().tanh()
+        return self.head(F.relu(h)).float().tanh()[..., : self.size[0], : self.size[1]]
 
 
 class ResidualTranslator(Network):

@@ -146,8 +146,6 @@ def _deconvolved(
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be 1 or more")
     channels, height, across = facts.shape
-    if min(height, across) < 8:
-        raise ValueError(f"{recipe} takes images of 8 x 8 pixels or more, not {height} x {across}; try --size 8")
     conditioner = Labels(facts.shares) if facts.classes else None
     told = conditioner.width if conditioner else 0
     shape = (channels, height, across)

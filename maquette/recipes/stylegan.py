@@ -24,7 +24,7 @@ def stylegan2(
     size: int = 0,
     depth: int = 1,
     latent: int = 64,
-    gamma: float = 0.3,
+    gamma: float = 1.0,
     mixing: float = 0.9,
     path: float = 2.0,
     augment: float = 0.0,
@@ -67,5 +67,5 @@ def stylegan2(
         conditioner,
         follow={"mapping_ema": ("mapping", 0.998), "synthesis_ema": ("synthesis", 0.998)},
     )
-    fit = Fit(steps=8000, batch=32, lr=2.5e-3, betas=(0.0, 0.99), clip=0.0, decay=0.3, floor=0.1, bf16=True)
+    fit = Fit(steps=6000, batch=32, lr=6e-3, betas=(0.0, 0.99), clip=0.0, decay=0.5, bf16=True)
     return Experiment(system, opened, fit, EXPECTED)

@@ -31,12 +31,11 @@ def pix2pix(data: str = "serif_glyphs", size: int = 0, depth: int = 1, near: flo
     """
     opened = _open("pix2pix", data, size, depth)
     channels, height, across = opened.facts.shape
-    shape, layers = (channels, height, across), layers_of(opened.facts.shape, 4)
-    if layers < 2:
-        raise ValueError(f"images of {height} x {across} pixels cannot be halved twice; try --size 32")
+    shape = (channels, height, across)
+    layers = min(4, max(2, (min(height, across) - 1).bit_length() - 1))  # down to two places a side
     nets: dict[str, Network] = {
         "generator": SkipTranslator(shape, 32 * depth, layers),
-        "discriminator": PatchDiscriminator(channels, 32 * depth, min(2, layers), told=channels),
+        "discriminator": PatchDiscriminator(channels, 32 * depth, told=channels),
     }
     fit = Fit(steps=3000, batch=16, lr=1e-3, betas=(0.5, 0.999), clip=0.0, decay=0.5, bf16=True)
     return _experiment(opened, nets, Paired(near), OneShot(), fit, PIX2PIX)

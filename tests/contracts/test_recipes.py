@@ -186,7 +186,8 @@ def test_likelihood_is_finite_and_per_row(experiment):
 @pytest.mark.parametrize("kind", ["colour, no labels", "grey, wide, two classes"])
 def test_own_images_train_score_and_sample(recipe, arguments, tmp_path, kind):
     """What a recipe was tuned on may not be all it can hold: colour, odd shapes, labels or none."""
-    if build(recipe, arguments, seed=0)[0].data.facts.field != "image":
+    facts = build(recipe, arguments, seed=0)[0].data.facts
+    if facts.field != "image":
         pytest.skip("not a recipe of images")
     shape, places = ((8, 8, 3), ["."]) if kind.startswith("colour") else ((7, 10), ["cats", "dogs"])
     grey = (Streams.of(0, 24).uniform(*shape) * 255).byte().numpy()
@@ -194,12 +195,13 @@ def test_own_images_train_score_and_sample(recipe, arguments, tmp_path, kind):
         folder = tmp_path / places[i % len(places)]
         folder.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(folder / f"{i}.png")
-    experiment = experiment_of(recipe, {**arguments, "data": str(tmp_path), "batch": 4})
+    data = f"{tmp_path}:{tmp_path}" if facts.sources else str(tmp_path)
+    experiment = experiment_of(recipe, {**arguments, "data": data, "batch": 4})
     system, held = experiment.system, experiment.data.held.rows(torch.arange(1))
     steps(experiment, 2)
     made = system.sample(2, seed=0)
     assert made["image"].shape == (2, *experiment.data.facts.shape)
-    assert ("label" in made) == (len(places) > 1)
+    assert ("label" in made) == (len(places) > 1 and not facts.sources)
     nats = system.objective.score(system.eval(), held, Streams.of(0, 1))
     assert nats is None or bool(torch.isfinite(nats).all())
 
