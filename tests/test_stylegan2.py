@@ -23,7 +23,7 @@ from maquette.train import Progress, run, take_step
 
 def synthesis(seed: int = 0) -> Synthesis:
     torch.manual_seed(seed)
-    return Synthesis((1, 32, 32), 64, 32).eval()
+    return Synthesis((1, 32, 32), 64, 64).eval()
 
 
 def low(change: torch.Tensor) -> float:
@@ -103,16 +103,24 @@ def test_minibatch_deviation_sees_a_collapse():
     assert abs(float(alone - crowd)) > 1e-4  # the same row, judged with company that differs
 
 
-def test_coarse_styles_move_coarse_things():
+def test_coarse_styles_move_the_shape_and_fine_ones_the_tone():
+    """Up to brightness and contrast: images whose coarse styles differ are unlike, those whose fine styles differ alike."""
     net = synthesis()
-    w = Streams.of(0, 2 * 64).normal(64)
-    one, two = (part[:, None].repeat(1, net.styles, 1) for part in w.chunk(2))
+    one, two = (part[:, None].repeat(1, net.styles, 1) for part in Streams.of(0, 2 * 64).normal(64).chunk(2))
     coarse, fine = one.clone(), one.clone()
     coarse[:, :2], fine[:, -2:] = two[:, :2], two[:, -2:]
+
+    def shape(image: torch.Tensor) -> torch.Tensor:
+        away = image - image.mean((2, 3), keepdim=True)
+        return away / away.std((2, 3), keepdim=True)
+
+    seen: list[torch.Tensor] = []
+    net.layers[2].register_forward_hook(lambda _, inputs, out: seen.append(out))
     with torch.no_grad():
         here, there, above = net(one), net(coarse), net(fine)
-    assert low(there - here) > low(above - here) + 0.15
-    assert float((there - here).std()) > 0.1 and float((above - here).std()) > 0.1
+    assert float((shape(there) * shape(here)).mean()) < 0.45 < 0.7 < float((shape(above) * shape(here)).mean())
+    assert float((above - here).std()) > 0.3 * float((there - here).std())  # fine styles do change the image
+    assert torch.equal(seen[2], seen[0]) and not torch.equal(seen[1], seen[0])
 
 
 def test_noise_changes_only_high_frequencies():
@@ -212,19 +220,21 @@ def test_path_length_regularisation_evens_lengths():
 
     def even() -> float:
         styles = objective.styles(found.system, cond, Streams.of(9, 64))
-        lengths = path_lengths(found.system.nets["synthesis"](styles), styles, Streams.of(8, 64)).detach()
-        return float(lengths.std() / lengths.mean())
+        image = found.system.nets["synthesis"](styles)
+        lengths = sum(path_lengths(image, styles, Streams.of(y, 64)).detach() for y in range(10))
+        return float(lengths.std() / lengths.mean())  # over styles; the directions of pixels are averaged out
 
     cond = found.system.condition({"label": torch.arange(64) % 10})
     before = even()
     players = [*found.system.nets["mapping"].parameters(), *found.system.nets["synthesis"].parameters()]
-    optimizer = torch.optim.Adam(players, lr=2.5e-3, betas=(0.0, 0.99))
+    optimizer = torch.optim.Adam(players, lr=1e-2, betas=(0.0, 0.99))
     for step in range(40):
         loss, _ = objective.straighten(found.system, {"label": torch.arange(32) % 10}, Streams.of(step, 32), step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert even() < 0.7 * before
+    after = even()
+    assert after < 0.75 * before, (before, after)
 
 
 def test_adaptive_augmentation_moves_in_training():
@@ -239,19 +249,19 @@ def test_adaptive_augmentation_moves_in_training():
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [
-        ((1, 32, 32), (2, [(64, 4, 4), (64, 8, 8), (32, 16, 16)])),
-        ((3, 8, 8), (1, [(64, 4, 4), (32, 8, 8)])),
-        ((1, 28, 28), (2, [(64, 7, 7), (32, 14, 14)])),
-        ((1, 24, 48), (2, [(64, 6, 12), (32, 12, 24)])),
-        ((1, 9, 9), (1, [(32, 9, 9)])),
+        ((1, 32, 32), [(64, 4, 4), (64, 8, 8), (32, 16, 16), (16, 32, 32)]),
+        ((3, 8, 8), [(64, 4, 4), (64, 8, 8)]),
+        ((1, 28, 28), [(64, 7, 7), (64, 14, 14), (32, 28, 28)]),
+        ((1, 24, 48), [(64, 6, 12), (64, 12, 24), (32, 24, 48)]),
+        ((1, 9, 9), [(64, 9, 9)]),
     ],
 )
 def test_resolutions(shape, expected):
-    assert rungs(shape, 32) == expected
+    assert rungs(shape, 64) == expected
     torch.manual_seed(0)
-    net = Synthesis(shape, 16, 32)
+    net = Synthesis(shape, 16, 64)
     out = net(Streams.of(0, 2).normal(16), noise=Streams.of(1, 2).normal(net.places))
-    assert out.shape == (2, *shape) and Critic(shape, 32)(out).shape == (2,)
+    assert out.shape == (2, *shape) and Critic(shape, 64)(out).shape == (2,)
 
 
 @pytest.mark.parametrize("how", [{"depth": 0}, {"latent": 0}, {"gamma": -1.0}, {"mixing": 1.5}, {"path": -2.0}, {"augment": 2.0}])
@@ -266,6 +276,6 @@ def test_bad_dials_and_sizes_are_named(tmp_path):
     with pytest.raises(ValueError, match="noise is -1"):
         Style(noise=-1)
     with pytest.raises(ValueError, match=r"127 x 127 .* --size 128"):
-        rungs((1, 127, 127), 32)
+        rungs((1, 127, 127), 64)
     with pytest.raises(ValueError, match="told a condition"):
         Mapping(4, 8, told=3)(torch.zeros(1, 4))

@@ -1,7 +1,4 @@
-"""StyleGAN2's three networks (Karras 2020, arXiv:1912.04958): noise to style, styles to image, image to logit. Know no loss.
-
-Images above 16 pixels a side have squares of 2 x 2 folded into channels: a CPU then takes half the time.
-"""
+"""StyleGAN2's three networks (Karras 2020, arXiv:1912.04958): noise to style, styles to image, image to logit. Know no loss."""
 
 from __future__ import annotations
 
@@ -20,25 +17,23 @@ from maquette.nn.resample import Enlarge, Fir
 Shape = tuple[int, int, int]
 
 
-def rungs(shape: Shape, width: int) -> tuple[int, list[Shape]]:
-    """How images [C,H,W] are climbed to: (folding, (channels, height, width) per resolution, the lowest first).
+def rungs(shape: Shape, width: int) -> list[Shape]:
+    """(channels, height, width) per resolution of images [C,H,W], the lowest first.
 
-    Halved while both sides are even and 8 or more; `width` channels at the top, twice as many below.
+    Halved while both sides are even and 8 or more; `width` channels at the two lowest, half as many at each above, at least 8.
 
     Raises:
         ValueError: sides so odd that the lowest resolution has more than 256 places.
     """
     height, across = shape[1:]
-    folding = 2 if min(height, across) > 16 and height % 2 == across % 2 == 0 else 1
-    height, across = height // folding, across // folding
-    found = [(width, height, across)]
+    sizes = [(height, across)]
     while min(height, across) >= 8 and height % 2 == across % 2 == 0:
         height, across = height // 2, across // 2
-        found.append((2 * width, height, across))
+        sizes.append((height, across))
     if height * across > 256:
-        near = max(8, round(min(shape[1:]) / 16) * 16)
+        near = max(8, round(min(shape[1:]) / 8) * 8)
         raise ValueError(f"images of {shape[1]} x {shape[2]} pixels cannot be halved often enough; try --size {near}")
-    return folding, found[::-1]
+    return [(max(8, width >> max(0, i - 1)), *size) for i, size in enumerate(reversed(sizes))]
 
 
 class Mapping(Network):
@@ -139,11 +134,11 @@ class _Layer(nn.Module):
 class _ToImage(nn.Module):
     """A modulated 1x1 convolution without demodulation: what a resolution adds to the image (sec. 4.1, fig. 7b)."""
 
-    def __init__(self, inputs: int, outputs: int, styles: int):
+    def __init__(self, inputs: int, channels: int, styles: int):
         super().__init__()
         self.style = Linear(styles, inputs, bias=1.0)
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.weight = nn.Parameter(torch.randn(channels, inputs, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(channels))
         self.scale = 1 / math.sqrt(inputs)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
@@ -159,12 +154,12 @@ class Synthesis(Network):
     Args:
         shape: (C, H, W) of the images.
         styles_width: width of a style.
-        width: channels at the highest resolution.
+        width: channels at the lowest resolutions.
     """
 
-    def __init__(self, shape: Shape, styles_width: int, width: int = 32):
+    def __init__(self, shape: Shape, styles_width: int, width: int = 64):
         super().__init__()
-        self.folding, found = rungs(shape, width)
+        found = rungs(shape, width)
         self.constant = nn.Parameter(torch.randn(found[0]))
         self.sizes = [found[0][1:], *[rung[1:] for rung in found[1:] for _ in range(2)]]  # of each layer
         layers, below = [_Layer(found[0][0], found[0][0], styles_width)], found[0][0]
@@ -172,7 +167,7 @@ class Synthesis(Network):
             layers += [_Layer(below, channels, styles_width, up=True), _Layer(channels, channels, styles_width)]
             below = channels
         self.layers = nn.ModuleList(layers)
-        self.images = nn.ModuleList(_ToImage(rung[0], shape[0] * self.folding**2, styles_width) for rung in found)
+        self.images = nn.ModuleList(_ToImage(rung[0], shape[0], styles_width) for rung in found)
         self.enlarge = Enlarge()
 
     @property
@@ -205,7 +200,7 @@ class Synthesis(Network):
         for i, layer in enumerate(self.layers):
             h = layer(h, w[:, i], grains[i])
             if i % 2 == 0:  # the last layer of its resolution; its image shares the next layer's style
-                added = F.pixel_shuffle(self.images[i // 2](h, w[:, i + 1]), self.folding)
+                added = self.images[i // 2](h, w[:, i + 1])
                 image = added if image is None else self.enlarge(image) + added
         assert image is not None
         return image.float()
@@ -250,14 +245,14 @@ class Critic(Network):
 
     Args:
         shape: (C, H, W) of the images.
-        width: channels at the highest resolution.
+        width: channels at the lowest resolutions.
         told: width of the condition vector; 0 = unconditional.
     """
 
-    def __init__(self, shape: Shape, width: int = 32, told: int = 0):
+    def __init__(self, shape: Shape, width: int = 64, told: int = 0):
         super().__init__()
-        self.folding, found = rungs(shape, width)
-        self.stem = Conv(shape[0] * self.folding**2, found[-1][0], side=1, gain=GAIN)
+        found = rungs(shape, width)
+        self.stem = Conv(shape[0], found[-1][0], side=1, gain=GAIN)
         self.blocks = nn.ModuleList(_Residual(a[0], b[0]) for a, b in zip(found[:0:-1], found[-2::-1], strict=True))
         channels, height, across = found[0]
         self.last = Conv(channels + 1, channels, gain=GAIN)
@@ -266,7 +261,7 @@ class Critic(Network):
         self.embed = Linear(told, channels) if told else None
 
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: None = None) -> Tensor:
-        h = F.leaky_relu(self.stem(F.pixel_unshuffle(x, self.folding)), 0.2)
+        h = F.leaky_relu(self.stem(x), 0.2)
         for block in self.blocks:
             h = block(h)
         h = F.leaky_relu(self.last(torch.cat([h, spread(h)], 1)), 0.2)

@@ -37,7 +37,7 @@ def stylegan2(
     Args:
         data: a built-in image set, or a folder of images.
         size: side in pixels that images are brought to; 0 keeps them as they are.
-        depth: the one dial: 32 channels per step of it at the highest resolution, twice as many below.
+        depth: the one dial: 64 channels per step of it at the lowest resolutions, fewer above.
         latent: numbers of noise.
         gamma: weight of the gradient penalty at real images; more steadies training.
         mixing: share of rows whose styles come from two noises.
@@ -55,8 +55,8 @@ def stylegan2(
     conditioner = Labels(facts.shares) if facts.classes else None
     told = conditioner.width if conditioner else 0
     channels, height, across = facts.shape
-    shape, width = (channels, height, across), 32 * depth
-    mapping, synthesis = Mapping(latent, 2 * width, told), Synthesis(shape, 2 * width, width)
+    shape, width = (channels, height, across), 64 * depth
+    mapping, synthesis = Mapping(latent, width, told), Synthesis(shape, width, width)
     nets = {"mapping": mapping, "synthesis": synthesis, "discriminator": Critic(shape, width, told)}
     followers = {"mapping_ema": copy.deepcopy(mapping), "synthesis_ema": copy.deepcopy(synthesis)}
     system = System(
