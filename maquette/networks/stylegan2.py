@@ -139,16 +139,16 @@ class _ToImage(nn.Module):
         self.style = Linear(styles, inputs, bias=1.0)
         self.weight = nn.Parameter(torch.randn(channels, inputs, 1, 1))
         self.bias = nn.Parameter(torch.zeros(channels))
-        self.scale = 1 / math.sqrt(inputs)
+        self.scale = 0.25 / math.sqrt(inputs)  # tanh follows: what begins flat comes unstuck slowly
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         return modulated(x, self.weight * self.scale, self.style(w), demodulate=False) + self.bias[:, None, None]
 
 
 class Synthesis(Network):
-    """Styles [B,width], or one per layer [B,styles,width], -> images [B,C,H,W] about -1..1.
+    """Styles [B,width], or one per layer [B,styles,width], -> images [B,C,H,W] in -1..1.
 
-    A learnt constant at the lowest resolution; each resolution adds its image to the enlarged one of those below. Noise is
+    Ends in tanh, which the paper does without: flat black is reached without haze. A learnt constant at the lowest resolution; each resolution adds its image to the enlarged one of those below. Noise is
     given, one number per place and layer: [B,places]; None is none.
 
     Args:
@@ -203,7 +203,7 @@ class Synthesis(Network):
                 added = self.images[i // 2](h, w[:, i + 1])
                 image = added if image is None else self.enlarge(image) + added
         assert image is not None
-        return image.float()
+        return image.float().tanh()
 
     def _grains(self, noise: Tensor | None) -> list[Tensor | None]:
         """Noise [B,places] as [B,1,H,W] per layer."""
@@ -241,7 +241,10 @@ class _Residual(nn.Module):
 
 
 class Critic(Network):
-    """Images [B,C,H,W] and what they were told -> one logit each, [B]: high is real. Residual; projects the condition.
+    """Images [B,C,H,W] and what they were told -> one logit each, [B]: high is real. Residual.
+
+    Told something, it has no opinion but on that: the logit is a projection of the condition alone (Karras 2020b). With a term
+    beside it for all conditions, half a thousand steps on font digits gave clean strokes and no label.
 
     Args:
         shape: (C, H, W) of the images.
@@ -257,7 +260,7 @@ class Critic(Network):
         channels, height, across = found[0]
         self.last = Conv(channels + 1, channels, gain=GAIN)
         self.features = Linear(channels * height * across, channels, gain=GAIN)
-        self.head = Linear(channels, 1)
+        self.head = Linear(channels, channels if told else 1)
         self.embed = Linear(told, channels) if told else None
 
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: None = None) -> Tensor:
@@ -266,12 +269,12 @@ class Critic(Network):
             h = block(h)
         h = F.leaky_relu(self.last(torch.cat([h, spread(h)], 1)), 0.2)
         h = F.leaky_relu(self.features(h.flatten(1)), 0.2)
-        logit = self.head(h)[:, 0]
-        if self.embed is not None:
-            if cond is None or cond.vector is None:
-                raise ValueError("this network must be told a condition vector, and was told nothing")
-            logit = logit + (_normal(self.embed(cond.vector)) * h).sum(1) / math.sqrt(h.shape[1])
-        return logit.float()
+        h = self.head(h).float()
+        if self.embed is None:
+            return h[:, 0]
+        if cond is None or cond.vector is None:
+            raise ValueError("this network must be told a condition vector, and was told nothing")
+        return (_normal(self.embed(cond.vector).float()) * h).sum(1) / math.sqrt(h.shape[1])
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Stays eager: gradient penalties differentiate twice, which compiled graphs do not support."""
