@@ -148,8 +148,9 @@ class _ToImage(nn.Module):
 class Synthesis(Network):
     """Styles [B,width], or one per layer [B,styles,width], -> images [B,C,H,W] in -1..1.
 
-    Ends in tanh, which the paper does without: flat black is reached without haze. A learnt constant at the lowest resolution; each resolution adds its image to the enlarged one of those below. Noise is
-    given, one number per place and layer: [B,places]; None is none.
+    A learnt constant at the lowest resolution; each resolution adds its image to the enlarged one of those below. Noise is
+    given, one number per place and layer: [B,places]; None is none. Ends in tanh, which the paper does without: flat black is
+    then reached without a haze.
 
     Args:
         shape: (C, H, W) of the images.
