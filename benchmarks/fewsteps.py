@@ -4,7 +4,7 @@
 
 Each system is trained by `maquette train` in a process of its own on one thread; what FOLDER holds already is not trained
 again. Every line of the table draws the same samples, by seed and label, with another sampler or number of steps, and is
-judged by the same classifier. Writes benchmarks/DATE-fewsteps.md.
+judged by the same classifier. Writes benchmarks/DATE-fewsteps-DATA.md.
 """
 
 from __future__ import annotations
@@ -126,13 +126,13 @@ def line(run: api.Loaded, name: str, solver: Callable[..., Solver], steps: int, 
 
 def write(given: argparse.Namespace, found: list[dict[str, Any]]) -> None:
     """The table, each FD beside the teacher's at 20 steps."""
-    path = Path(__file__).parent / f"{date.today()}-fewsteps.md"
+    path = Path(__file__).parent / f"{date.today()}-fewsteps-{Path(given.data).name}.md"
     lines = [
         f"# Few steps, {date.today()}",
         "",
         f"{given.data}; {given.samples} samples a line, labels in turn; one thread. torch {versions()['torch']}.",
-        f"`python benchmarks/fewsteps.py --seeds {given.seeds} --teacher {given.teacher} --student {given.student} "
-        f"--samples {given.samples} --recipes {given.recipes}`",
+        f"`python benchmarks/fewsteps.py --data {given.data} --seeds {given.seeds} "
+        f"--teacher {given.teacher} --student {given.student} --samples {given.samples} --recipes {given.recipes}`",
         f"Trained at commits {', '.join(dict.fromkeys(line['git'] or '(not recorded)' for line in found))}.",
         "FD is against all held-out rows, in the features of the data's own classifier; few samples put it above its floor.",
         "",

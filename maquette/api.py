@@ -21,9 +21,9 @@ from maquette import checkpoint, exhibits, lossless, parcel, recipes, storage
 from maquette.baselines import judge_baselines
 from maquette.compare import compare
 from maquette.completion import fitting, occluded
-from maquette.contracts import IGNORE, Batch, Code, Sampler
+from maquette.contracts import IGNORE, Batch, Code, NeedsStart, Sampler
 from maquette.data import Data, Facts, open_data
-from maquette.distributed import World, join
+from maquette.distributed import World, join, leave
 from maquette.doctor import doctor
 from maquette.evaluate import choose, judge, undisturbed
 from maquette.experiment import Experiment, seconds_of
@@ -255,10 +255,17 @@ def _write_events(events: Any, report: Report) -> None:
 def _preview(session: Loaded, step: int) -> None:
     """Sixteen samples beside the checkpoint. A preview that fails is no reason to stop training."""
     field = session.system.codec.field
-    suffix = "png" if field == "image" else "txt"
+    suffix = {"image": "png", "text": "txt"}.get(field, "npz")
     path = session.run.path / "samples" / f"step-{step:08d}.{suffix}"
     try:
-        batch = session.system.sample(16 if field == "image" else 2, seed=0)
+        n = 2 if field == "text" else 16
+        try:
+            batch = session.system.sample(n, seed=0)
+        except NeedsStart:  # show what it makes of held-out rows
+            given = session.data.held.rows(torch.arange(min(n, len(session.data.held))))
+            with torch.no_grad():
+                start = session.system.eval().encode(given)
+            batch = session.system.sample(len(start), start=start, seed=0)
         save_samples(batch, field, path, {"run": session.run.path.name, "step": step, "seed": 0})
     except (RuntimeError, ValueError, OSError) as error:
         session.run.log({"step": step, "preview_failed": str(error)})  # type: ignore[dict-item]
@@ -287,7 +294,9 @@ def train(
     """
     world = join()
     session = begin(recipe, arguments, out=out, steps=steps, budget=budget, seed=seed, device=device, world=world)
-    return pursue(session, world, every=checkpoint_every, stop_on_full=stop_on_full, quiet=quiet)
+    session = pursue(session, world, every=checkpoint_every, stop_on_full=stop_on_full, quiet=quiet)
+    leave()  # a process that ends while its group still listens may abort
+    return session
 
 
 def resume(
@@ -313,7 +322,9 @@ def resume(
         if world.first:
             stack.enter_context(found.held())
         session = _reopened(found, world, steps, device, trust)
-        return pursue(session, world, every=checkpoint_every, stop_on_full=stop_on_full, quiet=quiet)
+        session = pursue(session, world, every=checkpoint_every, stop_on_full=stop_on_full, quiet=quiet)
+    leave()
+    return session
 
 
 def _reopened(found: Run, world: World, steps: int, device: str, trust: bool) -> Loaded:

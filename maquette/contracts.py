@@ -44,10 +44,13 @@ class Condition:
 class Codec(nn.Module):
     """Data <-> code. `field` names the batch field it reads and writes.
 
-    A codec of sequences has `bos`, the symbol that begins one, and `length`, how many symbols one has.
+    A codec of sequences has `bos`, the symbol that begins one, and `length`, how many symbols one has, `books` of them per place.
+    Where `lossy`, decoding a code gives data that only resemble what was encoded.
     """
 
     field: str = "image"
+    lossy: bool = False
+    books: int = 1
     bos: int = 0
     length: int = 0
 
@@ -163,8 +166,15 @@ class Objective(nn.Module):
         return None
 
 
+class NeedsStart(ValueError):
+    """This system makes nothing out of nothing: it rebuilds or changes the `start` it is given. The message says what."""
+
+
 class Sampler(Protocol):
-    """An iterator of drafts; the last one is the sample. A frozen dataclass whose fields are the dials a user may turn."""
+    """An iterator of drafts; the last one is the sample. A frozen dataclass whose fields are the dials a user may turn.
+
+    One that cannot do without a start raises NeedsStart when it has none.
+    """
 
     def draw(
         self,

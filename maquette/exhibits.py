@@ -1,4 +1,7 @@
-"""The few samples that scoring keeps to be looked at: beside real rows, and each with the training row nearest to it."""
+"""The few samples that scoring keeps to be looked at: beside real rows, and each with the training row nearest to it.
+
+Of a system that gives each row a latent and pictures to latents, also strips: a unit turned up and down, and paths between rows.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +13,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maquette.metrics.evidence import Evidence
+from maquette.metrics.evidence import Evidence, UnfitSamples
+from maquette.nn.paths import lerp, slerp, traversal
 from maquette.storage import replace_durably
 
 MOST, TEXTS = 100, 2
+STEPS, UNITS, PAIRS, REACH = 9, 10, 3, 2.0  # of a strip; units at most; pairs of rows joined; deviations of the prior each way
 
 
 def kept(evidence: Evidence) -> dict[str, Any]:
     """Samples and held-out rows of images, the same number of each class, and each sample's nearest training row (Euclid).
 
-    Of text: a few samples.
+    Of text: a few samples. Of a system that makes nothing out of nothing: held-out rows and what it makes of them.
     """
     if evidence.facts.field == "text" and evidence.system is not None:
         return {"samples": evidence.system.sample(TEXTS, seed=evidence.seed)["text"]}
     if not evidence.pictures:
         return {}
-    samples, held, train = evidence.samples, evidence.held, evidence.train["image"]
-    classes = len(evidence.facts.classes)
-    chosen, shown = (_spread(batch, classes) for batch in (samples, held))
+    held, train, classes = evidence.held, evidence.train["image"], len(evidence.facts.classes)
+    shown = _spread(held, classes)
+    try:
+        samples = evidence.samples
+    except UnfitSamples:
+        labels = {name: held["label"][shown].tolist() for name in ("labels", "real_labels") if "label" in held}
+        return {"samples": evidence.rebuilt[shown], "real": held["image"][shown], **labels}
+    chosen = _spread(samples, classes)
     images = samples["image"][chosen]
     nearest = train[torch.cdist(images.flatten(1), train.flatten(1)).argmin(1)]
     found: dict[str, Any] = {"samples": images, "real": held["image"][shown], "nearest": nearest}
@@ -35,6 +45,31 @@ def kept(evidence: Evidence) -> dict[str, Any]:
         found["labels"] = samples["label"][chosen].tolist()
     if "label" in held:
         found["real_labels"] = held["label"][shown].tolist()
+    return {**found, **strips(evidence)}
+
+
+@torch.no_grad()
+def strips(evidence: Evidence) -> dict[str, Any]:
+    """Pictures of STEPS latents a strip; {} where the objective has no `represent` and `rendered`.
+
+    traversals: around one held-out row, a strip per unit, those that vary most over the rows first. paths: from one held-out row
+    to another, a straight strip and a spherical one for each of PAIRS pairs.
+    """
+    system: Any = evidence.system
+    objective: Any = getattr(system, "objective", None)
+    if not (hasattr(objective, "represent") and hasattr(objective, "rendered")):
+        return {}
+    system.eval()
+    codes = objective.represent(system, {name: column[:256] for name, column in evidence.held.items()})
+    if not codes.is_floating_point() or len(codes) < 2 * PAIRS:
+        return {}
+    a, b = codes[: 2 * PAIRS : 2], codes[1 : 2 * PAIRS : 2]
+    roads = torch.stack([lerp(a, b, STEPS), slerp(a, b, STEPS)], 1).flatten(0, 2)
+    found = {"paths": objective.rendered(system, roads).cpu()}
+    if codes.dim() == 2:
+        units = codes.var(0).argsort(descending=True)[:UNITS]
+        moved = traversal(codes[0], units, torch.linspace(-REACH, REACH, STEPS, device=codes.device))
+        found |= {"traversals": objective.rendered(system, moved.flatten(0, 1)).cpu(), "units": units.tolist()}
     return found
 
 

@@ -20,6 +20,7 @@ from maquette.contracts import Batch, Phase
 from maquette.data import Data, order
 from maquette.distributed import World
 from maquette.experiment import Fit
+from maquette.nn.ranks import alone
 from maquette.streams import Streams, mix
 from maquette.system import System
 
@@ -193,11 +194,12 @@ def plan(system: System, data: Data, fit: Fit, budget: float, seed: int = 0) -> 
     span = max(phase.every for phase in system.objective.phases())
     trial = Progress(replace(fit, steps=1 << 40), seed)
     steps = run(system, data, trial)
-    for _ in range(2):  # the first steps compile and allocate
-        next(steps)
-    warm, trial.seconds = trial.step, 0.0
-    while trial.seconds < min(0.02 * budget, 5.0) or trial.step < warm + min(span, 16) or trial.step < warm + 4:
-        next(steps)
+    with alone():  # ranks count their own steps here, so nothing may wait for another
+        for _ in range(2):  # the first steps compile and allocate
+            next(steps)
+        warm, trial.seconds = trial.step, 0.0
+        while trial.seconds < min(0.02 * budget, 5.0) or trial.step < warm + min(span, 16) or trial.step < warm + 4:
+            next(steps)
     each = trial.seconds / (trial.step - warm)
     system.load_state_dict(kept)
     return replace(fit, steps=max(1, round(budget / each))), clock(system.device) - began

@@ -173,7 +173,8 @@ def test_built_in_images_at_another_size():
 
 
 def test_corpora_lists_every_built_in():
-    assert list(corpora()) == ["digits", "glyphs", "glyphs1", "font_digits", "stdlib", "stdlib_prose"] and all(corpora().values())
+    pictures, known = ["digits", "glyphs", "glyphs1", "font_digits"], ["sprites", "scenes", "grid", "ring", "spiral"]
+    assert list(corpora()) == [*pictures, *known, "stdlib", "stdlib_prose"] and all(corpora().values())
 
 
 def test_importing_data_imports_no_heavy_package():
@@ -572,7 +573,7 @@ def test_coded_data_reads_nothing_until_asked(tmp_path):
 
 @pytest.mark.parametrize(
     "columns,length,message",
-    [({"text": ["ab"]}, 9, "3 tokens.*at most 3"), ({"text": ["ab"]}, 0, "at least 1"), ({"image": []}, 4, "'text'")],
+    [({"text": ["ab"]}, 9, "3 tokens.*--context 3"), ({"text": ["ab"]}, 0, "at least 1"), ({"image": []}, 4, "'text'")],
 )
 def test_windows_refuse(columns, length, message):
     with pytest.raises(DataError, match=message):

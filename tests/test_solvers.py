@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from maquette.contracts import Condition, Network
+from maquette.nn.paths import slerp
 from maquette.processes.flow import flow
 from maquette.processes.gaussian import Betas, Clean, Cosine, Gaussian, Noise, Velocity
 from maquette.processes.karras import Growing, karras
 from maquette.samplers.guidance import Guided
-from maquette.samplers.interpolation import between, slerp
+from maquette.samplers.interpolation import between
 from maquette.samplers.solvers import DDIM, DPM, Churn, Euler, Heun, Look, Solver
 from maquette.streams import Streams
 
@@ -330,7 +331,7 @@ def test_between_two_codes_lie_codes() -> None:
 
 def test_slerp_keeps_the_length_of_noise() -> None:
     a, b = torch.randn(400), torch.randn(400)
-    found = slerp(a, b, torch.linspace(0, 1, 5))
+    found = slerp(a[None], b[None], 5)[0]
     torch.testing.assert_close(found[[0, 4]], torch.stack([a, b]), atol=1e-4, rtol=1e-4)
     assert abs(float(found[2].norm()) / 20 - 1) < 0.1 and float(((a + b) / 2).norm()) < 16
-    torch.testing.assert_close(slerp(a, 2 * a, torch.tensor([0.5]))[0], 1.5 * a)
+    torch.testing.assert_close(slerp(a[None], 2 * a[None], 3)[0, 1], 1.5 * a)

@@ -1,7 +1,7 @@
 """Trainable codecs: an encoder, a bottleneck, a decoder that ends in a likelihood. Know neither prior nor sampler.
 
-Every one of them has `squeeze(x, rng, prior) -> (z, penalty[B])`, `nats(x, z) -> [B]` and `draw(z, rng) -> x`, so that one
-objective trains them and one sampler decodes them, whatever the bottleneck is.
+Every one of them has `squeeze(x, rng, prior) -> (z, penalty[B])`, `nats(x, z) -> [B]`, `mean(z) -> x`, `draw(z, rng) -> x` and
+`rate(x) -> nats[B]`, so that one objective trains them and one sampler decodes them, whatever the bottleneck is.
 """
 
 from __future__ import annotations
@@ -12,21 +12,61 @@ from torch import Tensor
 
 from maquette.contracts import Code, Codec, Network
 from maquette.nn.densities import Likelihood, normal_kl
+from maquette.nn.quantize import Quantizer
 from maquette.streams import Streams
 
 
-class KLCodec(Codec):
-    """Images float[B,C,H,W] in -1..1 <-> Gaussian latents float[B,D,*S] (Kingma & Welling 2014).
+class Autoencoder(Codec):
+    """Images float[B,C,H,W] in -1..1 <-> codes; what all bottlenecks share.
 
     Args:
-        encoder: image [B,C,H,W] -> posterior means and log-variances [B, 2 D, *S].
-        decoder: latent [B,D,*S] -> the likelihood's parameters [B,P,H,W].
+        encoder: image [B,C,H,W] -> what the bottleneck reads.
+        decoder: latent z [B,D,*S] -> the likelihood's parameters [B,P,H,W].
         likelihood: reads them: nats, draws and means of images.
     """
+
+    lossy = True
 
     def __init__(self, encoder: Network, decoder: Network, likelihood: Likelihood):
         super().__init__()
         self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
+
+    def squeeze(self, x: Tensor, rng: Streams, prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The latent z [B,D,*S] to decode in training, and what the bottleneck charges for it [B]."""
+        raise NotImplementedError
+
+    def rate(self, x: Tensor) -> Tensor:
+        """What the codes of x cost to send under the bottleneck's own, unlearned prior, in nats [B]."""
+        raise NotImplementedError
+
+    def nats(self, x: Tensor, z: Tensor) -> Tensor:
+        """-log p(x | z) [B]: the distortion."""
+        return self.likelihood.nats(x, self.decoder(z))
+
+    def mean(self, z: Tensor) -> Tensor:
+        """E[x | z], [B,C,H,W]; not rounded."""
+        return self.likelihood.mean(self.decoder(z))
+
+    def draw(self, z: Code, rng: Streams) -> Tensor:
+        """x ~ p(x | z), [B,C,H,W] in -1..1."""
+        return self.likelihood.draw(self.decoder(z), rng)
+
+    @property
+    def last(self) -> Tensor:
+        """The weights of the decoder's last layer, where gradients of several losses are compared."""
+        return [p for p in self.decoder.parameters() if p.ndim > 1][-1]
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the two networks: nobody calls the codec itself."""
+        self.encoder.compile(*args, **kwargs)
+        self.decoder.compile(*args, **kwargs)
+
+
+class KLCodec(Autoencoder):
+    """Images float[B,C,H,W] in -1..1 <-> Gaussian latents float[B,D,*S] (Kingma & Welling 2014).
+
+    The encoder gives posterior means and log-variances [B, 2 D, *S].
+    """
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x), [B,D,*S] each, in float32."""
@@ -37,7 +77,7 @@ class KLCodec(Codec):
         return self.posterior(data)[0]
 
     def decode(self, code: Code) -> Tensor:
-        return self.likelihood.mean(self.decoder(code))
+        return self.mean(code)
 
     def squeeze(self, x: Tensor, rng: Streams, prior: Tensor | None = None) -> tuple[Code, Tensor]:
         """A reparameterised draw z ~ q(z | x) [B,D,*S] and KL(q || prior) in nats [B], in closed form.
@@ -50,15 +90,42 @@ class KLCodec(Codec):
         moments = prior if prior is not None else mean.new_zeros(len(mean), 2, *mean.shape[1:])
         return z, normal_kl(mean, logvar, moments)
 
-    def nats(self, x: Tensor, z: Code) -> Tensor:
-        """-log p(x | z) [B]: the distortion."""
-        return self.likelihood.nats(x, self.decoder(z))
+    def rate(self, x: Tensor) -> Tensor:
+        """KL(q || N(0, 1)) [B]: what bits-back coding would pay (Hinton & van Camp 1993)."""
+        mean, logvar = self.posterior(x)
+        return normal_kl(mean, logvar, mean.new_zeros(len(mean), 2, *mean.shape[1:]))
 
-    def draw(self, z: Code, rng: Streams) -> Tensor:
-        """x ~ p(x | z), [B,C,H,W] in -1..1."""
-        return self.likelihood.draw(self.decoder(z), rng)
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the two networks: nobody calls the codec itself."""
-        self.encoder.compile(*args, **kwargs)
-        self.decoder.compile(*args, **kwargs)
+class SymbolCodec(Autoencoder):
+    """Images float[B,C,H,W] in -1..1 <-> symbols int64[B,T]: places in raster order, the books of a place side by side.
+
+    The encoder gives vectors [B,D,h,w] for the quantiser. `bos` is one more than the largest symbol (van den Oord 2017).
+
+    Args:
+        grid: (h, w), the places.
+    """
+
+    def __init__(self, encoder: Network, quantizer: Quantizer, decoder: Network, likelihood: Likelihood, grid: tuple[int, int]):
+        super().__init__(encoder, decoder, likelihood)
+        self.quantizer, self.grid, self.books = quantizer, grid, quantizer.books
+        self.bos, self.length = quantizer.symbols, grid[0] * grid[1] * quantizer.books
+
+    def encode(self, data: Tensor) -> Code:
+        return self.quantizer(self.encoder(data).flatten(2).mT)[1].flatten(1)
+
+    def decode(self, code: Code) -> Tensor:
+        return self.mean(self.latent(code))
+
+    def latent(self, code: Code) -> Tensor:
+        """The points that the symbols int64[B,T] stand for: [B,D,h,w]."""
+        symbols = code.clamp(0, self.bos - 1).unflatten(1, (-1, self.quantizer.books))
+        return self.quantizer.embed(symbols).mT.contiguous().unflatten(2, self.grid)
+
+    def squeeze(self, x: Tensor, rng: Streams, prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The quantised latent [B,D,h,w], a gradient straight through it, and the squared errors [B] to commit to (eq. 3)."""
+        z, _, error = self.quantizer(self.encoder(x).flatten(2).mT, rng)
+        return z.mT.contiguous().unflatten(2, self.grid), error  # channels first in memory: norms run faster
+
+    def rate(self, x: Tensor) -> Tensor:
+        """All symbols equally likely: the same for every image."""
+        return x.new_full((len(x),), self.grid[0] * self.grid[1] * self.quantizer.nats)

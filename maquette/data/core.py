@@ -28,7 +28,8 @@ class Facts:
     sources: whether each image comes with one to be made from, as "source";
     classes: label names, in label order; shares: each class's share of the training rows; rows: split -> count;
     bytes: split -> UTF-8 bytes of text; hash: SHA-256 over every row in order.
-    kind: "real", "rendered", "simulated" or "own".
+    kind: "real", "rendered", "simulated" or "own"; factors: a column's name -> what its values 0, 1, ... stand for, where
+    what made a row is known.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Facts:
     size: int = 0
     sources: bool = False
     bytes: dict[str, int] = fresh(default_factory=dict)
+    factors: dict[str, tuple[str, ...]] = fresh(default_factory=dict)
 
     def asdict(self) -> dict[str, Any]:
         return asdict(self)
@@ -57,7 +59,8 @@ class Facts:
         """Facts as read back from run.json."""
         tuples = {k: tuple(v) for k, v in saved.items() if isinstance(v, list)}
         tuples["skipped"] = tuple(tuple(pair) for pair in saved.get("skipped", ()))
-        return cls(**{**saved, **tuples})
+        factors = {name: tuple(values) for name, values in saved.get("factors", {}).items()}
+        return cls(**{**saved, **tuples, "factors": factors})
 
 
 class Split:

@@ -16,8 +16,11 @@ from maquette.data.folder import read_own
 from maquette.data.fonts import font_digits, glyphs, glyphs1
 from maquette.data.images import resized
 from maquette.data.listing import signature
+from maquette.data.mixtures import grid, ring, spiral
 from maquette.data.pairs import font_digits8, serif_glyphs
 from maquette.data.python_source import stdlib, stdlib_prose
+from maquette.data.scenes import scenes
+from maquette.data.sprites import sprites
 
 BUILTINS: tuple[Callable[[], Data], ...] = (
     digits,
@@ -26,6 +29,11 @@ BUILTINS: tuple[Callable[[], Data], ...] = (
     font_digits,
     font_digits8,
     serif_glyphs,
+    sprites,
+    scenes,
+    grid,
+    ring,
+    spiral,
     stdlib,
     stdlib_prose,
 )

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maquette.contracts import Batch
+from maquette.contracts import Batch, NeedsStart
 from maquette.data import Data, Facts, Split, fingerprint
 from maquette.metrics import features
 from maquette.metrics.estimate import Estimate, Options, Signature
@@ -115,18 +115,36 @@ class Evidence:
         the number of training rows.
 
         Raises:
-            UnfitSamples: an image that is not finite, or of another shape than the data's.
+            UnfitSamples: an image that is not finite, or of another shape than the data's; or a system that makes nothing
+                out of nothing.
         """
         batch = self._samples
         if batch is None:
             assert self.system is not None
             began = time.perf_counter()
-            batch = self.system.sample(self.n, about=self.requests(), seed=self.seed)
+            try:
+                batch = self.system.sample(self.n, about=self.requests(), seed=self.seed)
+            except NeedsStart as error:
+                raise UnfitSamples(str(error)) from None
             self.sampling_seconds = time.perf_counter() - began
         batch = {k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in batch.items()}
         if self.pictures:
             batch["image"] = self.rounded(batch["image"])
         return batch
+
+    @cached_property
+    def rebuilt(self) -> Tensor:
+        """The held-out images as a lossy codec gives them back, rounded to the data's grey levels: float[N,C,H,W] on the CPU.
+
+        Raises:
+            UnfitSamples: one is not finite.
+        """
+        assert self.system is not None
+        codec, parts = self.system.eval().codec, []
+        with torch.no_grad():
+            for part in self.held[codec.field].split(256):
+                parts.append(codec.decode(codec.encode(part.to(self.system.device))).cpu())
+        return self.rounded(torch.cat(parts))
 
     def requests(self) -> Batch | None:
         """What each sample is told: the conditioner's fields of training rows; None where it reads none of them."""

@@ -40,13 +40,13 @@ class ResidualMLP(Network):
 
 
 class Generator(Network):
-    """Noise [B,latent] and what it is told -> images [B,C,H,W] in -1..1.
+    """Noise [B,latent] and what it is told -> images [B,C,H,W], or points, in -1..1.
 
     Ends in tanh, which reaches flat black and white without noise: measured on digits, a linear end leaves speckle.
 
     Args:
         body: vectors [B, latent + 32 if told] -> anything of C * H * W numbers per row.
-        shape: (C, H, W) of the images.
+        shape: (C, H, W) of the images, or (D,) of points.
         latent: width of the noise.
         told: width of the condition vector; 0 = unconditional.
     """
@@ -54,7 +54,7 @@ class Generator(Network):
     edges = ("body.stem", "body.head", "embed")
     embedding = 32
 
-    def __init__(self, body: Network, shape: tuple[int, int, int], latent: int, told: int = 0):
+    def __init__(self, body: Network, shape: tuple[int, ...], latent: int, told: int = 0):
         super().__init__()
         self.body, self.shape, self.latent = body, tuple(shape), latent
         self.embed = nn.Linear(told, self.embedding) if told else None

@@ -230,7 +230,7 @@ class PixelRNN(Network):
         width: units per layer, rounded up to a multiple of C.
         depth: layers, each added to the stream (section 3.3).
         told: width of the condition vector that biases every gate; 0 = unconditional.
-        dropout: share of the feature maps that training hides between layers and before the head.
+        dropout: share of the feature maps that training hides from each layer, of its own, and before the head.
     """
 
     edges = ("embed", "head")
@@ -274,7 +274,7 @@ class PixelRNN(Network):
         known = F.pad(x[:, 1:], (0, rows * breadth * channels - length + 1))
         h = self.first(self.see(known.view(-1, rows, breadth, channels))) + BOOST * self.place[:, :rows]
         for layer, out in zip(self.layers, self.outs, strict=True):
-            h = h + self.hide(out(layer(h, vector)))
+            h = h + out(self.hide(layer(self.hide(h), vector)))
         found = self.read(h, self.bias[:, :rows])
         return found.permute(0, 3, 4, 1, 2).reshape(len(x), -1, self.levels)[:, :length]
 

@@ -77,7 +77,7 @@ class Mapping(Network):
     def remember(self, w: Tensor, cond: Condition | None, weight: float = 0.02) -> None:
         """Move the mean styles towards these [B,width], over all ranks, by `weight` where a class is present."""
         vector = self._vector(cond, len(w))
-        seen = summed(torch.cat([vector.T @ w.float(), vector.sum(0)[:, None]], 1))
+        (seen,) = summed(torch.cat([vector.T @ w.float(), vector.sum(0)[:, None]], 1))
         count = seen[:, -1:]
         self.centres.lerp_(torch.where(count > 0, seen[:, :-1] / count.clamp_min(1e-6), self.centres), weight)
 

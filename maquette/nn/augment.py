@@ -75,7 +75,7 @@ class Augment(nn.Module):
         """Move `p` by the evidence of all ranks since the last call: up where D is too sure (Karras 2020)."""
         if not self.target:
             return
-        signs, seen = summed(torch.stack([self.signs, self.seen]))
+        signs, seen = summed(self.signs, self.seen)
         self.p += torch.sign(signs - self.target * seen) * seen * self.speed
         self.p.clamp_(0, 0.8)
         self.signs.zero_()

@@ -30,6 +30,10 @@ class Likelihood(Protocol):
     def mean(self, params: Tensor) -> Tensor:
         """The expected image [B,C,H,W]; not rounded."""
 
+
+class Levelled(Likelihood, Protocol):
+    """A likelihood on grey levels, which can be asked channel by channel."""
+
     def each(self, x: Tensor, params: Tensor) -> Tensor:
         """Logits [B,C,levels,H,W] of each channel given the channels of x [B,C,H,W] before it: the chain rule of `nats`."""
 
@@ -154,7 +158,31 @@ class LogisticMixture:
         return torch.stack(image, 1)
 
 
-def grey(levels: int) -> Likelihood:
+class Normal:
+    """Real numbers, each with a Gaussian of its own mean and width: x [B,C,*S], params [B, 2 C, *S]."""
+
+    def width(self, channels: int) -> int:
+        return 2 * channels
+
+    def _split(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and log-deviations [B,C,*S]."""
+        mean, scale = params.float().chunk(2, 1)
+        return mean, scale.clamp(-7, 5)
+
+    def nats(self, x: Tensor, params: Tensor) -> Tensor:
+        mean, scale = self._split(params)
+        each = 0.5 * ((x - mean) * (-scale).exp()).square() + scale + 0.5 * math.log(2 * math.pi)
+        return each.flatten(1).sum(1)
+
+    def draw(self, params: Tensor, rng: Streams) -> Tensor:
+        mean, scale = self._split(params)
+        return mean + scale.exp() * rng.normal(*mean.shape[1:])
+
+    def mean(self, params: Tensor) -> Tensor:
+        return self._split(params)[0]
+
+
+def grey(levels: int) -> Levelled:
     """The likelihood for images of `levels` grey levels: a softmax while they are few (<= 32), else a logistic mixture."""
     return Categorical(levels) if levels <= 32 else LogisticMixture(levels, parts=10)
 

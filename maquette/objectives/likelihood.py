@@ -98,3 +98,17 @@ class NextToken(Objective):
         """-log p(code | condition) in nats [B], summed over the targets."""
         x, target = self.shift(system.encode(batch), batch)
         return nats(system.steady("main")(x, cond=system.condition(batch)), target)
+
+
+class NextCode(NextToken):
+    """The same for the codes of a lossy codec: they have a likelihood, the data themselves have none here."""
+
+    bound = ""
+
+    def score(self, system: System, batch: Batch, rng: Streams) -> None:  # type: ignore[override]
+        return None
+
+    @torch.no_grad()
+    def rate(self, system: System, batch: Batch, rng: Streams) -> Tensor:
+        """What the codes cost to send under this prior, given the batch's own condition, in nats [B]."""
+        return super().score(system, batch, rng)

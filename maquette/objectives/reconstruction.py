@@ -45,7 +45,11 @@ class Reconstruction(Objective):
         dims = x[0].numel()
         distortion, rate = codec.nats(x, z).mean() / dims, rate.mean() / dims
         bits = (distortion + rate) / math.log(2)
-        return distortion + self.beta * rate, {"bits": bits, "rate": rate / math.log(2)}
+        return distortion + self.price(rate, dims, step), {"bits": bits, "rate": rate / math.log(2)}
+
+    def price(self, rate: Tensor, dims: int, step: int) -> Tensor:
+        """What a mean rate, in nats per dimension, costs at a step of training."""
+        return self.beta * rate
 
     @torch.no_grad()
     def score(self, system: System, batch: Batch, rng: Streams) -> Tensor:
@@ -77,6 +81,44 @@ class Reconstruction(Objective):
         return math.log(samples) - torch.stack(weights).logsumexp(0)
 
     @torch.no_grad()
+    def represent(self, system: System, batch: Batch, rng: Streams | None = None) -> Tensor:
+        """The latent that stands for each row [B,D,*S]: the posterior's mean, or with `rng` a draw from the posterior."""
+        mean, logvar = system.steady("codec").posterior(system.encode(batch))
+        return mean if rng is None else mean + (0.5 * logvar).exp() * rng.normal(*mean.shape[1:])
+
+    @torch.no_grad()
+    def rendered(self, system: System, z: Tensor) -> Tensor:
+        """The data that latents [B,D,*S] stand for: the decoder's expectation, as the system's codec decodes it."""
+        return system.decode(system.steady("codec").decode(z))
+
+    @torch.no_grad()
     def active_units(self, system: System, batch: Batch, threshold: float = 0.01) -> Tensor:
         """bool[D, *S]: latent units whose posterior mean varies by more than `threshold` over the batch (Burda 2016, 5.2)."""
         return system.steady("codec").encode(system.encode(batch)).var(0) > threshold
+
+
+class Capacity(Reconstruction):
+    """beta-VAE with a growing capacity: distortion + beta * |rate - C| (Burgess 2018, eq. 8, whose gamma is this beta).
+
+    C rises in a straight line from 0 to `capacity`, then stays: a function of the step alone, so a resumed run goes on exactly.
+
+    Args:
+        beta: weight of the rate's distance from C.
+        capacity: the C at the end, in nats per row.
+        anneal: steps over which C rises; 0 = it is there from the first step.
+    """
+
+    def __init__(self, beta: float, capacity: float, anneal: int, draws: int = 4):
+        super().__init__(beta, draws)
+        if not (math.isfinite(capacity) and capacity > 0):
+            raise ValueError(f"capacity is {capacity}; it must be above 0 nats")
+        if anneal < 0:
+            raise ValueError(f"anneal is {anneal}; it must be 0 steps or more, nearest is 0")
+        self.capacity, self.anneal = capacity, anneal
+
+    def allowed(self, step: int) -> float:
+        """C at a step, in nats per row."""
+        return self.capacity * min(1.0, step / self.anneal) if self.anneal else self.capacity
+
+    def price(self, rate: Tensor, dims: int, step: int) -> Tensor:
+        return self.beta * (rate - self.allowed(step) / dims).abs()

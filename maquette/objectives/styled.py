@@ -87,7 +87,8 @@ class Styled(Adversarial):
             styles = self.styles(system, cond, rng)
             image = synthesis(styles, noise=rng.normal(synthesis.places))
             lengths = path_lengths(image, styles, rng)
-        mean = summed(lengths.detach().sum()) / summed(lengths.new_tensor(len(lengths)))
+        total, count = summed(lengths.detach().sum(), lengths.new_tensor(float(len(lengths))))
+        mean = total / count
         self.length.lerp_(mean, torch.where(self.length == 0, 1.0, 0.01))  # a mean begun at 0 would flatten the young generator
         uneven = (lengths - self.length).square().mean()
         return uneven * self.path * self.path_every, {"length": mean, "uneven": uneven}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 
-from maquette.codecs.pixels import Pixels
+from maquette.codecs.points import continuous
 from maquette.conditioners.label import Labels
 from maquette.contracts import Network, Objective
 from maquette.data import Data, open_data
 from maquette.experiment import Experiment, Fit
 from maquette.networks.dcgan import ConvEncoder, DeconvDecoder
 from maquette.networks.gan import Discriminator, Generator, ResidualMLP
+from maquette.networks.perceptron import Perceptron
 from maquette.networks.resnet import ResNetDecoder, ResNetEncoder
 from maquette.nn.augment import Augment
 from maquette.objectives.adversarial import Adversarial, Contest, Logistic, Relativistic
@@ -53,8 +54,9 @@ def gan(
     """
     opened = open_data(data, size)
     facts = opened.facts
-    if facts.field != "image":
-        raise ValueError(f"gan models images, and data {data!r} holds {facts.field}")
+    codec = continuous(facts, "gan")
+    if augment and facts.field != "image":
+        raise ValueError(f"augment is {augment}; it changes images, and for {facts.field}s it must be 0")
     if loss not in LOSSES:
         raise UnknownName("loss", loss, LOSSES)
     for name, value in (("depth", depth), ("latent", latent)):
@@ -63,32 +65,34 @@ def gan(
     conditioner = Labels(facts.shares) if facts.classes else None
     told = conditioner.width if conditioner else 0
     wide = latent + (Generator.embedding if told else 0)
-    channels, height, across = facts.shape
-    shape = (channels, height, across)
-    paint, look, features = _bodies(shape, wide, depth)
-    generator = Generator(paint, shape, latent, told)
+    paint, look, features = _bodies(facts.shape, wide, depth)
+    generator = Generator(paint, facts.shape, latent, told)
     contest: Contest = Relativistic() if loss == "relativistic" else Logistic()
     system = System(
         {"generator": generator, "discriminator": Discriminator(look, features, told), "ema": copy.deepcopy(generator)},
         Adversarial(contest, r1=gamma, r2=gamma if loss == "relativistic" else 0.0, augment=Augment(augment)),
         OneShot(),
-        Pixels(facts.levels),
+        codec,
         conditioner,
         follow={"ema": ("generator", 0.998)},
     )
     return Experiment(system, opened, Fit(steps=2000, batch=128, lr=1e-3, betas=(0.0, 0.99), clip=0.0), EXPECTED)
 
 
-def _bodies(shape: tuple[int, int, int], wide: int, depth: int) -> tuple[Network, Network, int]:
+def _bodies(shape: tuple[int, ...], wide: int, depth: int) -> tuple[Network, Network, int]:
     """The generator's body, the discriminator's body, and how many features the latter gives."""
-    pixels = shape[0] * shape[1] * shape[2]
+    width = 128 * depth
+    if len(shape) == 1:  # points
+        look = Perceptron(shape, (width,), width, depth, waves=(2.0, 4.0, 8.0, 16.0))
+        return Perceptron((wide,), shape, width, depth, waves=(1.0, 2.0, 4.0)), look, width
+    channels, height, across = shape
+    pixels = channels * height * across
     if pixels <= 256:
-        width = 128 * depth
         return ResidualMLP(wide, pixels, width, depth), ResidualMLP(pixels, width, width, depth), width
     width, features = 16 * depth, 64 * depth
     return (
-        ResNetDecoder(wide, shape, width, depth, norm=False, fold=2),
-        ResNetEncoder(shape, features, width, depth, norm=False, fold=2),
+        ResNetDecoder(wide, (channels, height, across), width, depth, norm=False, fold=2),
+        ResNetEncoder((channels, height, across), features, width, depth, norm=False, fold=2),
         features,
     )
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 
 from maquette.codecs.autoencoder import KLCodec
-from maquette.codecs.pixels import Pixels
+from maquette.codecs.points import continuous
 from maquette.conditioners.label import Labels
-from maquette.data import open_data
+from maquette.contracts import Network
+from maquette.data import Facts, open_data
 from maquette.experiment import Experiment, Fit
+from maquette.networks.perceptron import Perceptron
 from maquette.networks.prior import ConditionalNormal, StandardNormal
 from maquette.networks.resnet import ResNetDecoder, ResNetEncoder
-from maquette.nn.densities import grey
+from maquette.nn.densities import Likelihood, Normal, grey
 from maquette.objectives.reconstruction import Reconstruction
 from maquette.samplers.decode import Decode
 from maquette.system import System
@@ -38,26 +40,34 @@ def vae(
     """
     opened = open_data(data, size)
     facts = opened.facts
-    if facts.field != "image":
-        raise ValueError(f"vae models images, and data {data!r} holds {facts.field}")
+    code = continuous(facts, "vae")
     for name, value in (("depth", depth), ("latent", latent)):
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be 1 or more")
-    channels, height, across = facts.shape
-    likelihood, width, fold = grey(facts.levels), 32 * depth, 2 if max(height, across) > 16 else 1
-    codec = KLCodec(
-        ResNetEncoder((channels, height, across), 2 * latent, 2 * width, depth, dropout, fold=2),
-        ResNetDecoder(latent, (likelihood.width(channels), height, across), width, depth, dropout, fold=fold),
-        likelihood,
-    )
+    codec = KLCodec(*_halves(facts, latent, depth, dropout))
     conditioner = Labels(facts.shares) if facts.classes else None
     prior = ConditionalNormal(latent, conditioner.width) if conditioner else StandardNormal((latent,))
     system = System(
         {"codec": codec, "prior": prior, "ema": copy.deepcopy(codec), "prior_ema": copy.deepcopy(prior)},
         Reconstruction(beta),
         Decode(),
-        Pixels(facts.levels),
+        code,
         conditioner,
         follow={"ema": ("codec", 0.998), "prior_ema": ("prior", 0.998)},
     )
     return Experiment(system, opened, Fit(steps=1000, batch=64, lr=6e-3, weight_decay=0.3), EXPECTED)
+
+
+def _halves(facts: Facts, latent: int, depth: int, dropout: float) -> tuple[Network, Network, Likelihood]:
+    """Encoder, decoder and likelihood: convolutions and grey levels for images, perceptrons and Gaussians for points."""
+    if facts.field == "point":
+        (numbers,), gaussian = facts.shape, Normal()
+        encoder = Perceptron(facts.shape, (2 * latent,), 128 * depth, depth, waves=(4.0, 8.0))
+        return encoder, Perceptron((latent,), (gaussian.width(numbers),), 128 * depth, depth), gaussian
+    channels, height, across = facts.shape
+    likelihood, width, fold = grey(facts.levels), 32 * depth, 2 if max(height, across) > 16 else 1
+    return (
+        ResNetEncoder((channels, height, across), 2 * latent, 2 * width, depth, dropout, fold=2),
+        ResNetDecoder(latent, (likelihood.width(channels), height, across), width, depth, dropout, fold=fold),
+        likelihood,
+    )

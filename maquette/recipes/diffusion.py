@@ -1,4 +1,4 @@
-"""Diffusion and flow matching of images: one recipe per published system."""
+"""Diffusion and flow matching of images and of points: one recipe per published system."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import copy
 import math
 from dataclasses import fields
 
-from maquette.codecs.pixels import Pixels
+from maquette.codecs.points import continuous
 from maquette.conditioners.label import Labels
 from maquette.contracts import Network
 from maquette.data import Data, open_data
 from maquette.experiment import Experiment, Fit
 from maquette.networks.dit import DiT
+from maquette.networks.perceptron import Perceptron
 from maquette.networks.unet import UNet
 from maquette.objectives.denoising import Denoising
 from maquette.processes import flow as straight
@@ -26,17 +27,16 @@ from maquette.system import System
 # after 60 training seconds on the default data, one CPU thread
 FLOW = {"FD-mlp128-64": (0.4, 0.9), "GAN-train": (0.945, 1.0), "C2ST forest": (0.5, 0.75), "NN distance": (1.0, 1.4)}
 DDPM = {"FD-mlp128-64": (0.4, 1.3), "GAN-train": (0.93, 1.0)}
-
 IMPLICIT = {"FD-mlp128-64": (0.5, 1.4), "GAN-train": (0.93, 1.0)}
 DIT = {"FD-mlp128-64": (0.4, 1.1), "GAN-train": (0.94, 1.0), "C2ST forest": (0.5, 0.8), "NN distance": (1.0, 1.5)}
-EDM = {"FD-mlp128-64": (0.4, 1.3), "GAN-train": (0.93, 1.0)}
+EDM = {"FD-mlp128-64": (0.4, 1.0), "GAN-train": (0.945, 1.0), "C2ST forest": (0.5, 0.75), "NN distance": (1.0, 1.4)}
 SPREAD = 0.75  # standard deviation of images in -1 .. 1, near enough
 
 
 def flow(
     data: str = "digits", size: int = 0, depth: int = 1, dropout: float = 0.0, drop: float = 0.1, likelihood: bool = False
 ) -> Experiment:
-    """Flow matching with a U-Net, told the label where there is one (Lipman 2023, arXiv:2210.02747).
+    """Flow matching with a U-Net (a perceptron for points), told the label where there is one (Lipman 2023, arXiv:2210.02747).
 
     The straight path of rectified flow (Liu 2023) at logit-normal times (Esser 2024); sampled by Heun's method.
     The network's output is preconditioned (Karras 2022).
@@ -49,7 +49,7 @@ def flow(
         drop: chance that a training row is not told its label; above 0 makes guidance possible.
         likelihood: judge the run by its bits per dimension too, through the probability-flow ODE; slow.
     """
-    opened = _images("flow", data, size)
+    opened = _numbers("flow", data, size)
     shift = shift_of(opened.facts.shape)
     process = straight.flow(shift, spread=1.3, reading=Balanced(SPREAD))
     process = _measured(process, opened) if likelihood else process
@@ -71,7 +71,7 @@ def edm(
         drop: chance that a training row is not told its label; above 0 makes guidance possible.
         likelihood: judge the run by its bits per dimension too, through the probability-flow ODE; slow.
     """
-    opened = _images("edm", data, size)
+    opened = _numbers("edm", data, size)
     process = karras(SPREAD, centre=-1.2 + math.log(SPREAD / 0.5))  # the paper's, whose images have a deviation of 0.5
     process = _measured(process, opened) if likelihood else process
     return _experiment(opened, process, Churn(process, opened.facts.shape, steps=18), depth, dropout, drop, EDM)
@@ -99,7 +99,7 @@ def ddpm(
         estimate: what the network estimates: eps, the noise; v, the velocity (Salimans & Ho 2022); or x, the image itself.
         min_snr: the loss weight of x's error is min(SNR, this) (Hang 2023: 5), whatever is estimated; 0 = the estimate's own.
     """
-    opened = _images("ddpm", data, size)
+    opened = _numbers("ddpm", data, size)
     process = _chain("ddpm", schedule, estimate, min_snr)
     return _experiment(opened, process, Ancestral(process, opened.facts.shape, clip=1.0), depth, dropout, drop, DDPM)
 
@@ -126,7 +126,7 @@ def ddim(
         estimate: what the network estimates: eps, the noise; v, the velocity (Salimans & Ho 2022); or x, the image itself.
         min_snr: the loss weight of x's error is min(SNR, this) (Hang 2023: 5), whatever is estimated; 0 = the estimate's own.
     """
-    opened = _images("ddim", data, size)
+    opened = _numbers("ddim", data, size)
     process = _chain("ddim", schedule, estimate, min_snr)
     return _experiment(opened, process, DDIM(process, opened.facts.shape, clip=1.0), depth, dropout, drop, IMPLICIT)
 
@@ -175,12 +175,19 @@ def _chain(recipe: str, schedule: str, estimate: str, min_snr: float) -> Gaussia
 def _measured(process: Gaussian, opened: Data) -> Density:
     """The same process, able to say what an image costs."""
     parts = {f.name: getattr(process, f.name) for f in fields(Gaussian)}
-    return Density(**parts, values=opened.facts.levels)
+    return Density(**parts, values=opened.facts.levels if opened.facts.field == "image" else 0)
 
 
 def shift_of(shape: tuple[int, ...]) -> float:
     """How much less noise an image this small can bear than one of 32 pixels."""
-    return min(1.0, math.sqrt(min(shape[1:]) / 32))
+    return min(1.0, math.sqrt(min(shape[1:], default=32) / 32))
+
+
+def _numbers(recipe: str, data: str, size: int) -> Data:
+    """The data, which must be images or points."""
+    opened = open_data(data, size)
+    continuous(opened.facts, recipe)
+    return opened
 
 
 def _images(recipe: str, data: str, size: int) -> Data:
@@ -200,11 +207,15 @@ def _experiment(
     drop: float,
     expected: dict[str, tuple[float, float]],
 ) -> Experiment:
-    """A U-Net under the process, with a running average of its weights to sample from."""
+    """A U-Net (for points a perceptron, without dropout) under the process."""
     _check(depth, dropout)
-    folding, mults = levels_of(opened.facts.shape)
-    told = len(opened.facts.classes)
-    net = UNet(opened.facts.shape[0], 32 * depth, mults, depth, vector=told, dropout=dropout, folding=folding)
+    shape, told = opened.facts.shape, len(opened.facts.classes)
+    net: Network
+    if opened.facts.field == "point":
+        net = Perceptron(shape, shape, 128 * depth, depth + 1, waves=(2.0, 5.0, 12.0), told=told, times=16)
+    else:
+        folding, mults = levels_of(shape)
+        net = UNet(shape[0], 32 * depth, mults, depth, vector=told, dropout=dropout, folding=folding)
     return _denoiser(opened, net, process, sampler, drop, Fit(steps=3000, batch=64, lr=3e-3, bf16=True), expected)
 
 
@@ -231,7 +242,7 @@ def _denoiser(
         {"main": net, "ema": copy.deepcopy(net)},
         Denoising(process, drop),
         sampler,
-        Pixels(facts.levels),
+        continuous(facts, "a denoiser"),
         Labels(facts.shares) if facts.classes else None,
         follow={"ema": ("main", 0.9999)},
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from maquette.report.axes import count, finite
 from maquette.report.curves import Point, loss_curves
-from maquette.report.gallery import sheet
+from maquette.report.gallery import sheet, strips
 from maquette.report.standing import columns, names
 from maquette.report.story import findings, warnings
 from maquette.report.tables import board, data_facts, meanings, reproduction, system
@@ -156,8 +156,9 @@ def _spaced(budget: Any) -> str:
 def _samples(
     titles: list[str], shown: list[dict[str, Any] | None], facts: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Sheets of pictures, the real ones first; and texts."""
+    """Sheets of pictures, the real ones first, paths through latent spaces last; and texts."""
     gallery: list[dict[str, Any]] = []
+    latent: list[dict[str, Any]] = []
     texts: list[dict[str, Any]] = []
     classes = list(facts.get("classes") or [])
     real = next((run for run in shown if run and run.get("real") is not None and hasattr(run["real"], "ndim")), None)
@@ -174,7 +175,8 @@ def _samples(
         sampler = ((run.get("eval") or {}).get("sampler") or {}).get("name", "")
         made = sheet(samples, run.get("labels"), classes, name, f"Samples of {name}{', a column per class' if classes else ''}.")
         gallery.append({**made, "note": sampler})
-    return gallery, texts
+        latent += strips(run, name)
+    return gallery + latent, texts
 
 
 def _text(sample: Any, run: dict[str, Any], at: int) -> dict[str, str]:

@@ -8,24 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from maquette.contracts import Code, Condition
+from maquette.nn.paths import slerp
 from maquette.samplers.solvers import DDIM, Look
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
     from maquette.system import System
-
-
-def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """The point at `share` [N] of the great circle from a to b (each [...]): [N,...]. Straight where they are parallel."""
-    cos = (a * b).sum() / (a.norm() * b.norm()).clamp(min=1e-12)
-    angle = cos.clamp(-1, 1).acos()
-    share = share.reshape(-1, *[1] * a.dim())
-    if float(angle.sin()) < 1e-4:
-        return torch.lerp(a.expand(len(share), *a.shape), b.expand(len(share), *b.shape), share)
-    return ((1 - share) * angle).sin() / angle.sin() * a + (share * angle).sin() / angle.sin() * b
 
 
 @torch.no_grad()
@@ -45,7 +35,7 @@ def between(system: System, solver: DDIM, first: Code, last: Code, count: int, c
         raise ValueError(f"eta is {solver.eta}; only eta 0 can be inverted")
     net = system.steady("main")
     ends = solver.invert(net, torch.stack([first, last]), _rows(cond, 2))
-    noise = slerp(ends[0], ends[1], torch.linspace(0, 1, count, device=ends.device))
+    noise = slerp(ends[:1], ends[1:], count)[0]
     look = Look(solver.process, net, _rows(cond, count), solver.clip)
     *_, found = solver.walk(look, noise, solver.process.grid(solver.steps).to(noise.device), Streams.of(0, count))
     return found
