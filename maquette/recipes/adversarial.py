@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+from maquette.codecs.pixels import Pixels
 from maquette.codecs.points import continuous
 from maquette.conditioners.label import Labels
 from maquette.contracts import Network, Objective
