@@ -168,7 +168,7 @@ def begin(
     if world.first:
         Run.check_free(folder)  # before the work of planning
     system = experiment.system.to(pick_device(device))
-    system.codec.learn(experiment.data.train)
+    system.learn(experiment.data.train)
     if experiment.fit.batch > (rows := len(experiment.data.train)) > 0:
         experiment = replace(experiment, fit=replace(experiment.fit, batch=rows - rows % world.size))
     ready(system, experiment.fit)
@@ -335,7 +335,7 @@ def _reopened(found: Run, world: World, steps: int, device: str, trust: bool) ->
     else:
         experiment = rebuild(found, trust)
         experiment.system.to(pick_device(device))
-        experiment.system.codec.learn(experiment.data.train)
+        experiment.system.learn(experiment.data.train)
         session = Loaded(found, experiment, Progress(experiment.fit, found.record["seed"]))
     if steps:
         if steps <= session.progress.step:

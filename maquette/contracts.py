@@ -85,6 +85,9 @@ class Conditioner(nn.Module):
 
     fields: tuple[str, ...] = ()
 
+    def learn(self, data: Any) -> None:
+        """Fit to the training data before the first step, as codecs do. Most conditioners have nothing to learn."""
+
     def forward(self, batch: Batch, *, drop: float = 0.0, rng: Streams | None = None) -> Condition | None:
         raise NotImplementedError
 

@@ -120,6 +120,12 @@ class System(nn.Module):
         follower = next((f for f, (leader, _) in self.follow.items() if leader == role), role)
         return self.roles()[follower]
 
+    def learn(self, data: Any) -> None:
+        """What the codec and the conditioner fit to the training data before the first step."""
+        self.codec.learn(data)
+        if self.conditioner is not None:
+            self.conditioner.learn(data)
+
     # -- data <-> code <-> condition ---------------------------------------------------------------------------------
 
     @property

@@ -25,6 +25,7 @@ class Facts:
 
     name: a built-in's name or an absolute path, from which it opens again; size: the side images were brought to
     (0 = as they are); field: "image" or "text"; shape: (C, H, W) of an image; levels: distinct values per channel;
+    sources: whether each image comes with one to be made from, as "source";
     classes: label names, in label order; shares: each class's share of the training rows; rows: split -> count;
     bytes: split -> UTF-8 bytes of text; hash: SHA-256 over every row in order.
     kind: "real", "rendered", "simulated" or "own"; factors: a column's name -> what its values 0, 1, ... stand for, where
@@ -46,6 +47,7 @@ class Facts:
     notes: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = fresh(default=(), compare=False)  # (file, reason)
     size: int = 0
+    sources: bool = False
     bytes: dict[str, int] = fresh(default_factory=dict)
     factors: dict[str, tuple[str, ...]] = fresh(default_factory=dict)
 
@@ -120,6 +122,7 @@ def image_data(about: Facts, columns: dict[str, dict[str, Column]]) -> Data:
         rows={split: len(found["image"]) for split, found in columns.items()},
         shape=tuple(pixels.shape[1:]),
         shares=shares,
+        sources="source" in columns["train"],
     )
     return Data(facts, lambda: {split: Split(found, facts.levels) for split, found in columns.items()})
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+from maquette.data.beside import BETWEEN, beside
 from maquette.data.builtin import digits
 from maquette.data.core import Data, Facts, recalled
 from maquette.data.errors import DataError, nearest
@@ -16,6 +17,7 @@ from maquette.data.fonts import font_digits, glyphs, glyphs1
 from maquette.data.images import resized
 from maquette.data.listing import signature
 from maquette.data.mixtures import grid, ring, spiral
+from maquette.data.pairs import font_digits8, serif_glyphs
 from maquette.data.python_source import stdlib, stdlib_prose
 from maquette.data.scenes import scenes
 from maquette.data.sprites import sprites
@@ -25,6 +27,8 @@ BUILTINS: tuple[Callable[[], Data], ...] = (
     glyphs,
     glyphs1,
     font_digits,
+    font_digits8,
+    serif_glyphs,
     sprites,
     scenes,
     grid,
@@ -46,6 +50,7 @@ def open_data(name: str, size: int = 0) -> Data:
 
     Args:
         name: a built-in's name; a folder of images, of text, or of JSONL or parquet files; or one such file.
+            Two image sets with a colon between them are one: the second's rows, each beside a "source" from the first.
         size: images are cropped to a square and brought to size x size (0 = as they are).
 
     Raises:
@@ -67,6 +72,8 @@ def _open(name: str, size: int) -> Data:
         if source.__name__ == name:
             return _sized(source(), size)
     path = Path(name).expanduser()
+    if not path.exists() and name.count(BETWEEN) == 1:
+        return beside(*(_open(part, size) for part in name.split(BETWEEN)))
     if not name or not path.exists():
         raise DataError(_unknown(name, path))
     path = path.resolve()
@@ -89,8 +96,8 @@ def _sized(data: Data, size: int) -> Data:
 def _again(facts: Facts, name: str) -> Data:
     """The data that a run remembers, read anew and checked: where it was, else where `name` says it is now."""
     builtin = facts.name in corpora()
-    place = facts.name if builtin or Path(facts.name).exists() or not Path(name).expanduser().exists() else name
-    if not builtin and not Path(place).expanduser().exists():
+    place = facts.name if _there(facts.name) or not _there(name) else name
+    if not _there(place):
         raise DataError(f"the data of this run is gone: {facts.name} does not exist. Put it back there to read rows from it")
     data = _open(place, facts.size)
     if data.facts.hash != facts.hash:
@@ -101,6 +108,13 @@ def _again(facts: Facts, name: str) -> Data:
             f"now {now} rows with hash {data.facts.hash[:12]}{why}"
         )
     return data
+
+
+def _there(name: str) -> bool:
+    """Whether there is a built-in or a path of that name, or two with a colon between them."""
+    if name in corpora() or Path(name).expanduser().exists():
+        return True
+    return name.count(BETWEEN) == 1 and all(_there(part) for part in name.split(BETWEEN))
 
 
 def _unknown(name: str, path: Path) -> str:

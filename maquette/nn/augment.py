@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from maquette.nn.ranks import summed
 from maquette.streams import Streams
 
 
@@ -74,10 +75,7 @@ class Augment(nn.Module):
         """Move `p` by the evidence of all ranks since the last call: up where D is too sure (Karras 2020)."""
         if not self.target:
             return
-        evidence = torch.stack([self.signs, self.seen])
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(evidence)
-        signs, seen = evidence
+        signs, seen = summed(self.signs, self.seen)
         self.p += torch.sign(signs - self.target * seen) * seen * self.speed
         self.p.clamp_(0, 0.8)
         self.signs.zero_()

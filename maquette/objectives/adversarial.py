@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 
 class Contest(Protocol):
-    """What the players want of the logits of real and fake rows [B]; losses per row [B]."""
+    """What the players want of the logits of real and fake rows [B]; losses per row [B].
+
+    `paired`: whether the generator's loss looks at real rows too.
+    """
+
+    paired: bool
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor: ...
 
@@ -30,6 +35,8 @@ class Contest(Protocol):
 
 class Logistic:
     """Real is 1, fake is 0; the generator's loss does not saturate (Goodfellow 2014, sec. 3)."""
+
+    paired = False
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
         return F.softplus(-real) + F.softplus(fake)
@@ -40,6 +47,8 @@ class Logistic:
 
 class Relativistic:
     """A real row must look more real than a fake one, row by row; no constant added to all logits matters (Huang 2024, eq. 2)."""
+
+    paired = True
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
         return F.softplus(fake - real)
@@ -98,18 +107,17 @@ class Adversarial(Objective):
         self.augment.adapt()
         discriminator, cond = system.nets["discriminator"], system.condition(batch)
         fake = discriminator(self.augment(self.fake(system, cond, rng), rng), cond=cond)
-        with torch.no_grad():
-            real = discriminator(self.augment(system.encode(batch), rng), cond=cond)
+        real = fake
+        if self.contest.paired:
+            with torch.no_grad():
+                real = discriminator(self.augment(system.encode(batch), rng), cond=cond)
         return self.contest.generator(real, fake).mean(), {"p": self.augment.p.clone()}
 
     def _judge(self, system: System, batch: Batch, rng: Streams, penalised: bool) -> tuple[Tensor, Logs, Tensor, Tensor]:
         """The penalties (zero unless `penalised`), their logs, and the logits of real and fake rows [B]."""
         discriminator: Any = system.nets["discriminator"]
-        cond = system.condition(batch)
-        with torch.no_grad():
-            real, fake = system.encode(batch), self.fake(system, cond, rng)
-            views = [self.augment(real, rng), self.augment(fake, rng)]
-        loss, logs, logits = real.new_zeros(()), {}, []
+        cond, views = self._views(system, batch, rng)
+        loss, logs, logits = views[0].new_zeros(()), {}, []
         for name, weight, view in zip(("r1", "r2"), (self.r1, self.r2), views, strict=True):
             if not (penalised and weight):
                 logits.append(discriminator(view, cond=cond))
@@ -118,6 +126,13 @@ class Adversarial(Objective):
             loss, logs[name] = loss + weight / 2 * steepness.mean(), steepness.mean()
             logits.append(logit)
         return loss, logs, logits[0], logits[1]
+
+    def _views(self, system: System, batch: Batch, rng: Streams) -> tuple[Condition | None, list[Code]]:
+        """What the rows are told, and the real and fake rows as the discriminator sees them."""
+        cond = system.condition(batch)
+        with torch.no_grad():
+            real, fake = system.encode(batch), self.fake(system, cond, rng)
+            return cond, [self.augment(real, rng), self.augment(fake, rng)]
 
 
 def gradient_penalty(discriminator: torch.nn.Module, x: Tensor, cond: Condition | None) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Noise to sample in one call of the generator. Knows neither its architecture nor its training."""
+"""Noise, or an image of another kind, to sample in one call of a network. Knows neither its architecture nor its training."""
 
 from __future__ import annotations
 
@@ -42,3 +42,35 @@ class OneShot:
         """One draft of n codes. `start`: what the generator gets in place of noise: chosen latents, images to translate."""
         generator = system.steady("generator")
         yield generator(start if start is not None else self.truncation * rng.normal(generator.latent), cond=cond)
+
+
+@dataclass(frozen=True)
+class Translate:
+    """x = G(source).
+
+    Args:
+        role: the network that translates: "generator", or "back" for images of the second kind.
+    """
+
+    role: str = "generator"
+
+    def __post_init__(self) -> None:
+        if self.role not in ("generator", "back"):
+            raise ValueError(f"role is {self.role!r}; it must be 'generator' (first kind to second) or 'back' (second to first)")
+
+    def draw(
+        self,
+        system: System,
+        n: int,
+        *,
+        start: Code | None = None,
+        cond: Condition | None = None,
+        null: Condition | None = None,
+        rng: Streams,
+    ) -> Iterator[Code]:
+        """One draft of n codes. `start`: the images to translate; without it, those of the condition's field."""
+        if start is None:
+            if self.role == "back" or cond is None or cond.field is None:
+                raise ValueError("nothing to translate: give the images as `start`")
+            start = cond.field
+        yield system.steady(self.role)(start)
