@@ -70,7 +70,8 @@ class ResidualTranslator(Network):
     """Images [B,C,H,W] -> images of the other kind, about -1..1 (Zhu 2017, appendix; Johnson 2016).
 
     It says what to add to its input, at first nothing: a translation starts as the image itself, so that what it shows is kept
-    unless the game says otherwise. (The paper's ends in tanh and starts anywhere.)
+    unless the game says otherwise. What leaves -1..1 counts for a tenth, so that paper can be as white as the original's and
+    still be drawn upon. (The paper's ends in tanh and starts anywhere.)
 
     Args:
         channels: C.
@@ -103,7 +104,9 @@ class ResidualTranslator(Network):
         h = self.down(self.stem(x))
         for block in self.blocks:
             h = h + block(h)
-        return x + self.head(self.up(h)).float()
+        made = x + self.head(self.up(h)).float()
+        inside = made.clamp(-1, 1)
+        return inside + 0.1 * (made - inside)
 
 
 class _Residual(nn.Module):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maquette.contracts import Batch, Condition, Logs, Objective, phase
+from maquette.contracts import Batch, Condition, Logs, Objective, Phase, phase
 from maquette.nn.history import History
 from maquette.objectives.adversarial import Adversarial, Contest, Logistic, gradient_penalty
 from maquette.streams import Streams
@@ -67,6 +67,7 @@ class Cycle(Objective):
         identity: weight of the L1 distance to an image that is of the wanted kind already.
         history: translated images kept to be shown to the discriminators again.
         r1: weight of the squared gradient at real images (Mescheder 2018); the paper has none, and larger images.
+        every: steps between these penalties, which are weighted up (Karras 2020, lazy regularisation).
     """
 
     def __init__(
@@ -76,13 +77,20 @@ class Cycle(Objective):
         identity: float = 5.0,
         history: int = 50,
         r1: float = 0.0,
+        every: int = 4,
     ):
         super().__init__()
+        if every < 1:
+            raise ValueError(f"every is {every}; steps between penalties must be 1 or more")
         for name, weight in (("cycle", cycle), ("identity", identity), ("r1", r1)):
             if not 0 <= weight < math.inf:
                 raise ValueError(f"{name} is {weight}; a weight must be 0 or more")
-        self.cycle, self.identity, self.r1, self.contest = cycle, identity, r1, LeastSquares()
+        self.cycle, self.identity, self.r1, self.every, self.contest = cycle, identity, r1, every, LeastSquares()
         self.history, self.history_back = History(shape, history), History(shape, history)
+
+    def phases(self) -> list[Phase]:
+        first, *rest = super().phases()
+        return [first, Phase("penalise", first.roles, self.every, self.penalise), *rest] if self.r1 else [first, *rest]
 
     @phase("discriminator", "discriminator_back")
     def criticise(self, system: System, batch: Batch, rng: Streams, step: int) -> tuple[Tensor, Logs]:
@@ -96,11 +104,16 @@ class Cycle(Objective):
             judge: Any = system.nets[name]
             high, low = judge(real), judge(made)
             loss = loss + self.contest.discriminator(high, low).mean()
-            if self.r1:
-                steepness, _ = gradient_penalty(judge, real, None)
-                loss = loss + self.r1 / 2 * steepness.mean()
             logs[name.replace("discriminator", "apart")] = (high > low).float().mean()
         return loss, logs
+
+    def penalise(self, system: System, batch: Batch, rng: Streams, step: int) -> tuple[Tensor, Logs]:
+        """Both discriminators' penalties, weighted by the steps that they stand for."""
+        source, target = _sides(system, batch)
+        steepness = target.new_zeros(())
+        for name, real in (("discriminator", target), ("discriminator_back", source)):
+            steepness = steepness + gradient_penalty(system.nets[name], real, None)[0].mean()
+        return self.every * self.r1 / 2 * steepness, {"steepness": steepness}
 
     @phase("generator", "back")
     def translate(self, system: System, batch: Batch, rng: Streams, step: int) -> tuple[Tensor, Logs]:
