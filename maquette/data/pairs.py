@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maquette.data.core import Column, Data, Facts, image_data
-from maquette.data.fonts import _ATTRIBUTION, _LICENCE, EM, FONTS, SIDE, _centred, _face, _folder, font_digits
+from maquette.data.fonts import _ATTRIBUTION, _LICENCE, EM, FONTS, SIDE, _face, _folder, font_digits
 
 if TYPE_CHECKING:
     from PIL.Image import Image

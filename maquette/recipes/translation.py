@@ -8,6 +8,7 @@ from maquette.codecs.pixels import Pixels
 from maquette.conditioners.source import Source
 from maquette.contracts import Network, Objective, Sampler
 from maquette.data import Data, open_data
+from maquette.data.beside import BETWEEN
 from maquette.experiment import Experiment, Fit
 from maquette.networks.patch_discriminator import PatchDiscriminator
 from maquette.networks.translator import FinePatches, ResidualTranslator, SkipTranslator, layers_of
@@ -30,6 +31,8 @@ def pix2pix(data: str = "serif_glyphs", size: int = 0, depth: int = 1, near: flo
         near: weight of the L1 distance to the counterpart.
     """
     opened = _open("pix2pix", data, size, depth)
+    if BETWEEN in opened.facts.name:
+        raise ValueError(f"pix2pix needs each image's own counterpart, and {data!r} has none: serif_glyphs has, or use cyclegan")
     channels, height, across = opened.facts.shape
     shape = (channels, height, across)
     layers = min(4, max(2, (min(height, across) - 1).bit_length() - 1))  # down to two places a side
