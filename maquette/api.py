@@ -92,8 +92,8 @@ class Loaded:
     def begun(self, source: str | Path, n: int, hide: str = "") -> dict[str, Any]:
         """What `sample` grows n samples from, as its own arguments: a picture, a folder of them or an .npz, in turn.
 
-        A system told of pictures is told these; one whose sampler adopts whole pictures (a codec's, a space of styles) begins with
-        them; one that writes symbol by symbol completes them.
+        A system told of pictures is told these; one whose sampler adopts whole pictures (a codec's, a space of styles) begins
+        with them; one that writes symbol by symbol completes them.
 
         Args:
             hide: the part of each that is left open (bottom where this is empty and there is nothing else to do with a picture).
@@ -391,8 +391,8 @@ def sample(
     """Draw n samples from a run, and write them by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
 
     Args:
-        start: pictures to grow from, a file, a folder or an .npz: to translate, to rebuild, to find in a space of styles; or, with
-            part of each unseen (`hide`: bottom, top, left, right, middle), to complete.
+        start: pictures to grow from, a file, a folder or an .npz: to translate, to rebuild, to find in a space of styles; or,
+            with part of each unseen (`hide`: bottom, top, left, right, middle), to complete.
         dials: fields of the run's sampler, changed for this call: {"steps": 50, "guidance": 2}.
     """
     if n < 1:

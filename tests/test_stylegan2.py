@@ -248,7 +248,7 @@ def test_adaptive_augmentation_moves_in_training():
 
 
 def test_a_picture_is_found_again_in_the_space_of_styles():
-    """Inversion: a generated picture's projection is nearer to it than any of the styles the descent began with; W+ nearer yet."""
+    """Inversion: a generated picture's projection is nearer to it than any of the styles the descent began with; so is W+."""
     system = stylegan2(data="digits", latent=8).system.eval()
     rng = Streams.of(5, 4)
     code = system.nets["synthesis_ema"](styles(system, rng)).detach()

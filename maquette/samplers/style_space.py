@@ -67,7 +67,7 @@ def project(
 def _seen(x: Tensor) -> Tensor:
     """A picture at three sizes as one vector, whose squared length is the sum of three mean squares: [B,C,H,W] -> [B,N]."""
     found = []
-    for times in range(3):
+    for _ in range(3):
         found.append(x.flatten(1) / x[0].numel() ** 0.5)
         if min(x.shape[2:]) < 4:
             break
