@@ -402,7 +402,8 @@ def sample(
         check_suffix(found.system.codec.field, Path(out))
     sampler = turned(found.system.sampler, dials or {})
     begun = found.begun(start, n, hide) if start else {}
-    batch = found.sample(n, seed=seed, prompt=prompt, sampler=sampler, **begun, **({"about": about} if about else {}))
+    told = {**(about or {}), **begun.get("about", {})}
+    batch = found.sample(n, seed=seed, about=told, prompt=prompt, start=begun.get("start"), sampler=sampler)
     if out:
         info = {"run": str(path), "recipe": found.run.record["recipe"], "step": found.progress.step, "seed": seed}
         save_samples(batch, found.system.codec.field, Path(out), {**info, "about": about or {}, "sampler": described(sampler)})

@@ -208,7 +208,8 @@ class Synthesis(Network):
 
     def scales(self) -> list[Tensor]:
         """Each layer's weights from style to the scales of its inputs: [I,styles_width], the lowest layer first."""
-        return [layer.style.weight for layer in self.layers]
+        layers: Any = self.layers
+        return [layer.style.weight for layer in layers]
 
     def _grains(self, noise: Tensor | None) -> list[Tensor | None]:
         """Noise [B,places] as [B,1,H,W] per layer."""
