@@ -75,10 +75,12 @@ def test_levels_run_from_data_to_noise(name: str) -> None:
     times = process.grid(50)
     alpha, sigma = process.schedule.levels(times)
     assert times[0] == 1 and times[-1] == 0 and (times.diff() < 0).all()
-    assert alpha[-1] == 1 and sigma[-1] == 0 and alpha[0] < 0.02 * sigma[0] and sigma[0] > 0.99
+    most = 1 / 79 if name == "edm" else 0.01  # Karras's sigma ends at 80
+    assert alpha[-1] == 1 and sigma[-1] == 0 and alpha[0] < most * sigma[0] and sigma[0] > 0.99
     assert (alpha.diff() >= 0).all() and (sigma.diff() <= 0).all()
     drawn = process.times(Streams.of(0, 2000))
-    assert drawn.min() > 0 and drawn.max() <= 1 and abs(float(drawn.mean()) - (0.37 if "balanced" in name else 0.5)) < 0.05
+    middle = 0.37 if "balanced" in name else 0.457 if name == "edm" else 0.5
+    assert drawn.min() > 0 and drawn.max() <= 1 and abs(float(drawn.mean()) - middle) < 0.02
     if not isinstance(process.schedule, Betas):  # which has steps, and no time between them
         noise = torch.tensor([0.01, 0.5, 3.0])
         alpha, sigma = process.schedule.levels(process.when(noise))
@@ -262,18 +264,18 @@ def test_dials_out_of_range_are_refused_by_name(field: str, value: float) -> Non
         Betas().grid(1001)
 
 
-@pytest.mark.parametrize(("recipe", "data", "modes"), [(flow_recipe, "grid", 23), (ddpm, "ring", 8), (edm, "grid", 25)])
+@pytest.mark.parametrize(("recipe", "data", "modes"), [(flow_recipe, "grid", 25), (ddpm, "ring", 8), (edm, "grid", 25)])
 def test_the_score_of_a_known_density_is_learnt_through_the_real_loop(recipe: Any, data: str, modes: int) -> None:
     """The recipes' own denoisers approach the exact one, at the process's own times, and samples fill the modes."""
     torch.manual_seed(0)
     found = recipe(data=data)
     before = truth._score(Evidence(found.data, found.system), density(data))["score error"].value
-    for _ in run(found.system, found.data, Progress(replace(found.fit, steps=450, batch=256))):
+    for _ in run(found.system, found.data, Progress(replace(found.fit, steps=700, batch=256))):
         pass
     after = truth.measure(Evidence(found.data, found.system, n=1000))
     assert "nats above truth" not in after
-    assert after["score error"].value < min(0.035, before / 3)
-    assert after["modes"].value >= modes and after["high quality"].value > 0.3
+    assert after["score error"].value < min(0.02, before / 5)
+    assert after["modes"].value >= modes and after["high quality"].value > 0.4
 
 
 def test_the_likelihood_of_a_trained_denoiser_lies_above_the_truth_and_falls_towards_it() -> None:
