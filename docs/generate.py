@@ -92,7 +92,7 @@ ROWS = {
         bench="gans",
     ),
     "stylegan2": Row(
-        "mapped styles, demodulated convolutions, noise per pixel, mixing, lazy R1 and path length, minibatch deviation, truncation",
+        "mapped styles, demodulated convolutions, noise, mixing, lazy R1 and path length, minibatch deviation, truncation",
         "test_stylegan2.py: demodulation, coarse and fine styles, noise in high frequencies, lengths made even, inversion into W",
         bench="gans",
     ),
