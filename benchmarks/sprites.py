@@ -140,10 +140,10 @@ def _shown(found: Estimate) -> str:
 def picture(place: Path, path: Path) -> None:
     """The run's latent traversals as a sheet: a strip per unit."""
     kept = exhibits.read(place / "samples" / "eval.npz")
-    if kept.get("units"):
+    lines = next((value for key, value in kept.items() if key.startswith(exhibits.STRIP) and "unit" in key), None)
+    if lines is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sheet = grid(kept["traversals"], columns=len(kept["traversals"]) // len(kept["units"]), zoom=2)
-        path.write_bytes(png(sheet))
+        path.write_bytes(png(grid(lines.flatten(0, 1), columns=lines.shape[1], zoom=2)))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from maquette import checkpoint, exhibits, lossless, parcel, recipes, storage
 from maquette.baselines import judge_baselines
 from maquette.compare import compare
 from maquette.completion import fitting, occluded
-from maquette.contracts import IGNORE, Batch, Code, NeedsStart, Sampler
+from maquette.contracts import IGNORE, Adopting, Batch, Code, NeedsStart, Sampler
 from maquette.data import Data, Facts, open_data
 from maquette.distributed import World, join, leave
 from maquette.doctor import doctor
@@ -74,9 +74,9 @@ class Loaded:
         """n samples.
 
         Args:
-            about: what to make, e.g. {"label": 3}.
+            about: what to make, e.g. {"label": 3}, or from what: {"source": float[n,C,H,W] in 0..1}.
             prompt: how a text begins.
-            start: what each sample grows from, as `System.sample` has it; `completion.occluded` makes one of pictures.
+            start: what each sample grows from, as `System.sample` has it; `begun` makes one of pictures.
             sampler: another than the run's own.
         """
         if n < 1:
@@ -89,15 +89,34 @@ class Loaded:
             told = fitting(self.system, start, Streams.of(seed, n, device=self.system.device).fork(2)) or None
         return self.system.sample(n, about=told, start=start, seed=seed, sampler=sampler)
 
-    def occluded(self, source: str | Path, n: int, part: str = "bottom") -> Code:
-        """The start of n samples from a picture, a folder of them or an .npz, in turn, `part` of each hidden."""
+    def begun(self, source: str | Path, n: int, hide: str = "") -> dict[str, Any]:
+        """What `sample` grows n samples from, as its own arguments: a picture, a folder of them or an .npz, in turn.
+
+        A system told of pictures is told these; one whose sampler adopts whole pictures (a codec's, a space of styles) begins
+        with them; one that writes symbol by symbol completes them.
+
+        Args:
+            hide: the part of each that is left open (bottom where this is empty and there is nothing else to do with a picture).
+
+        Raises:
+            ValueError: there are no pictures, or this run can do nothing with them.
+        """
         if self.system.codec.field != "image":
-            raise ValueError(f"this run makes {self.system.codec.field}s; only pictures have parts to hide")
-        images = parcel.pictures(Path(source), self.facts)[0]
+            raise ValueError(f"this run makes {self.system.codec.field}s; only pictures can be a start that is a file")
+        told = self.system.conditioner.fields if self.system.conditioner is not None else ()
+        sampler = self.system.sampler
+        whole = "source" in told or isinstance(sampler, Adopting)
+        if whole and hide:
+            raise ValueError(f"this run takes whole pictures and completes none, so that nothing of them can be hidden: {hide!r}")
+        images = parcel.pictures(Path(source), self.facts, exact=not whole)[0]  # what is seen of one to complete stays as it is
         if not len(images):
             raise ValueError(f"{source} has no picture in it")
-        rows = images[torch.arange(n) % len(images)]
-        return occluded(self.system.codec, rows.to(self.system.device), part)
+        rows = images[torch.arange(n) % len(images)].to(self.system.device)
+        if "source" in told:
+            return {"about": {"source": rows}}
+        if isinstance(sampler, Adopting):
+            return {"start": sampler.adopt(self.system, self.system.encode({"image": rows}))}
+        return {"start": occluded(self.system.codec, rows, hide or "bottom")}
 
 
 def load(path: str | Path | Run, *, step: int | None = None, device: str = "auto", trust: bool = False) -> Loaded:
@@ -363,7 +382,7 @@ def sample(
     about: dict[str, Any] | None = None,
     prompt: str = "",
     start: str | Path = "",
-    hide: str = "bottom",
+    hide: str = "",
     dials: dict[str, Any] | None = None,
     step: int | None = None,
     device: str = "auto",
@@ -372,7 +391,8 @@ def sample(
     """Draw n samples from a run, and write them by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
 
     Args:
-        start: pictures to complete: a file, a folder or an .npz, of which `hide` (bottom, top, left, right, middle) is unseen.
+        start: pictures to grow from, a file, a folder or an .npz: to translate, to rebuild, to find in a space of styles; or,
+            with part of each unseen (`hide`: bottom, top, left, right, middle), to complete.
         dials: fields of the run's sampler, changed for this call: {"steps": 50, "guidance": 2}.
     """
     if n < 1:
@@ -381,8 +401,9 @@ def sample(
     if out:
         check_suffix(found.system.codec.field, Path(out))
     sampler = turned(found.system.sampler, dials or {})
-    begun = found.occluded(start, n, hide) if start else None
-    batch = found.sample(n, seed=seed, about=about, prompt=prompt, start=begun, sampler=sampler)
+    begun = found.begun(start, n, hide) if start else {}
+    told = {**(about or {}), **begun.get("about", {})}
+    batch = found.sample(n, seed=seed, about=told, prompt=prompt, start=begun.get("start"), sampler=sampler)
     if out:
         info = {"run": str(path), "recipe": found.run.record["recipe"], "step": found.progress.step, "seed": seed}
         save_samples(batch, found.system.codec.field, Path(out), {**info, "about": about or {}, "sampler": described(sampler)})
@@ -418,10 +439,14 @@ def _told(facts: Facts, about: dict[str, Any], n: int) -> Batch | None:
     """What a caller says of the samples, as batch fields of n rows. A class may be given by its name."""
     if not about:
         return None
-    known = ["label"] if facts.classes else []
+    known = ["label"] * bool(facts.classes) + ["source"] * facts.sources
     for key in about:
         if key not in known:
             raise recipes.UnknownName("field of --about", key, known or ["(this run takes none)"])
+    if "source" in about:
+        if not isinstance(about["source"], torch.Tensor) or len(about["source"]) != n:
+            raise ValueError(f"about['source'] must be {n} images, float[{n},C,H,W]; from the command line give them as --start")
+        return {"source": about["source"]}
     given = about["label"] if isinstance(about["label"], list) else [about["label"]]
     if not given:
         raise ValueError("--about names no label: 'label' is an empty list")

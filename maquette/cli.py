@@ -231,8 +231,8 @@ def sample_verb(
     about: Annotated[str, typer.Option(help="""What to make, as JSON: '{"label": 3}'.""")] = "",
     prompt: Annotated[str, typer.Option(help="How a text begins.")] = "",
     length: Annotated[int, typer.Option(help="Symbols to write (text).")] = 0,
-    start: Annotated[str, typer.Option(help="Pictures to complete: a file, a folder or an .npz.")] = "",
-    hide: Annotated[str, typer.Option(help="What of them is hidden: bottom, top, left, right or middle.")] = "bottom",
+    start: Annotated[str, typer.Option(help="Pictures to translate, rebuild, invert or complete: a file, folder or .npz.")] = "",
+    hide: Annotated[str, typer.Option(help="What of them is to be completed: bottom, top, left, right or middle.")] = "",
     dial: Annotated[list[str], typer.Option("--set", help="Turn a dial of the sampler: --set steps=50 --set guidance=2.")] = [],  # noqa: B006
     out: Out = "",
     step: Annotated[int, typer.Option(help="From this checkpoint (-1 = the newest).")] = -1,

@@ -189,6 +189,22 @@ class Sampler(Protocol):
         """Drafts of n codes. `start`: what the sample grows from; `null`: the null condition, for guidance."""
 
 
+@runtime_checkable
+class Adopting(Protocol):
+    """A sampler that can begin with whole pictures: a codec's to rebuild, one to find the latent of."""
+
+    def adopt(self, system: System, code: Code) -> Code:
+        """The start that stands for the pictures whose code this is, a row each."""
+
+
+@runtime_checkable
+class Exhibiting(Protocol):
+    """A sampler with more to show than samples."""
+
+    def exhibit(self, system: System, code: Code) -> dict[str, Tensor]:
+        """What a strip of pictures shows, in a sentence -> the pictures [lines,columns,C,H,W] in 0..1; `code`: held-out rows."""
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Where a module's first parameter or buffer lives."""
     tensor: Tensor | None = next(module.parameters(), None)

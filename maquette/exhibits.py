@@ -1,6 +1,6 @@
 """The few samples that scoring keeps to be looked at: beside real rows, and each with the training row nearest to it.
 
-Of a system that gives each row a latent and pictures to latents, also strips: a unit turned up and down, and paths between rows.
+Also strips: a latent's units turned up and down, paths between rows, and whatever else a sampler has to exhibit.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maquette.contracts import Exhibiting
 from maquette.metrics.evidence import Evidence, UnfitSamples
 from maquette.nn.paths import lerp, slerp, traversal
 from maquette.storage import replace_durably
 
 MOST, TEXTS = 100, 2
+STRIP = "strip: "  # how the keys of strips begin
 STEPS, UNITS, PAIRS, REACH = 9, 10, 3, 2.0  # of a strip; units at most; pairs of rows joined; deviations of the prior each way
 
 
@@ -50,26 +52,37 @@ def kept(evidence: Evidence) -> dict[str, Any]:
 
 @torch.no_grad()
 def strips(evidence: Evidence) -> dict[str, Any]:
-    """Pictures of STEPS latents a strip; {} where the objective has no `represent` and `rendered`.
+    """What strips of pictures show, each a key of STRIP and a sentence -> [lines,columns,C,H,W].
 
-    traversals: around one held-out row, a strip per unit, those that vary most over the rows first. paths: from one held-out row
-    to another, a straight strip and a spherical one for each of PAIRS pairs.
+    What the sampler has to exhibit. Where the objective has `represent` and `rendered`, also traversals, around one held-out row,
+    a line per unit, those that vary most over the rows first; and paths from one held-out row to another, straight and spherical.
     """
     system: Any = evidence.system
-    objective: Any = getattr(system, "objective", None)
-    if not (hasattr(objective, "represent") and hasattr(objective, "rendered")):
+    if system is None:
         return {}
     system.eval()
+    found: dict[str, Any] = {}
+    if isinstance(system.sampler, Exhibiting):
+        shown = system.sampler.exhibit(system, system.encode({name: column[:16] for name, column in evidence.held.items()}))
+        found |= {STRIP + name: pictures.cpu() for name, pictures in shown.items()}
+    objective: Any = system.objective
+    if not (hasattr(objective, "represent") and hasattr(objective, "rendered")):
+        return found
     codes = objective.represent(system, {name: column[:256] for name, column in evidence.held.items()})
     if not codes.is_floating_point() or len(codes) < 2 * PAIRS:
-        return {}
-    a, b = codes[: 2 * PAIRS : 2], codes[1 : 2 * PAIRS : 2]
-    roads = torch.stack([lerp(a, b, STEPS), slerp(a, b, STEPS)], 1).flatten(0, 2)
-    found = {"paths": objective.rendered(system, roads).cpu()}
+        return found
+
+    def drawn(latents: Tensor) -> Tensor:
+        return objective.rendered(system, latents.flatten(0, 1)).cpu().unflatten(0, latents.shape[:2])
+
     if codes.dim() == 2:
         units = codes.var(0).argsort(descending=True)[:UNITS]
         moved = traversal(codes[0], units, torch.linspace(-REACH, REACH, STEPS, device=codes.device))
-        found |= {"traversals": objective.rendered(system, moved.flatten(0, 1)).cpu(), "units": units.tolist()}
+        named = ", ".join(str(unit) for unit in units.tolist())
+        found[f"{STRIP}A latent unit a line, low to high, all else as in one held-out row (units {named})"] = drawn(moved)
+    a, b = codes[: 2 * PAIRS : 2], codes[1 : 2 * PAIRS : 2]
+    roads = torch.stack([lerp(a, b, STEPS), slerp(a, b, STEPS)], 1).flatten(0, 1)
+    found[STRIP + "From one held-out row to another through the latent: a straight path, a spherical one, in turn"] = drawn(roads)
     return found
 
 

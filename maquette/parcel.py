@@ -40,16 +40,19 @@ def fold(source: Path, facts: Facts, codec: Codec) -> tuple[Code, Batch | None]:
     return codec.encode(images), None if label is None else {"label": label}
 
 
-def pictures(source: Path, facts: Facts) -> tuple[Tensor, Tensor | None]:
+def pictures(source: Path, facts: Facts, exact: bool = True) -> tuple[Tensor, Tensor | None]:
     """Pictures of the data's own size and grey levels, float[N,C,H,W] in 0..1, and their labels if the file has them.
 
+    Args:
+        exact: refuse a pixel between two of the data's grey levels, instead of taking the nearer one.
+
     Raises:
-        DataError: they are missing, damaged, or of another size, mode or levels.
+        DataError: they are missing, damaged, or of another size or mode, or of other levels where it must be exact.
     """
     if not source.exists():
         raise DataError(f"there is nothing at {source}")
     pixels, label = _arrays(source) if source.suffix in ARRAYS else (_pictures(source), None)
-    return _levels(pixels, facts, source).float() / (facts.levels - 1), label
+    return _levels(pixels, facts, source, exact).float() / (facts.levels - 1), label
 
 
 def unfold(code: Code, told: Batch, facts: Facts, codec: Codec, out: Path) -> None:
@@ -124,11 +127,11 @@ def _arrays(source: Path) -> tuple[Tensor, Tensor | None]:
     return torch.from_numpy(arrays["image"]), label
 
 
-def _levels(pixels: Tensor, facts: Facts, source: Path) -> Tensor:
+def _levels(pixels: Tensor, facts: Facts, source: Path, exact: bool) -> Tensor:
     """Pictures as whole grey levels 0 .. levels - 1.
 
     Raises:
-        DataError: another shape, or a value that is none of the levels.
+        DataError: another shape, or, where `exact`, a value that is none of the levels.
     """
     if pixels.shape[1] == 1 and facts.shape[0] == 3:
         pixels = pixels.expand(-1, 3, -1, -1)  # grey as R = G = B
@@ -138,7 +141,7 @@ def _levels(pixels: Tensor, facts: Facts, source: Path) -> Tensor:
     level = (pixels.double() * (1.0 if pixels.is_floating_point() else 1 / 255) * top).round()
     again = level / top if pixels.is_floating_point() else (level * 255 / top).round()
     wrong = (again - pixels.double()).abs() > (1e-6 if pixels.is_floating_point() else 0)
-    if bool(wrong.any()):
+    if exact and bool(wrong.any()):
         value = pixels[wrong][0].item()
         raise DataError(f"a pixel in {source} is {value:g}, which is none of this run's {facts.levels} grey levels")
     return level.long()

@@ -16,6 +16,7 @@ from maquette.nn.resample import Enlarge, Fir
 from maquette.objectives.adversarial import Logistic
 from maquette.objectives.styled import Styled, path_lengths
 from maquette.recipes.stylegan import stylegan2
+from maquette.samplers.style_space import directions, mixed, project, styles
 from maquette.samplers.styled import Style
 from maquette.streams import Streams
 from maquette.train import Progress, run, take_step
@@ -244,6 +245,62 @@ def test_adaptive_augmentation_moves_in_training():
     for _ in run(found.system, found.data, Progress(Fit(steps=12, batch=16, lr=2.5e-3, betas=(0.0, 0.99), clip=0.0))):
         pass
     assert float(augment.p) != 0
+
+
+def test_a_picture_is_found_again_in_the_space_of_styles():
+    """Inversion: a generated picture's projection is nearer to it than any of the styles the descent began with; so is W+."""
+    system = stylegan2(data="digits", latent=8).system.eval()
+    rng = Streams.of(5, 4)
+    code = system.nets["synthesis_ema"](styles(system, rng)).detach()
+    begun = project(system, code, steps=1, rate=0.0)[1]
+    found, away = project(system, code, steps=60)
+    assert float((away / begun).max()) < 0.35
+    assert found.shape == (4, 5 - 1, 64) and torch.equal(found[:, 0], found[:, -1])  # one style for all layers
+    wider, nearer = project(system, code, steps=60, each=True)
+    assert not torch.equal(wider[:, 0], wider[:, -1]) and float(nearer.mean()) < 2 * float(away.mean())
+    again = system.sample(4, start=Style().adopt(system, code), sampler=Style(noise=0.0), about={"label": torch.arange(4)})
+    assert float((again["code"] - code).square().mean()) < 0.05 * float(code.var())
+    with pytest.raises(ValueError, match="steps is 0"):
+        project(system, code, steps=0)
+    with pytest.raises(ValueError, match=r"shape \(1, 9, 9\)"):
+        project(system, torch.zeros(1, 1, 9, 9))
+
+
+def test_directions_found_without_labels_change_the_image_most():
+    """SeFa's first directions move the layers' scales more than directions drawn at random do, and stand at right angles."""
+    net = synthesis()
+    with torch.no_grad():  # what training does to a new network's weights, in small: some directions of w matter more
+        for layer in net.layers:
+            layer.style.weight[:, :3] *= 4
+    found = directions(net, 3)
+    torch.testing.assert_close(found @ found.T, torch.eye(3), atol=1e-5, rtol=0)
+    assert float(found[:, :3].square().sum()) > 2.5  # three of three, nearly
+    w = Streams.of(0, 32).normal(64)
+    other = F.normalize(Streams.of(1, 32).normal(64), dim=1)
+    with torch.no_grad():
+        here = net(w)
+        moved, drifted = (float((net(w + step) - here).square().mean()) for step in (found[:1], other))
+    assert moved > 2 * drifted
+    with pytest.raises(ValueError, match="count is 65"):
+        directions(net, 65)
+
+
+def test_mixing_takes_coarse_styles_from_rows_and_fine_ones_from_columns():
+    rows, columns = Streams.of(0, 5).normal(8).split([2, 3])
+    grid = mixed(rows, columns, 4, 1)
+    assert grid.shape == (2, 3, 4, 8)
+    assert torch.equal(grid[1, 2, 0], rows[1]) and torch.equal(grid[1, 2, 1:], columns[2].expand(3, -1))
+    with pytest.raises(ValueError, match="cut is 4"):
+        mixed(rows, columns, 4, 4)
+
+
+def test_what_is_exhibited_has_a_frame_of_its_sources():
+    system = stylegan2(data="digits", latent=8).system.eval()
+    found = list(Style().exhibit(system, torch.zeros(9, 1, 8, 8)).values())
+    assert [tuple(x.shape) for x in found] == [(7, 9, 1, 8, 8), (6, 9, 1, 8, 8), (2, 9, 1, 8, 8)]
+    mixing = found[0]
+    assert float(mixing[0, 0].max()) == 0 and float(mixing.min()) >= 0 and float(mixing.max()) <= 1
+    assert not torch.equal(mixing[1, 1], mixing[1, 2]) and not torch.equal(mixing[1, 1], mixing[2, 1])
 
 
 @pytest.mark.parametrize(

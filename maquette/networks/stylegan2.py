@@ -206,6 +206,11 @@ class Synthesis(Network):
         assert image is not None
         return image.float().tanh()
 
+    def scales(self) -> list[Tensor]:
+        """Each layer's weights from style to the scales of its inputs: [I,styles_width], the lowest layer first."""
+        layers: Any = self.layers
+        return [layer.style.weight for layer in layers]
+
     def _grains(self, noise: Tensor | None) -> list[Tensor | None]:
         """Noise [B,places] as [B,1,H,W] per layer."""
         if noise is None:

@@ -32,20 +32,16 @@ def sheet(images: Tensor, labels: Sequence[int] | None, classes: Sequence[str], 
 
 
 def strips(run: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """Sheets of a run's latent traversals and of its paths between rows, where it has them; one strip a line."""
+    """Sheets of the strips a run has kept: paths through its latents, styles mixed. The key says what each shows."""
+    from maquette.exhibits import STRIP
+
     found = []
-    if run.get("traversals") is not None and run.get("units"):
-        units = ", ".join(str(unit) for unit in run["units"])
-        about = f"Each line: one latent unit of {name} from low to high, all else as in one held-out row. Units {units}."
-        found.append({**_strip(run["traversals"], len(run["units"]), name, about), "note": "a latent unit a line, low to high"})
-    if run.get("paths") is not None:
-        about = f"Each line: from one held-out row to another through the latent of {name}; straight and spherical paths in turn."
-        found.append({**_strip(run["paths"], 6, name, about), "note": "between held-out rows: straight, spherical"})
+    for key, pictures in run.items():
+        if key.startswith(STRIP):
+            note = key.removeprefix(STRIP)
+            shown = _embedded(seen(pictures.flatten(0, 1)), pictures.shape[1])
+            found.append({"name": name, "heads": [], "alt": f"{name}. {note}.", "note": note, **shown})
     return found
-
-
-def _strip(images: Tensor, lines: int, name: str, about: str) -> dict[str, Any]:
-    return {"name": name, "heads": [], "alt": about, **_embedded(seen(images), max(1, len(images) // lines))}
 
 
 def pairs(samples: Tensor | None, nearest: Tensor, most: int = MOST_COLUMNS) -> dict[str, Any] | None:

@@ -42,3 +42,7 @@ class Rebuild:
                 "`maquette train vq_prior --codec RUN` trains one for it; in Python, sample(start=system.encode(batch)) rebuilds"
             )
         yield start
+
+    def adopt(self, system: System, code: Code) -> Code:
+        """Itself."""
+        return code

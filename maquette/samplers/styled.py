@@ -6,11 +6,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from maquette.contracts import Code, Condition
+from maquette.nn.paths import lerp
+from maquette.samplers.style_space import directions, mixed, project, styles
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
     from maquette.system import System
+
+REACH = 3.0  # standard deviations of the styles, each way along a direction
+SHOWN = 8  # pictures in a line of an exhibit
 
 
 @dataclass(frozen=True)
@@ -50,3 +58,42 @@ class Style:
             centre = mapping.centre(cond, n)
             start = centre + self.truncation * (mapping(rng.normal(mapping.latent), cond=cond) - centre)
         yield synthesis(start, noise=noise)
+
+    def adopt(self, system: System, code: Code) -> Code:
+        """The styles of pictures, found by descent: [B,styles,width] (`style_space.project`)."""
+        return project(system, code)[0]
+
+    @torch.no_grad()
+    def exhibit(self, system: System, code: Code) -> dict[str, Tensor]:
+        """Coarse styles of some with fine styles of others; directions that nobody labelled; rows beside their projections."""
+        synthesis = system.steady("synthesis")
+        count = synthesis.styles
+        rng = Streams.of(0, 2 * SHOWN, device=code.device)
+        rows, columns = styles(system, rng).split(SHOWN)
+        rows = rows[: SHOWN - 2]
+        drawn = styles(system, Streams.of(1, 256, device=code.device))
+        reach = REACH * drawn.std() * directions(synthesis)
+        walks = lerp(rows[:1] - reach, rows[:1] + reach, SHOWN + 1)  # [6,9,W]
+        kept = project(system, code[: SHOWN + 1])[0]
+
+        def pictures(w: Tensor) -> Tensor:
+            lines = w.shape[:2]
+            flat = w.flatten(0, 1)
+            return system.decode(synthesis(flat if flat.dim() == 3 else flat[:, None].expand(-1, count, -1))).unflatten(0, lines)
+
+        cut = max(1, count // 2)
+        return {
+            f"Style mixing: layers below {cut} from the first of each line, the rest from the first of each column": _framed(
+                pictures(mixed(rows, columns, count, cut)), pictures(rows[:, None])[:, 0], pictures(columns[None])[0]
+            ),
+            "Directions in which a style changes most (SeFa), a direction a line": pictures(walks),
+            "Held-out rows, and below each the nearest picture that one style makes (inversion into W)": torch.stack(
+                [system.decode(code[: SHOWN + 1]), pictures(kept[None])[0]]
+            ),
+        }
+
+
+def _framed(inner: Tensor, left: Tensor, above: Tensor) -> Tensor:
+    """[R,C,*S] with [R,*S] before each line and [C,*S] above each column; the corner is black: [R+1,C+1,*S]."""
+    head = torch.cat([torch.zeros_like(above[:1]), above])
+    return torch.cat([head[None], torch.cat([left[:, None], inner], 1)])
