@@ -3,8 +3,8 @@
     python benchmarks/gans.py [--seeds 0,1] [--systems stylegan2,cyclegan] [--budget 60] [--keep FOLDER]
 
 `--budget` replaces every system's own seconds. Trained by `maquette train`, scored by `maquette eval`, one thread each; what
-FOLDER holds already is not done again. Beside those figures: StyleGAN2's truncation and its noise, CycleGAN's digits read by
-an SVM, pix2pix's distance to true counterparts. Writes benchmarks/DATE-gans.md and .json.
+FOLDER holds already is not done again; systems measured earlier the same day keep their rows. Beside those figures:
+StyleGAN2's truncation and its noise, CycleGAN's digits read by an SVM, pix2pix's distance to true counterparts. Writes benchmarks/DATE-gans.md and .json.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from maquette.metrics.precision_recall import manifolds
 from maquette.runs import versions
 from maquette.samplers.styled import Style
 
-BUDGET = {"stylegan2": 600, "cyclegan": 300, "pix2pix": 120, "wgan_gp": 60, "dcgan": 60}  # CPU-seconds
+BUDGET = {"stylegan2": 600, "cyclegan": 120, "pix2pix": 60, "wgan_gp": 60, "dcgan": 60}  # CPU-seconds
 # figure -> (at most / at least, bar); the figures' names are those of eval.json or of EXTRA, matched by prefix
 BARS: dict[str, dict[str, tuple[str, float]]] = {
     "stylegan2": {"GAN-test": (">=", 0.85), "GAN-train": (">=", 0.80), "recall": (">=", 0.3)},
@@ -115,10 +115,12 @@ def main() -> None:
     torch.set_num_threads(1)
     folder = Path(given.keep or tempfile.mkdtemp(prefix="maquette-gans-"))
     seeds = [int(seed) for seed in given.seeds.split(",")]
+    path = Path(__file__).parent / f"{date.today()}-gans.md"
     values: dict[str, dict[str, dict[str, float]]] = {}
+    if path.with_suffix(".json").exists():  # what was measured today stays beside what is measured now
+        values = json.loads(path.with_suffix(".json").read_text())
     for name in given.systems.split(","):
         values[name] = {str(seed): measured(name, seed, given.budget or BUDGET[name], folder) for seed in seeds}
-    path = Path(__file__).parent / f"{date.today()}-gans.md"
     path.write_text(table(values) + "\n")
     path.with_suffix(".json").write_text(json.dumps(values, indent=1) + "\n")
     print(path.read_text())
