@@ -3,8 +3,9 @@
     python benchmarks/gans.py [--seeds 0,1] [--systems stylegan2,cyclegan] [--budget 60] [--keep FOLDER]
 
 `--budget` replaces every system's own seconds. Trained by `maquette train`, scored by `maquette eval`, one thread each; what
-FOLDER holds already is not done again; systems measured earlier the same day keep their rows. Beside those figures:
-StyleGAN2's truncation and its noise, CycleGAN's digits read by an SVM, pix2pix's distance to true counterparts. Writes benchmarks/DATE-gans.md and .json.
+FOLDER holds already is not done again, and systems measured earlier the same day keep their rows. Beside those figures:
+StyleGAN2's truncation and its noise, CycleGAN's digits read by an SVM, pix2pix's distance to true counterparts.
+Writes benchmarks/DATE-gans.md and .json.
 """
 
 from __future__ import annotations

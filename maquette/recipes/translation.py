@@ -8,7 +8,6 @@ from maquette.codecs.pixels import Pixels
 from maquette.conditioners.source import Source
 from maquette.contracts import Network, Objective, Sampler
 from maquette.data import Data, open_data
-from maquette.data.beside import BETWEEN
 from maquette.experiment import Experiment, Fit
 from maquette.networks.patch_discriminator import PatchDiscriminator
 from maquette.networks.translator import FinePatches, ResidualTranslator, SkipTranslator, layers_of
@@ -25,14 +24,12 @@ def pix2pix(data: str = "serif_glyphs", size: int = 0, depth: int = 1, near: flo
     """pix2pix: pairs of images, a U-Net against a discriminator of patches (Isola 2017, arXiv:1611.07004).
 
     Args:
-        data: image pairs: rows with an "image" and its own "source".
+        data: image pairs: rows with an "image" and its own "source". Two sets with a colon between are no pairs: see cyclegan.
         size: side in pixels that images are brought to; 0 keeps them as they are.
         depth: the one dial: 32 channels per step of it at the highest resolution, more below.
         near: weight of the L1 distance to the counterpart.
     """
     opened = _open("pix2pix", data, size, depth)
-    if BETWEEN in opened.facts.name:
-        raise ValueError(f"pix2pix needs each image's own counterpart, and {data!r} has none: serif_glyphs has, or use cyclegan")
     channels, height, across = opened.facts.shape
     shape = (channels, height, across)
     layers = min(4, max(2, (min(height, across) - 1).bit_length() - 1))  # down to two places a side
