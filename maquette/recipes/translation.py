@@ -37,7 +37,7 @@ def pix2pix(data: str = "serif_glyphs", size: int = 0, depth: int = 1, near: flo
         "generator": SkipTranslator(shape, 32 * depth, layers),
         "discriminator": PatchDiscriminator(channels, 32 * depth, told=channels),
     }
-    fit = Fit(steps=1500, batch=16, lr=3e-3, betas=(0.5, 0.999), clip=0.0, decay=0.5, bf16=True)
+    fit = Fit(steps=900, batch=32, lr=4e-3, betas=(0.5, 0.999), clip=0.0, decay=0.5, bf16=True)
     return _experiment(opened, nets, Paired(near), OneShot(), fit, PIX2PIX)
 
 
