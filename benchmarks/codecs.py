@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import tempfile
 from datetime import date
 from pathlib import Path
@@ -98,7 +99,7 @@ def table(cells: list[tuple[str, str, int]], folder: Path, errors: dict[str, str
         "",
         "Held-out images encoded and decoded. One thread per system. bits/image: what a code costs with all symbols equally",
         "likely; of a Gaussian latent its divergence from a standard normal; under a prior, given the label, where there is one.",
-        f"`python benchmarks/codecs.py`, torch {found['torch']}. Trained at commits {commits}.",
+        f"`python benchmarks/codecs.py {' '.join(sys.argv[1:])}`, torch {found['torch']}. Trained at commits {commits}.",
     ]
     for data in dict.fromkeys(cell[0] for cell in cells):
         lines += ["", f"## {data}", ""]
