@@ -163,6 +163,7 @@ def begin(
     if steps < 0 or steps != int(steps):
         raise ValueError(f"--steps {steps} is not a whole number above 0")
     spend = seconds_of(budget) if budget else 0.0
+    recipe = recipes.named(recipe)
     experiment, checked = build(recipe, arguments, seed)
     folder = Path(out) if out else _fresh(recipe, experiment.data.facts)
     if world.first:
@@ -561,7 +562,8 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def show(name: str) -> dict[str, Any]:
     """What a run is and how far; or, given a recipe's name, its arguments, roles, phases and capabilities."""
-    if name in recipes.catalogue() or ":" in name:
+    if (recipe := recipes.named(name)) in recipes.catalogue() or ":" in name:
+        name = recipe
         experiment, _ = build(name, {}, 0)
         return {
             "recipe": name,

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from maquette.report.axes import duration, finite, short
-from maquette.report.standing import BEST, CLOSE, LEADS, Cell, Column, columns, floor_of, names
+from maquette.report.standing import BEST, CLOSE, LEADS, Cell, Column, columns, floor_of, names, systems_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -205,7 +205,7 @@ def leaderboard(compare: dict[str, Any]) -> Table:
     head, body, notes = _cells(rows, compare.get("floors") or {})
     data, budget = (compare.get("data") or {}).get("name", ""), compare.get("budget", "")
     title = " ".join(
-        part for part in [f"{len(rows)} systems on {data}" if data else "", f"({budget} each)" if budget else ""] if part
+        part for part in [f"{systems_of(rows)} systems on {data}" if data else "", f"({budget} each)" if budget else ""] if part
     )
     table = Table(
         title=Text(title, "bold"), title_justify="left", caption=Text("\n".join([LEGEND, *notes]), "dim"), caption_justify="left"
