@@ -198,6 +198,12 @@ def stages(name: str, data: str, folder: Path, budget: Any, steps: int, seed: in
     return [("training", [*train, "--quiet", *own]), ("scoring", judge)]
 
 
+def pending(folder: Path, train: Stage, judge: Stage) -> Entry:
+    """A system's way through what its folder does not hold yet: training and scoring, scoring alone, or nothing."""
+    left = [] if (folder / "eval.json").exists() else [judge] if (folder / "run.json").exists() else [train, judge]
+    return Entry(folder.name, folder, left)
+
+
 def run_all(entries: list[Entry], jobs: int, quiet: bool) -> None:
     """Run every entry to its end, `jobs` at a time; on any way out, SIGTERM too, leave no process behind."""
     board = None if quiet else Board([entry.name for entry in entries])
