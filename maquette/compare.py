@@ -92,6 +92,7 @@ def compare(
     out: str | Path = "runs/compare",
     seed: int = 0,
     seeds: Sequence[int] = (),
+    n: int = 0,
     jobs: int = 0,
     quiet: bool = False,
     arguments: dict[str, Any] | None = None,
@@ -101,6 +102,7 @@ def compare(
     Args:
         seed: that each recipe is trained with.
         seeds: several, in its place: each recipe is trained once with each, and the ranks say how far their order holds.
+        n: samples that each is judged by; 0 = as many as there are training rows, at most 10,000.
 
     Raises:
         ValueError: an unknown recipe, data set or option; neither budget nor steps, or both.
@@ -111,8 +113,9 @@ def compare(
     _check(names, data, arguments)
     if bool(budget) == bool(steps):
         raise ValueError("say how long to train each: a budget (--budget 60s) or a number of steps (--steps 1000), one of them")
-    if steps < 0 or jobs < 0:
-        raise ValueError(f"--{'steps' if steps < 0 else 'jobs'} {min(steps, jobs)} is not above 0")
+    for option, value in (("--steps", steps), ("--jobs", jobs), ("-n", n)):
+        if value < 0:
+            raise ValueError(f"{option} {value} is not above 0")
     if budget:
         seconds_of(budget)
     if out.exists() and not out.is_dir():
@@ -123,7 +126,7 @@ def compare(
     facts = open_data(data, int(arguments.get("size", 0))).facts
     out.mkdir(parents=True, exist_ok=True)
     entries = [
-        Entry(folder.name, folder, stages(name, data, folder, budget, steps, one, arguments), name, one)
+        Entry(folder.name, folder, stages(name, data, folder, budget, steps, one, arguments, n), name, one)
         for name, one, folder in planned
     ]
     floors = _baselines(data, out, int(arguments.get("size", 0)), seeds[0])
@@ -173,7 +176,9 @@ def _check(names: list[str], data: str, arguments: dict[str, Any]) -> None:
         raise ValueError(f"recipe {', '.join(sorted(twice))} is named twice")
 
 
-def stages(name: str, data: str, folder: Path, budget: Any, steps: int, seed: int, arguments: dict[str, Any]) -> list[Stage]:
+def stages(
+    name: str, data: str, folder: Path, budget: Any, steps: int, seed: int, arguments: dict[str, Any], n: int = 0
+) -> list[Stage]:
     """The commands that train a recipe into `folder` and then score it."""
     base = [sys.executable, "-m", "maquette"]
     length = ["--steps", str(steps)] if steps else ["--budget", str(budget)] if budget else []
@@ -194,8 +199,9 @@ def stages(name: str, data: str, folder: Path, budget: Any, steps: int, seed: in
         "1",
         "--quiet",
     ]
-    judge = [*base, "eval", str(folder), "--threads", "1", "--json", *(["--trust"] if ":" in name else [])]
-    return [("training", [*train, "--quiet", *own]), ("scoring", judge)]
+    judge = [*base, "eval", str(folder), "--threads", "1", "--json", *(["-n", str(n)] if n else [])]
+    judge += ["--trust"] if ":" in name else []
+    return [("training", [*train, *own]), ("scoring", judge)]
 
 
 def pending(folder: Path, train: Stage, judge: Stage) -> Entry:

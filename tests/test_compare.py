@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from maquette import api, cli, recipes
+from maquette.compare import stages
 from maquette.report.bar import plain_table
 from maquette.runs import Run, RunError
 
@@ -98,8 +99,18 @@ def test_a_name_with_hyphens_is_the_recipes(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"seeds": (0, 0)}, "--seeds names 0 twice"), ({"seed": 3, "seeds": (0, 1)}, "give --seed 3 or --seeds 0,1, not both")],
+    [
+        ({"seeds": (0, 0)}, "--seeds names 0 twice"),
+        ({"seed": 3, "seeds": (0, 1)}, "give --seed 3 or --seeds 0,1, not both"),
+        ({"n": -5}, "-n -5 is not above 0"),
+    ],
 )
-def test_seeds_that_cannot_be_meant_are_refused(options, said):
+def test_numbers_that_cannot_be_meant_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
         api.compare("digits", ["vae"], steps=2, quiet=True, **options)
+
+
+def test_the_number_of_samples_is_passed_on(tmp_path):
+    (_, train), (_, judge) = stages("vae", "digits", tmp_path, "3s", 0, 1, {"depth": 2, "gamma": 1.0}, n=50)
+    assert judge[-2:] == ["-n", "50"] and train[-1] == "--depth=2" and train[train.index("--seed") + 1] == "1"
+    assert "-n" not in stages("vae", "digits", tmp_path, "", 5, 0, {})[1][1]

@@ -148,12 +148,12 @@ def test_one_step_is_better_than_a_flows_and_worse_when_it_is_not_told() -> None
     def far(sample: torch.Tensor) -> float:
         return float((sample - end).square().sum(1).mean().sqrt())
 
-    one = far(drawn(Strider(PROCESS, (2,), 1), student))
-    four = far(drawn(Strider(PROCESS, (2,), 4), student))
+    one = far(drawn(Strider(PROCESS, (2,), 1, strides=STRIDES), student))
+    four = far(drawn(Strider(PROCESS, (2,), 4, strides=STRIDES), student))
     blunt = far(drawn(Euler(PROCESS, (2,), 1), plain.steady("main")))
     deaf = far(drawn(Euler(PROCESS, (2,), 1), Untold(student)))
     assert one < 0.5 * blunt and one < 0.5 * deaf, (one, blunt, deaf)
-    assert four < 0.5 * blunt and far(drawn(Strider(PROCESS, (2,), 16), student)) < 0.5 * blunt, (four, blunt)
+    assert four < 0.5 * blunt and far(drawn(Strider(PROCESS, (2,), 16, strides=STRIDES), student)) < 0.5 * blunt, (four, blunt)
 
 
 # -- lengths -----------------------------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def test_lengths_are_powers_of_two_and_the_shortest_is_told_as_nothing() -> None
             Strides(finest)
     for steps, near in ((3, 2), (5, 4), (12, 8)):
         with pytest.raises(ValueError, match=rf"steps is {steps}; .* 1, 2, 4, 8, and 16 or more; nearest is {near}"):
-            Strider(PROCESS, (2,), steps)
+            Strider(PROCESS, (2,), steps, strides=STRIDES)
     for name in ("drop", "share"):
         with pytest.raises(ValueError, match=f"{name} is 1.5"):
             Shortcut(PROCESS, STRIDES, **{name: 1.5})
@@ -200,7 +200,7 @@ def test_a_student_begins_as_its_teacher_deaf_to_lengths(recipe: str, tmp_path: 
     api.train(recipe, out=tmp_path / "one", steps=3, quiet=True, batch=16)
     theirs, system = api.load(tmp_path / "one").system, build("shortcut", {"teacher": str(tmp_path / "one")}, 0)[0].system
     for steps in (1, 4):
-        own = system.sample(3, seed=1, sampler=Strider(PROCESS, (1, 8, 8), steps))["code"]
+        own = system.sample(3, seed=1, sampler=Strider(PROCESS, (1, 8, 8), steps, strides=Strides(8)))["code"]
         torch.testing.assert_close(own, theirs.sample(3, seed=1, sampler=Euler(PROCESS, (1, 8, 8), steps))["code"])
     trained = api.train("shortcut", teacher=str(tmp_path / "one"), out=tmp_path / "two", steps=4, batch=16, quiet=True)
     assert float(trained.system.nets["main"].told.weight[:, 10:].detach().abs().max()) > 0  # type: ignore[union-attr,operator,index]

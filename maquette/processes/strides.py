@@ -21,7 +21,7 @@ class Strides:
         ValueError: `finest` is not a power of two above 1.
     """
 
-    finest: int = 16
+    finest: int = 8
 
     def __post_init__(self) -> None:
         if self.finest < 2 or self.finest & (self.finest - 1):

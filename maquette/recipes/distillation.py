@@ -105,7 +105,7 @@ def reflow(
 
 
 def shortcut(
-    data: str = "", size: int = 0, teacher: str = "", depth: int = 1, drop: float = 0.1, finest: int = 16, share: float = 0.25
+    data: str = "", size: int = 0, teacher: str = "", depth: int = 1, drop: float = 0.1, finest: int = 8, share: float = 0.0
 ) -> Experiment:
     """A shortcut model: one network for 1, 2, 4 or more steps, told how far each goes (Frans 2024, arXiv:2410.12557).
 
@@ -119,7 +119,8 @@ def shortcut(
         depth: residual blocks per resolution; channels grow with it. With a teacher, the network is the teacher's.
         drop: chance that a training row is not told its label.
         finest: shortest steps on the way from noise to data, a power of two; the paper's 128 wants longer training.
-        share: of the training rows that learn longer steps; the others learn the flow.
+        share: of the training rows that learn longer steps, while the others learn the flow; 0 = the paper's quarter, or half
+            with a teacher, whose flow is learnt already.
     """
     strides = Strides(finest)
     if teacher:
@@ -133,13 +134,13 @@ def shortcut(
     facts = opened.facts
     system = System(
         {"main": net, "ema": copy.deepcopy(net), "target": copy.deepcopy(net)},
-        Shortcut(process, strides, drop, share),
+        Shortcut(process, strides, drop, share or (0.5 if teacher else 0.25)),
         Strider(process, facts.shape, strides=strides),
         Pixels(facts.levels),
         Labels(facts.shares) if facts.classes else None,
         follow={"ema": ("main", 0.9999), "target": ("main", 0.9)},
     )
-    return Experiment(system, opened, Fit(steps=1500, batch=64, lr=1e-3 if teacher else 3e-3, bf16=True), SHORTCUT)
+    return Experiment(system, opened, Fit(steps=1500, batch=64, lr=2e-3 if teacher else 3e-3, bf16=True), SHORTCUT)
 
 
 def _check_straight(recipe: str, teacher: str, process: Gaussian) -> None:
