@@ -120,12 +120,19 @@ def told(found: Sequence[Ranking], seeds: Sequence[int]) -> list[str]:
     """Who leads with every seed, and whether the order is the same with each, in sentences."""
     lines: list[str] = []
     won: dict[str, list[str]] = {}
+    led: dict[str, list[str]] = {}
     for ranking in found:
         name = next(iter(ranking.ranks))
         if all((name, other) in ranking.agreed for other in ranking.ranks if other != name):
             won.setdefault(name, []).append(ranking.metric)
+        elif ranking.agreed:
+            first = min(ranking.means.values())
+            led.setdefault(listed([name for name, mean in ranking.means.items() if mean == first]), []).append(ranking.metric)
     over = f"seeds {listed([str(seed) for seed in seeds])}"
     lines += [f"{name} is best with every seed, beyond the intervals' doubt, on {listed(each)}." for name, each in won.items()]
+    lines += [
+        f"No winner can be named with every seed on {listed(each)}; first in mean rank: {names}." for names, each in led.items()
+    ]
     stable, unsaid = ([r for r in found if r.verdict == verdict] for verdict in ("stable", "open"))
     if stable:
         words = [f"{r.metric} ({len(r.agreed)} of {_pairs(r)} pairs told apart)" for r in stable]
