@@ -24,7 +24,6 @@ from maquette.nn.ranks import alone
 from maquette.streams import Streams, mix
 from maquette.system import System
 
-
 LATE = 1 << 20  # a step by which every player has joined in: what waits for its turn costs nothing before
 
 
