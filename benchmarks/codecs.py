@@ -17,7 +17,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from maquette.compare import Entry, run_all, stages
+from maquette.compare import Entry, pending, run_all, stages
 from maquette.runs import Run, versions
 
 # name -> (recipe, training seconds, arguments); "codec" names another one of these
@@ -77,8 +77,7 @@ def entry(folder: Path, budget: int, patch: int, data: str, name: str, seed: int
         arguments = {**arguments, "patch": patch}
     own = folder / place(data, name, seed)
     train, judge = stages(recipe, data, own, f"{budget or seconds}s", 0, seed, arguments)
-    left = [] if (own / "eval.json").exists() else [judge] if (own / "run.json").exists() else [train, judge]
-    return Entry(own.name, own, left)
+    return pending(own, train, judge)
 
 
 def flat(folder: Path) -> dict[str, float]:
