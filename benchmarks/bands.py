@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from maquette import recipes
-from maquette.compare import Entry, run_all, stages
+from maquette.compare import pending, run_all, stages
 from maquette.runs import Run, build, versions
 
 
@@ -38,8 +38,7 @@ def main() -> None:
             place = folder / f"{name}-seed{seed}"
             data = recipes.signature(recipes.find(name))["data"]
             train, judge = stages(name, str(data), place, f"{given.seconds}s", 0, seed, {})
-            left = [] if (place / "eval.json").exists() else [judge] if (place / "run.json").exists() else [train, judge]
-            entries.append(Entry(place.name, place, left))
+            entries.append(pending(place, train, judge))
     run_all(entries, jobs=given.jobs, quiet=False)
     places = {(name, seed): folder / f"{name}-seed{seed}" / "eval.json" for name in names for seed in seeds}
     told = {key: json.loads(place.read_text()) for key, place in places.items() if place.exists()}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from maquette.compare import Entry, run_all, stages
+from maquette.compare import pending, run_all, stages
 from maquette.doctor import gemm
 from maquette.runs import Run
 
@@ -47,8 +47,7 @@ def main() -> None:
     for seed in seeds:
         place = folder / f"gpt-seed{seed}"
         train, judge = stages("gpt", "stdlib", place, given.budget, 0, seed, {})
-        left = [] if (place / "eval.json").exists() else [judge] if (place / "run.json").exists() else [train, judge]
-        entries.append(Entry(place.name, place, left))
+        entries.append(pending(place, train, judge))
     run_all(entries, jobs=given.jobs, quiet=False)
     torch.set_num_threads(1)
     lines = [

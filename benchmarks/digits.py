@@ -17,7 +17,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from maquette.compare import Entry, run_all, stages
+from maquette.compare import pending, run_all, stages
 from maquette.runs import Run, versions
 
 BUDGET = {"vae": 30, "flow": 60, "pixelcnn": 60, "gan": 60, "maskgit": 120, "ddpm": 60}
@@ -69,8 +69,7 @@ def main() -> None:
         for name in sorted(names, key=lambda name: -BUDGET[name]):
             place = folder / f"{name}-seed{seed}"
             train, judge = stages(name, "digits", place, f"{BUDGET[name]}s", 0, seed, {})
-            left = [] if (place / "eval.json").exists() else [judge] if (place / "run.json").exists() else [train, judge]
-            entries.append(Entry(place.name, place, left))
+            entries.append(pending(place, train, judge))
     run_all(entries, jobs=given.jobs, quiet=False)
     path = Path(__file__).parent / f"{date.today()}-digits.md"
     path.write_text(table(names, seeds, folder, {e.name: e.error for e in entries}) + "\n")

@@ -1,10 +1,11 @@
 """Few steps: a flow on font digits, and students that learn from it to need fewer. Losses included.
 
     python benchmarks/fewsteps.py [--seeds 0] [--teacher 300] [--student 150] [--samples 500] [--recipes reflow] [--keep FOLDER]
+        [--name shortcut]
 
 Each system is trained by `maquette train` in a process of its own on one thread; what FOLDER holds already is not trained
 again. Every line of the table draws the same samples, by seed and label, with another sampler or number of steps, and is
-judged by the same classifier. Writes benchmarks/DATE-fewsteps-DATA.md.
+judged by the same classifier. Writes benchmarks/DATE-fewsteps-DATA.md, or -DATA-NAME.md.
 """
 
 from __future__ import annotations
@@ -27,15 +28,18 @@ from maquette import api
 from maquette.evaluate import choose, judge
 from maquette.metrics.evidence import Evidence
 from maquette.runs import Run, versions
-from maquette.samplers.solvers import DPM, Euler, Heun, Leaps, Solver
+from maquette.samplers.solvers import DPM, Euler, Heun, Leaps, Solver, Strider
 
 BARS = {("consistency", "Leaps", 1): 1.5, ("consistency", "Leaps", 4): 1.15}  # of the teacher's FD at 20 steps
-WHOLE = {("flow", 12), ("consistency", 1), ("consistency", 4), ("reflow", 4)}  # judged by GAN-train and label too, which is dear
+# judged by GAN-train and label too, which is dear
+WHOLE = {("flow", 12), ("consistency", 1), ("consistency", 4), ("reflow", 4), ("shortcut", 4)}
 Line = tuple[str, Callable[..., Solver], int]
-TEACHER: list[Line] = [("flow", Heun, 20), ("flow", Heun, 12), ("flow", DPM, 4), ("flow", Euler, 4), ("flow", Euler, 1)]
+TEACHER: list[Line] = [("flow", Heun, 20), ("flow", Heun, 12), ("flow", DPM, 4)]
+TEACHER += [("flow", Euler, steps) for steps in (20, 4, 2, 1)]
 STUDENTS: dict[str, list[Line]] = {
     "consistency": [("consistency", Leaps, steps) for steps in (1, 2, 4)],
     "reflow": [("reflow", Euler, steps) for steps in (1, 2, 4)],
+    "shortcut": [("shortcut", Strider, steps) for steps in (1, 2, 4, 8)],
 }
 
 
@@ -47,6 +51,7 @@ def main() -> None:
     asked.add_argument("--samples", type=int, default=500)
     asked.add_argument("--recipes", default=",".join(STUDENTS))
     asked.add_argument("--data", default="font_digits")
+    asked.add_argument("--name", default="", help="a word more in the names of the table's files")
     asked.add_argument("--keep", default="", help="keep the runs in this folder")
     given = asked.parse_args()
     torch.set_num_threads(1)
@@ -126,13 +131,15 @@ def line(run: api.Loaded, name: str, solver: Callable[..., Solver], steps: int, 
 
 def write(given: argparse.Namespace, found: list[dict[str, Any]]) -> None:
     """The table, each FD beside the teacher's at 20 steps."""
-    path = Path(__file__).parent / f"{date.today()}-fewsteps-{Path(given.data).name}.md"
+    words = [str(date.today()), "fewsteps", Path(given.data).name, *([given.name] if given.name else [])]
+    path = Path(__file__).parent / f"{'-'.join(words)}.md"
     lines = [
         f"# Few steps, {date.today()}",
         "",
         f"{given.data}; {given.samples} samples a line, labels in turn; one thread. torch {versions()['torch']}.",
         f"`python benchmarks/fewsteps.py --data {given.data} --seeds {given.seeds} "
-        f"--teacher {given.teacher} --student {given.student} --samples {given.samples} --recipes {given.recipes}`",
+        f"--teacher {given.teacher} --student {given.student} --samples {given.samples} --recipes {given.recipes}"
+        f"{f' --name {given.name}' if given.name else ''}`",
         f"Trained at commits {', '.join(dict.fromkeys(line['git'] or '(not recorded)' for line in found))}.",
         "FD is against all held-out rows, in the features of the data's own classifier; few samples put it above its floor.",
         "",

@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from maquette.compare import Entry, run_all, stages
+from maquette.compare import pending, run_all, stages
 from maquette.data.mixtures import density
 from maquette.metrics.truth import quality_of_truth
 from maquette.runs import versions
@@ -49,8 +49,7 @@ def main() -> None:
             place = folder / f"{name}-{given.data}-seed{seed}"
             train, (scoring, command) = stages(name, given.data, place, given.budget, 0, seed, arguments)
             judge = (scoring, [*command, "-n", "4000"])
-            left = [] if (place / "eval.json").exists() else [judge] if (place / "run.json").exists() else [train, judge]
-            entries.append(Entry(place.name, place, left))
+            entries.append(pending(place, train, judge))
     run_all(entries, jobs=given.jobs, quiet=False)
     told = {e.name: json.loads((e.folder / "eval.json").read_text()) for e in entries if (e.folder / "eval.json").exists()}
     path = Path(__file__).parent / f"{date.today()}-ladder.md"

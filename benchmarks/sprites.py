@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from maquette import api, exhibits
-from maquette.compare import Entry, run_all, stages
+from maquette.compare import pending, run_all, stages
 from maquette.metrics.estimate import Estimate, compare
 from maquette.report.pictures import grid, png
 from maquette.runs import versions
@@ -50,8 +50,7 @@ def main() -> None:
             place = _place(folder, beta, seed)
             train, (scoring, command) = stages("beta_vae", "sprites", place, "", given.steps, seed, {"beta": beta})
             judge = (scoring, [*command, "-n", "200", "--metrics", "disentanglement"])
-            left = [] if (place / "eval.json").exists() else [judge] if (place / "run.json").exists() else [train, judge]
-            entries.append(Entry(place.name, place, left))
+            entries.append(pending(place, train, judge))
     run_all(entries, jobs=given.jobs, quiet=False)
     told = {(beta, seed): found for beta in betas for seed in seeds if (found := _told(_place(folder, beta, seed)))}
     path = HERE / f"{date.today()}-sprites.md"

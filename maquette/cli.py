@@ -66,6 +66,14 @@ def _options(words: list[str]) -> dict[str, Any]:
     return found
 
 
+def _numbers(option: str, words: str) -> list[int]:
+    """Whole numbers with commas between."""
+    parts = [part.strip() for part in words.split(",") if part.strip()]
+    if not all(part.isdigit() for part in parts):
+        raise ValueError(f"{option} '{words}': write whole numbers with commas between, as 0,1")
+    return [int(part) for part in parts]
+
+
 def _print(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1, default=str))
 
@@ -385,6 +393,8 @@ def compare_verb(
     steps: Annotated[int, typer.Option(help="Steps for each, instead of a budget.")] = 0,
     out: Out = "runs/compare",
     seed: Seed = 0,
+    seeds: Annotated[str, typer.Option(help="Train each with several seeds, comma-separated: how far the ranking holds.")] = "",
+    n: Annotated[int, typer.Option("-n", help="Samples to judge each by (0 = as many as training rows, at most 10,000).")] = 0,
     jobs: Annotated[int, typer.Option(help="Systems trained side by side, one thread each (0 = one per core).")] = 0,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -400,6 +410,8 @@ def compare_verb(
         steps=steps,
         out=out,
         seed=seed,
+        seeds=_numbers("--seeds", seeds),
+        n=n,
         jobs=jobs,
         quiet=quiet or as_json,
         arguments=_options(ctx.args),
@@ -411,11 +423,14 @@ def compare_verb(
     from rich.console import Console
 
     from maquette.report.bar import leaderboard, plain_table
+    from maquette.report.ranking import plain_ranking
 
     if sys.stdout.isatty():
         Console().print(leaderboard(told))
     else:
         typer.echo(plain_table(told["rows"], told["floors"]))
+    if ranks := plain_ranking(told["rows"]):
+        typer.echo(ranks)
     typer.echo(f"{Path(out) / 'report.html'} shows samples, curves and what each number means; compare.json has every figure.")
     raise typer.Exit(FAILED if failed else 0)
 

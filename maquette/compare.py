@@ -12,7 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from maquette.data import open_data
 from maquette.experiment import seconds_of
 from maquette.report.bar import Board
 from maquette.report.page import write_page
+from maquette.report.ranking import rankings
 from maquette.runs import FIT_OPTIONS, Run, RunError, versions
 from maquette.storage import replace_durably
 
@@ -35,10 +37,11 @@ class Entry:
     name: str
     folder: Path
     stages: list[Stage]
+    recipe: str = ""
+    seed: int = 0
     stage: int = -1
     process: subprocess.Popen[bytes] | None = None
     error: str = ""
-    notes: list[str] = field(default_factory=list)
 
     @property
     def over(self) -> bool:
@@ -88,46 +91,45 @@ def compare(
     steps: int = 0,
     out: str | Path = "runs/compare",
     seed: int = 0,
+    seeds: Sequence[int] = (),
+    n: int = 0,
     jobs: int = 0,
     quiet: bool = False,
     arguments: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train and score each recipe on `data`; writes compare.json and report.html into `out` and returns the former.
 
+    Args:
+        seed: that each recipe is trained with.
+        seeds: several, in its place: each recipe is trained once with each, and the ranks say how far their order holds.
+        n: samples that each is judged by; 0 = as many as there are training rows, at most 10,000.
+
     Raises:
         ValueError: an unknown recipe, data set or option; neither budget nor steps, or both.
         RunError: `out` already holds a comparison.
     """
     out = Path(out)
-    if not names:
-        raise ValueError("name at least one recipe to compare")
-    for name in names:
-        options = {
-            k: v
-            for k, v in {"data": data, **(arguments or {})}.items()
-            if k in recipes.signature(recipes.find(name)) or len(names) == 1
-        }
-        recipes.check(name, options, also=FIT_OPTIONS)
-    for key in arguments or {}:
-        if key not in FIT_OPTIONS and not any(key in recipes.signature(recipes.find(name)) for name in names):
-            allowed = {k for name in names for k in recipes.signature(recipes.find(name))} | set(FIT_OPTIONS)
-            raise recipes.UnknownName("option", key, sorted(allowed))
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"recipe {', '.join(sorted(twice))} is named twice")
+    names, arguments, seeds = [recipes.named(name) for name in names], arguments or {}, _seeds(seed, seeds)
+    _check(names, data, arguments)
     if bool(budget) == bool(steps):
         raise ValueError("say how long to train each: a budget (--budget 60s) or a number of steps (--steps 1000), one of them")
-    if steps < 0 or jobs < 0:
-        raise ValueError(f"--{'steps' if steps < 0 else 'jobs'} {min(steps, jobs)} is not above 0")
+    for option, value in (("--steps", steps), ("--jobs", jobs), ("-n", n)):
+        if value < 0:
+            raise ValueError(f"{option} {value} is not above 0")
     if budget:
         seconds_of(budget)
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file; --out names a folder")
-    if (out / "compare.json").exists() or any((out / name / "run.json").exists() for name in names):
+    planned = [(name, one, out / (f"{name}-seed{one}" if len(seeds) > 1 else name)) for name in names for one in seeds]
+    if (out / "compare.json").exists() or any((folder / "run.json").exists() for _, _, folder in planned):
         raise RunError(f"{out} already holds a comparison; --out names another folder")
-    facts = open_data(data, int((arguments or {}).get("size", 0))).facts
+    facts = open_data(data, int(arguments.get("size", 0))).facts
     out.mkdir(parents=True, exist_ok=True)
-    entries = [Entry(name, out / name, stages(name, data, out / name, budget, steps, seed, arguments or {})) for name in names]
-    floors = _baselines(data, out, int((arguments or {}).get("size", 0)), seed)
+    entries = [
+        Entry(folder.name, folder, stages(name, data, folder, budget, steps, one, arguments, n), name, one)
+        for name, one, folder in planned
+    ]
+    floors = _baselines(data, out, int(arguments.get("size", 0)), seeds[0])
     run_all([*entries, floors], jobs or len(os.sched_getaffinity(0)), quiet)
     rows = [_row(entry) for entry in entries]
     told = {
@@ -136,10 +138,12 @@ def compare(
         "command": " ".join(["maquette", *sys.argv[1:]]),
         "data": facts.asdict(),
         "budget": str(budget or f"{steps} steps"),
-        "seed": seed,
+        "seed": seeds[0],
+        "seeds": list(seeds),
         "machine": next((Run.open(e.folder).record["machine"] for e in entries if (e.folder / "run.json").exists()), {}),
         "versions": versions(),
         "rows": rows,
+        "rankings": [found.asdict() for found in rankings(rows)],
         "floors": {} if floors.error else json.loads((out / "baselines.json").read_text()),
     }
     replace_durably(out / "compare.json", (json.dumps(told, indent=1) + "\n").encode())
@@ -147,7 +151,34 @@ def compare(
     return told
 
 
-def stages(name: str, data: str, folder: Path, budget: Any, steps: int, seed: int, arguments: dict[str, Any]) -> list[Stage]:
+def _seeds(seed: int, seeds: Sequence[int]) -> tuple[int, ...]:
+    """The seeds to train with."""
+    if seeds and seed:
+        raise ValueError(f"give --seed {seed} or --seeds {','.join(map(str, seeds))}, not both")
+    if twice := [one for one in dict.fromkeys(seeds) if list(seeds).count(one) > 1]:
+        raise ValueError(f"--seeds names {', '.join(map(str, twice))} twice")
+    return tuple(seeds) or (seed,)
+
+
+def _check(names: list[str], data: str, arguments: dict[str, Any]) -> None:
+    """That there are recipes, each named once, and options that at least one of them has, of its type."""
+    if not names:
+        raise ValueError("name at least one recipe to compare")
+    known = {name: recipes.signature(recipes.find(name)) for name in names}
+    for name in names:
+        options = {k: v for k, v in {"data": data, **arguments}.items() if k in known[name] or len(names) == 1}
+        recipes.check(name, options, also=FIT_OPTIONS)
+    allowed = {*FIT_OPTIONS, *(key for own in known.values() for key in own)}
+    for key in arguments:
+        if key not in allowed:
+            raise recipes.UnknownName("option", key, sorted(allowed))
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"recipe {', '.join(sorted(twice))} is named twice")
+
+
+def stages(
+    name: str, data: str, folder: Path, budget: Any, steps: int, seed: int, arguments: dict[str, Any], n: int = 0
+) -> list[Stage]:
     """The commands that train a recipe into `folder` and then score it."""
     base = [sys.executable, "-m", "maquette"]
     length = ["--steps", str(steps)] if steps else ["--budget", str(budget)] if budget else []
@@ -168,8 +199,15 @@ def stages(name: str, data: str, folder: Path, budget: Any, steps: int, seed: in
         "1",
         "--quiet",
     ]
-    judge = [*base, "eval", str(folder), "--threads", "1", "--json", *(["--trust"] if ":" in name else [])]
-    return [("training", [*train, "--quiet", *own]), ("scoring", judge)]
+    judge = [*base, "eval", str(folder), "--threads", "1", "--json", *(["-n", str(n)] if n else [])]
+    judge += ["--trust"] if ":" in name else []
+    return [("training", [*train, *own]), ("scoring", judge)]
+
+
+def pending(folder: Path, train: Stage, judge: Stage) -> Entry:
+    """A system's way through what its folder does not hold yet: training and scoring, scoring alone, or nothing."""
+    left = [] if (folder / "eval.json").exists() else [judge] if (folder / "run.json").exists() else [train, judge]
+    return Entry(folder.name, folder, left)
 
 
 def run_all(entries: list[Entry], jobs: int, quiet: bool) -> None:
@@ -211,8 +249,9 @@ def _baselines(data: str, out: Path, size: int, seed: int) -> Entry:
 
 def _row(entry: Entry) -> dict[str, Any]:
     if entry.error:
-        return {"status": "failed", "error": entry.error, "recipe": entry.name, "run": str(entry.folder), "metrics": {}}
-    return {"status": "ok", "error": "", **json.loads((entry.folder / "eval.json").read_text())}
+        about = {"recipe": entry.recipe, "run": str(entry.folder), "training_seed": entry.seed}
+        return {"status": "failed", "error": entry.error, **about, "metrics": {}}
+    return {"status": "ok", "error": "", "training_seed": entry.seed, **json.loads((entry.folder / "eval.json").read_text())}
 
 
 def _shown(entry: Entry) -> dict[str, Any]:

@@ -41,6 +41,12 @@ class Condition:
         return replace(self, **{name: change(slot) for name, slot in present.items()})
 
 
+def tell(cond: Condition | None, more: Tensor) -> Condition:
+    """A condition, and `more` numbers [B,D] told behind its vector."""
+    cond = cond or Condition()
+    return replace(cond, vector=more if cond.vector is None else torch.cat([cond.vector, more], 1))
+
+
 class Codec(nn.Module):
     """Data <-> code. `field` names the batch field it reads and writes.
 

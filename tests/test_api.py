@@ -156,6 +156,7 @@ def _seconds(command: list[str]) -> float:
         (["list", "recipe"], "Did you mean 'recipes'"),
         (["eval", "nowhere"], "there is no run at nowhere"),
         (["compare", "--recipes", "vae,gna"], "Did you mean 'gan'"),
+        (["compare", "--recipes", "vae", "--seeds", "0,x"], "--seeds '0,x': write whole numbers"),
         (["sample", "nowhere", "--about", "{label: 3}"], "is not JSON"),
     ],
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
-from maquette import api
+from maquette import api, cli, recipes
+from maquette.compare import stages
 from maquette.report.bar import plain_table
-from maquette.runs import RunError
+from maquette.runs import Run, RunError
 
 OWN = '''
 from maquette.experiment import Experiment
@@ -17,6 +19,10 @@ from maquette.recipes.language import gpt
 def small(data: str = "stdlib", context: int = 16) -> Experiment:
     """My own."""
     return gpt(data=data, depth=1, vocab=0, context=context)
+
+def deeper(data: str = "stdlib", context: int = 16) -> Experiment:
+    """My own, and another."""
+    return gpt(data=data, depth=2, vocab=0, context=context)
 
 def broken(data: str = "stdlib") -> Experiment:
     """Fails when trained, not when asked for."""
@@ -50,3 +56,61 @@ def test_compare_survives_a_failing_system_and_shows_what_must_be_beaten(folder)
     assert "xz given the training text" in page and "no luck today" in page
     with pytest.raises(RunError, match="already holds a comparison"):
         api.compare(str(folder / "notes"), ["mine:small"], steps=2, out=out, quiet=True)
+
+
+def here(entries, jobs, quiet):
+    """Every stage of every entry, in this process."""
+    for entry in entries:
+        for _, command in entry.stages:
+            cli.app(command[3:], standalone_mode=False)
+        entry.stage = len(entry.stages)
+
+
+def test_several_seeds_give_a_row_each_and_ranks_over_them(folder, monkeypatch, capsys):
+    """By the command line, as JSON: two recipes, two seeds, a run of each with each."""
+    monkeypatch.setattr(sys.modules["maquette.compare"], "run_all", here)
+    out = folder / "out"
+    words = ["compare", "--data", str(folder / "notes"), "--recipes", "mine:small,mine:deeper", "--seeds", "0,1", "--steps", "2"]
+    with pytest.raises(SystemExit):
+        cli.app([*words, "--out", str(out), "--json", "--compile=false"])
+    told = json.loads((out / "compare.json").read_text())
+    assert json.loads(capsys.readouterr().out[-len(json.dumps(told, indent=1)) - 1 :]) == told and told["seeds"] == [0, 1]
+    runs = [(row["recipe"], row["training_seed"]) for row in told["rows"]]
+    assert runs == [("mine:small", 0), ("mine:small", 1), ("mine:deeper", 0), ("mine:deeper", 1)]
+    assert [Run.open(row["run"]).record["seed"] for row in told["rows"]] == [0, 1, 0, 1]
+    assert len({row["metrics"]["bits/byte"]["value"] for row in told["rows"]}) == 4
+    found = next(ranking for ranking in told["rankings"] if ranking["metric"] == "bits/byte")
+    assert set(found["ranks"]) == {"small", "deeper"} and all(len(ranks) == 2 for ranks in found["ranks"].values())
+    assert found["verdict"] in ("stable", "swaps", "open") and len(found["agreed"] + found["swapped"] + found["tied"]) == 1
+    page = (out / "report.html").read_text()
+    assert "Two systems on" in page and "Ranks over seeds" in page and "mine:deeper-seed1" in page
+
+
+def test_a_name_with_hyphens_is_the_recipes(tmp_path):
+    assert recipes.named("vqgan-prior") == "vqgan_prior" and recipes.named("my-own:fn") == "my-own:fn"
+    assert api.show("vq-vae")["recipe"] == "vq_vae"
+    made = api.train("vq-vae", out=tmp_path / "run", steps=1, batch=4, symbols=16, quiet=True)
+    assert made.run.record["recipe"] == "vq_vae"
+    with pytest.raises(ValueError, match="recipe vq_vae is named twice"):
+        api.compare("digits", ["vq-vae", "vq_vae"], steps=2, quiet=True)
+    with pytest.raises(recipes.UnknownName, match="'vqgan_prior'"):
+        recipes.find("vqgan-priors")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"seeds": (0, 0)}, "--seeds names 0 twice"),
+        ({"seed": 3, "seeds": (0, 1)}, "give --seed 3 or --seeds 0,1, not both"),
+        ({"n": -5}, "-n -5 is not above 0"),
+    ],
+)
+def test_numbers_that_cannot_be_meant_are_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        api.compare("digits", ["vae"], steps=2, quiet=True, **options)
+
+
+def test_the_number_of_samples_is_passed_on(tmp_path):
+    (_, train), (_, judge) = stages("vae", "digits", tmp_path, "3s", 0, 1, {"depth": 2, "gamma": 1.0}, n=50)
+    assert judge[-2:] == ["-n", "50"] and train[-1] == "--depth=2" and train[train.index("--seed") + 1] == "1"
+    assert "-n" not in stages("vae", "digits", tmp_path, "", 5, 0, {})[1][1]

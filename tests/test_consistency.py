@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from plane import CENTRES, Exact, Planar, drawn, mixture
 from torch import nn
 
 from maquette import api
 from maquette.codecs.pixels import Pixels
 from maquette.contracts import Network
-from maquette.data import Data, Facts, Split
 from maquette.experiment import Fit
 from maquette.objectives.consistency import Consistency
 from maquette.processes.flow import Drift, flow
@@ -28,34 +28,6 @@ from maquette.streams import Streams
 from maquette.system import System
 from maquette.train import Progress, run
 
-CENTRES, WIDTH = torch.tensor([[1.0, 0.0], [-0.5, 0.9], [-0.5, -0.9]]), 0.15
-
-
-class Exact(Network):
-    """The exact denoiser of three Gaussians in the plane, answering in the terms of the straight path's blend."""
-
-    def __init__(self, process: Gaussian) -> None:
-        super().__init__()
-        self.process = process
-
-    def forward(self, x: Any, *, t: Any = None, cond: Any = None, state: Any = None) -> Any:
-        alpha, sigma = self.process.levels(t, x)
-        whole = (alpha * WIDTH) ** 2 + sigma**2
-        away = x[:, None] - alpha[..., None] * CENTRES
-        share = (-away.square().sum(-1) / (2 * whole)).softmax(1)
-        guess = (share[..., None] * (CENTRES + (alpha * WIDTH**2 / whole)[..., None] * away)).sum(1)
-        skip, out = self.process.reading.scales(alpha, sigma)
-        return (guess - skip * x) / out.clamp(min=1e-6)
-
-
-class Planar(Network):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(5, 96), nn.SiLU(), nn.Linear(96, 96), nn.SiLU(), nn.Linear(96, 2))
-
-    def forward(self, x: Any, *, t: Any = None, cond: Any = None, state: Any = None) -> Any:
-        return self.layers(torch.cat([x, t[:, None], (3 * t[:, None]).cos(), (6 * t[:, None]).sin()], 1))
-
 
 def system_of(process: Gaussian, net: Network, teacher: Network | None = None, **dials: int) -> System:
     nets: dict[str, nn.Module] = {"main": net, "ema": copy.deepcopy(net), "target": copy.deepcopy(net)}
@@ -63,13 +35,6 @@ def system_of(process: Gaussian, net: Network, teacher: Network | None = None, *
     nets |= {"teacher": teacher} if teacher is not None else {}
     frozen = ("teacher",) if teacher is not None else ()
     return System(nets, Consistency(process, **dials), Leaps(process, (2,)), Pixels(), frozen=frozen, follow=follow)
-
-
-def mixture(rows: int) -> Data:
-    rng = Streams.of(7, rows)
-    points = CENTRES[rng.integers(3)] + WIDTH * rng.normal(2)
-    facts = Facts("mixture", "image", "simulated", "-", "-", "-", {"train": rows, "held": 0}, shape=(2,))
-    return Data(facts, lambda: {"train": Split({"code": points}), "held": Split({"code": points[:0]})})
 
 
 @pytest.mark.parametrize("process", [flow(), flow(reading=Balanced(0.7)), karras(), Gaussian(Betas(), Velocity())])
@@ -131,18 +96,10 @@ def test_a_student_leaps_to_where_its_teacher_walks() -> None:
     for _ in run(system, mixture(2048), Progress(Fit(steps=600, batch=128, lr=4e-3))):
         pass
     n = 500
-    walked = system_of(process, Planar(), teacher).nets["teacher"]
-
-    def drawn(sampler: Any, role: Any) -> torch.Tensor:
-        view = type("View", (), {"steady": lambda self, _: role})()
-        *_, sample = sampler.draw(view, n, rng=Streams.of(5, n))
-        return sample
-
-    with torch.no_grad():
-        end = drawn(Heun(process, (2,), 50), walked)
-        one = drawn(Leaps(process, (2,)), system.steady("main"))
-        blunt = drawn(Leaps(process, (2,)), walked)
-        four = drawn(Leaps(process, (2,), 4), system.steady("main"))
+    end = drawn(Heun(process, (2,), 50), teacher, n)
+    one = drawn(Leaps(process, (2,)), system.steady("main"), n)
+    blunt = drawn(Leaps(process, (2,)), teacher, n)
+    four = drawn(Leaps(process, (2,), 4), system.steady("main"), n)
     far = [float((x - end).square().sum(1).mean().sqrt()) for x in (one, blunt)]
     assert far[0] < 0.45 * far[1], far
     for sample in (one, four):
@@ -155,16 +112,12 @@ def test_leaps_dissolve_again_between_steps() -> None:
     """Algorithm 1, line by line."""
     process = flow(reading=Balanced(0.7))
     net, n = Exact(process), 5
-    rng = Streams.of(2, n)
+    rng = Streams.of(5, n)  # as `drawn` has them
     x = process.denoise(net, process.prior((2,), rng), torch.ones(n))
     for t in (0.75, 0.5, 0.25):
         x = process.denoise(net, (1 - t) * x + t * rng.normal(2), torch.full((n,), t))
-    view = type("View", (), {"steady": lambda self, _: net})()
-    *_, sample = Leaps(process, (2,), 4).draw(view, n, rng=Streams.of(2, n))  # type: ignore[arg-type]
-    torch.testing.assert_close(sample, x, atol=1e-5, rtol=1e-5)
-    *_, calm = Leaps(process, (2,), 4, fresh=0.0).draw(view, n, rng=Streams.of(2, n))  # type: ignore[arg-type]
-    *_, euler = Euler(process, (2,), 4).draw(view, n, rng=Streams.of(2, n))  # type: ignore[arg-type]
-    torch.testing.assert_close(calm, euler)
+    torch.testing.assert_close(drawn(Leaps(process, (2,), 4), net, n), x, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(drawn(Leaps(process, (2,), 4, fresh=0.0), net, n), drawn(Euler(process, (2,), 4), net, n))
     with pytest.raises(ValueError, match=r"fresh is 1.5"):
         Leaps(process, (2,), fresh=1.5)
 

@@ -14,7 +14,7 @@ FLOORS = [
     {"system", "experiment"},
     {"train", "checkpoint", "distributed", "evaluate", "baselines", "lossless", "completion"},
     {"recipes", "runs"},
-    {"report", "doctor", "exhibits", "compare", "parcel", "api", "cli"},
+    {"report", "doctor", "exhibits", "compare", "parcel", "opened", "training", "api", "cli"},
 ]
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 SIBLINGS_APART = {"codecs", "conditioners", "objectives", "samplers", "metrics"}

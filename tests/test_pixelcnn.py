@@ -16,7 +16,8 @@ from maquette.codecs.pixels import Levels
 from maquette.conditioners.label import Labels
 from maquette.contracts import IGNORE, Condition
 from maquette.lossless import pack, unpack
-from maquette.networks.pixelcnn import BOOST, PixelCNN
+from maquette.networks.pixelcnn import PixelCNN
+from maquette.networks.raster import BOOST
 from maquette.nn.densities import LogisticMixture
 from maquette.objectives.likelihood import NextToken, nats
 from maquette.recipes.pixels import pixelcnn

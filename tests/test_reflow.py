@@ -6,21 +6,20 @@ import copy
 import shutil
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from plane import Exact, Planar, drawn, mixture
 from torch import nn
 
 from maquette import api
 from maquette.codecs.pixels import Pixels
 from maquette.contracts import Network
-from maquette.data import Data, Facts, Split
 from maquette.experiment import Fit
 from maquette.objectives.reflow import Reflow
 from maquette.processes.flow import flow
-from maquette.processes.gaussian import Balanced, Gaussian
+from maquette.processes.gaussian import Balanced
 from maquette.runs import Run, build
 from maquette.samplers.solvers import Euler, Heun
 from maquette.storage import read_verified
@@ -28,34 +27,7 @@ from maquette.streams import Streams
 from maquette.system import System
 from maquette.train import Progress, run
 
-CENTRES, WIDTH = torch.tensor([[1.0, 0.0], [-0.5, 0.9], [-0.5, -0.9]]), 0.15
 PROCESS = flow(reading=Balanced(0.75))
-
-
-class Exact(Network):
-    """The exact denoiser of three Gaussians in the plane, answering in its process's terms."""
-
-    def __init__(self, process: Gaussian) -> None:
-        super().__init__()
-        self.process = process
-
-    def forward(self, x: Any, *, t: Any = None, cond: Any = None, state: Any = None) -> Any:
-        alpha, sigma = self.process.levels(t, x)
-        whole = (alpha * WIDTH) ** 2 + sigma**2
-        away = x[:, None] - alpha[..., None] * CENTRES
-        share = (-away.square().sum(-1) / (2 * whole)).softmax(1)
-        guess = (share[..., None] * (CENTRES + (alpha * WIDTH**2 / whole)[..., None] * away)).sum(1)
-        skip, out = self.process.reading.scales(alpha, sigma)
-        return (guess - skip * x) / out.clamp(min=1e-6)
-
-
-class Planar(Network):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(5, 96), nn.SiLU(), nn.Linear(96, 96), nn.SiLU(), nn.Linear(96, 2))
-
-    def forward(self, x: Any, *, t: Any = None, cond: Any = None, state: Any = None) -> Any:
-        return self.layers(torch.cat([x, t[:, None], (3 * t[:, None]).cos(), (6 * t[:, None]).sin()], 1))
 
 
 def system_of(net: Network, teacher: Network | None, pool: int = 1024) -> System:
@@ -64,19 +36,6 @@ def system_of(net: Network, teacher: Network | None, pool: int = 1024) -> System
     objective = Reflow(PROCESS, (2,), pool=pool if teacher else 0, walk=16)
     frozen = () if teacher is None else ("teacher",)
     return System(nets, objective, Euler(PROCESS, (2,), 4), Pixels(), frozen=frozen, follow={"ema": ("main", 0.99)})
-
-
-def points(rows: int) -> Data:
-    rng = Streams.of(7, rows)
-    code = CENTRES[rng.integers(3)] + WIDTH * rng.normal(2)
-    facts = Facts("mixture", "image", "simulated", "-", "-", "-", {"train": rows, "held": 0}, shape=(2,))
-    return Data(facts, lambda: {"train": Split({"code": code}), "held": Split({"code": code[:0]})})
-
-
-@torch.no_grad()
-def drawn(sampler: Any, net: Network, n: int = 500) -> torch.Tensor:
-    *_, sample = sampler.draw(SimpleNamespace(steady=lambda role: net), n, rng=Streams.of(5, n))
-    return sample
 
 
 @torch.no_grad()
@@ -95,7 +54,7 @@ def test_a_second_flow_is_straighter_and_ends_where_the_first_did() -> None:
     torch.manual_seed(0)
     teacher = Exact(PROCESS)
     system = system_of(Planar(), teacher)
-    for _ in run(system, points(2048), Progress(Fit(steps=600, batch=64, lr=5e-3))):
+    for _ in run(system, mixture(2048), Progress(Fit(steps=600, batch=64, lr=5e-3))):
         pass
     student = system.steady("main")
     end = drawn(Heun(PROCESS, (2,), 50), teacher)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from maquette.contracts import Condition, Network
 from maquette.nn.attention import attend
 from maquette.nn.conv import fold, unfold, zeroed
-from maquette.nn.embed import TimeEmbedding
+from maquette.nn.embed import TimeEmbedding, widened
 
 
 def places(high: int, wide: int, width: int, slowest: float = 10_000.0) -> Tensor:
@@ -105,6 +105,10 @@ class DiT(Network):
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.steer = zeroed(nn.Linear(width, 2 * width))
         self.head = zeroed(nn.Linear(width, inside))
+
+    def widen(self, more: int) -> None:
+        """Hear `more` numbers behind the condition's vector; what comes out stays as it is until it learns to heed them."""
+        self.told = widened(self.told, more, self.time.width)
 
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
         if x.shape[1:] != self.shape:

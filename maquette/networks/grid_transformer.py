@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maquette.contracts import Condition, Network
-from maquette.networks.pixelcnn import BOOST
+from maquette.networks.raster import BOOST
 from maquette.nn.attention import Attention
 from maquette.nn.mlp import SwiGLU
 from maquette.nn.norm import RMSNorm

@@ -6,7 +6,6 @@ Generation with PixelCNN Decoders": a vertical and a horizontal stack, so that n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
@@ -15,35 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maquette.contracts import Condition, Network, device_of
+from maquette.networks.raster import BOOST, PointConv, Raster, channel_mask
 from maquette.nn.densities import Categorical, LogisticMixture
-
-BOOST = 4.0  # maps over places start at 0 and have far to go: their learning rate is this times the network's (Karras 2018, 4.1)
-
-
-def channel_mask(inside: int, outside: int, channels: int, kind: str) -> Tensor:
-    """Which inputs an output may see at its own pixel: bool[outside, inside].
-
-    Features come in `channels` equal groups (R, G, B). Kind "A": group c sees groups < c (the first layer, whose inputs
-    are the pixels themselves); "B": groups <= c (van den Oord 2016, "Pixel Recurrent Neural Networks", section 3.4).
-    """
-    group_in = torch.arange(inside) * channels // inside
-    group_out = torch.arange(outside) * channels // outside
-    return group_in[None] < group_out[:, None] if kind == "A" else group_in[None] <= group_out[:, None]
-
-
-class PointConv(nn.Conv2d):
-    """A 1x1 convolution masked "B" over channel groups."""
-
-    mask: Tensor
-
-    def __init__(self, inside: int, outside: int, channels: int):
-        super().__init__(inside, outside, 1)
-        mask = channel_mask(inside, outside, channels, "B")
-        self.register_buffer("mask", mask[:, :, None, None].float(), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight * self.mask, self.bias)
 
 
 class RightConv(nn.Conv2d):
@@ -148,10 +120,8 @@ class State:
     at: int = 0
 
 
-class PixelCNN(Network):
-    """int64[B,T] -> logits [B,T,levels]; row t scores symbol t given those before it.
-
-    The input is `[bos, x_0, ..., x_{T-2}]` in raster order with channels innermost, or any beginning of it.
+class PixelCNN(Raster):
+    """int64[B,T] -> logits [B,T,levels], in raster order.
 
     Args:
         shape: (C, H, W) of the images.
@@ -165,8 +135,6 @@ class PixelCNN(Network):
             ones by the mixture's own means and not through masks; 0 = a softmax over the levels.
     """
 
-    edges = ("embed", "head")
-
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -178,16 +146,13 @@ class PixelCNN(Network):
         dropout: float = 0.0,
         parts: int = 0,
     ):
-        super().__init__()
+        super().__init__(shape, levels, told, dropout)
         channels, height, breadth = shape
-        self.shape, self.levels, self.told, self.dropout = (channels, height, breadth), levels, told, dropout
         groups = 1 if parts else channels  # of features that may not see each other
-        width = -(-width // groups) * groups
-        features = min(levels, 16)
+        width, features = -(-width // groups) * groups, self.embed.embedding_dim
         mixture = LogisticMixture(levels, parts) if parts else None
         self.likelihood = mixture or Categorical(levels)
         outside = self.likelihood.width(channels)
-        self.embed = nn.Embedding(levels, features)
         self.place = nn.Parameter(torch.zeros(4 * width, height, breadth))
         inside = [features * channels] + [width] * depth
         self.layers = nn.ModuleList(
@@ -196,36 +161,21 @@ class PixelCNN(Network):
         self.mix = PointConv(width, width, groups)
         self.head = PointConv(width, outside, groups)
         self.bias = nn.Parameter(torch.zeros(outside, height, breadth))
-        waves = torch.arange(levels)[:, None] * torch.arange(features) * (math.pi / max(1, levels - 1))
-        self.embed.weight.data = waves.cos()  # ordinal from the start: 1, the level as a number, then finer waves
         nn.init.zeros_(self.head.weight)
         if mixture:
             self.bias.data += mixture.spread(channels)[:, None, None] / (2 * BOOST)
 
-    def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: State | None = None) -> Tensor:
-        """int64[B,T] -> [B,T,levels]; with a state, x holds the newest T symbols only. t is not used."""
-        vector = cond.vector if cond is not None else None
-        if vector is None and self.told:
-            raise ValueError(f"this network must be told a condition vector of width {self.told}")
-        if state is not None:
-            return torch.stack([self.next(symbol, vector, state) for symbol in x.unbind(1)], 1)
-        channels, _, breadth = self.shape
-        length = x.shape[1]
-        rows = -(-length // (channels * breadth))  # rows below the last scored pixel need not exist
-        known = F.pad(x[:, 1:], (0, rows * breadth * channels - length + 1))
-        down = right = self.see(known.view(-1, rows, breadth, channels))
+    def rows(self, symbols: Tensor, vector: Tensor | None) -> Tensor:
+        """int64[B,H,W,C] -> [B,C,levels,H,W]."""
+        here = slice(0, symbols.shape[1])
+        down = right = self.see(symbols)
         for layer in self.gates():
-            down, right = layer(down, right, self.place[:, :rows], vector)
-        out = self.read(right, self.bias[:, :rows], known.view(-1, rows, breadth, channels))
-        return out.permute(0, 3, 4, 1, 2).reshape(len(x), -1, self.levels)[:, :length]
+            down, right = layer(down, right, self.place[:, here], vector)
+        return self.read(right, self.bias[:, here], symbols)
 
     def gates(self) -> list[GatedLayer]:
         """The layers, first to last."""
         return list(cast(Iterable[GatedLayer], self.layers))
-
-    def see(self, symbols: Tensor) -> Tensor:
-        """Symbols as features, a group per channel: int64[B,H,W,C] -> [B,C*D,H,W]."""
-        return self.embed(symbols.clamp(0, self.levels - 1)).flatten(3).permute(0, 3, 1, 2)
 
     def read(self, right: Tensor, bias: Tensor, symbols: Tensor) -> Tensor:
         """Features as logits: [B,D,H,W] -> [B,C,levels,H,W]; of the symbols int64[B,H,W,C] each channel sees those before it."""
@@ -234,14 +184,8 @@ class PixelCNN(Network):
         return self.likelihood.each(pixels, self.head(h) + 2 * BOOST * bias)
 
     def begin(self, batch: int, length: int) -> State:
-        """Memory for whole images, however many of their symbols will be written.
-
-        Raises:
-            ValueError: more symbols than an image holds.
-        """
-        channels, height, breadth = self.shape
-        if length > channels * height * breadth:
-            raise ValueError(f"length is {length}; an image of {self.shape} holds {channels * height * breadth} symbols")
+        """Memory for whole images."""
+        symbols, (_, height, breadth) = self.blank(batch, length), self.shape
         new = self.place.new_zeros
         down, right, base = [], [], []
         for layer in self.gates():
@@ -249,7 +193,6 @@ class PixelCNN(Network):
             down.append(new(batch, inside, reach + height, breadth))
             right.append(new(batch, inside, 1, reach + breadth))
             base.append(new(batch, outside, 1, breadth))
-        symbols = torch.zeros(batch, channels * height * breadth, dtype=torch.int64, device=device_of(self))
         return State(symbols, down, right, base)
 
     def next(self, symbol: Tensor, vector: Tensor | None, state: State) -> Tensor:

@@ -6,7 +6,6 @@ Networks", arXiv:1601.06759: the Row LSTM of section 3.1, the Diagonal BiLSTM of
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -15,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maquette.contracts import Condition, Network, device_of
-from maquette.networks.pixelcnn import BOOST, PointConv, channel_mask
+from maquette.networks.raster import BOOST, PointConv, Raster, channel_mask
 
 SIGHT = 3  # pixels that the first convolution sees up, left and right: a kernel of 7
 
@@ -218,10 +216,8 @@ class State:
     at: int = 0
 
 
-class PixelRNN(Network):
-    """int64[B,T] -> logits [B,T,levels]; row t scores symbol t given those before it.
-
-    The input is `[bos, x_0, ..., x_{T-2}]` in raster order with channels innermost, or any beginning of it.
+class PixelRNN(Raster):
+    """int64[B,T] -> logits [B,T,levels], in raster order.
 
     Args:
         shape: (C, H, W) of the images.
@@ -233,8 +229,6 @@ class PixelRNN(Network):
         dropout: share of the feature maps that training hides from each layer, of its own, and before the head.
     """
 
-    edges = ("embed", "head")
-
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -245,11 +239,9 @@ class PixelRNN(Network):
         told: int = 0,
         dropout: float = 0.0,
     ):
-        super().__init__()
+        super().__init__(shape, levels, told, dropout)
         channels, height, breadth = shape
-        self.shape, self.levels, self.told, self.dropout = (channels, height, breadth), levels, told, dropout
-        width, features = -(-width // channels) * channels, min(levels, 16)
-        self.embed = nn.Embedding(levels, features)
+        width, features = -(-width // channels) * channels, self.embed.embedding_dim
         self.first = PastConv(features * channels, 2 * width, (SIGHT, SIGHT), channels, "A")
         self.layers = nn.ModuleList(layer(width, channels, told) for _ in range(depth))
         self.outs = nn.ModuleList(PointConv(width, 2 * width, channels) for _ in range(depth))
@@ -257,30 +249,15 @@ class PixelRNN(Network):
         self.head = PointConv(2 * width, levels * channels, channels)
         self.place = nn.Parameter(torch.zeros(2 * width, height, breadth))
         self.bias = nn.Parameter(torch.zeros(levels * channels, height, breadth))
-        waves = torch.arange(levels)[:, None] * torch.arange(features) * (math.pi / max(1, levels - 1))
-        self.embed.weight.data = waves.cos()  # ordinal from the start: 1, the level as a number, then finer waves
         nn.init.zeros_(self.head.weight)
 
-    def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: State | None = None) -> Tensor:
-        """int64[B,T] -> [B,T,levels]; with a state, x holds the newest T symbols only. t is not used."""
-        vector = cond.vector if cond is not None else None
-        if vector is None and self.told:
-            raise ValueError(f"this network must be told a condition vector of width {self.told}")
-        if state is not None:
-            return torch.stack([self.next(symbol, vector, state) for symbol in x.unbind(1)], 1)
-        channels, _, breadth = self.shape
-        length = x.shape[1]
-        rows = -(-length // (channels * breadth))  # rows below the last scored pixel need not exist
-        known = F.pad(x[:, 1:], (0, rows * breadth * channels - length + 1))
-        h = self.first(self.see(known.view(-1, rows, breadth, channels))) + BOOST * self.place[:, :rows]
+    def rows(self, symbols: Tensor, vector: Tensor | None) -> Tensor:
+        """int64[B,H,W,C] -> [B,C,levels,H,W]."""
+        here = slice(0, symbols.shape[1])
+        h = self.first(self.see(symbols)) + BOOST * self.place[:, here]
         for layer, out in zip(self.layers, self.outs, strict=True):
             h = h + out(self.hide(layer(self.hide(h), vector)))
-        found = self.read(h, self.bias[:, :rows])
-        return found.permute(0, 3, 4, 1, 2).reshape(len(x), -1, self.levels)[:, :length]
-
-    def see(self, symbols: Tensor) -> Tensor:
-        """Symbols as features, a group per channel: int64[B,H,W,C] -> [B,C*D,H,W]."""
-        return self.embed(symbols.clamp(0, self.levels - 1)).flatten(3).permute(0, 3, 1, 2)
+        return self.read(h, self.bias[:, here])
 
     def read(self, h: Tensor, bias: Tensor) -> Tensor:
         """Features as logits: [B,2D,H,W] -> [B,C,levels,H,W]: two masked 1x1 convolutions (table 1)."""
@@ -291,17 +268,10 @@ class PixelRNN(Network):
         return F.dropout2d(x, self.dropout, self.training)
 
     def begin(self, batch: int, length: int) -> State:
-        """Memory for whole images, however many of their symbols will be written.
-
-        Raises:
-            ValueError: more symbols than an image holds.
-        """
-        channels, height, breadth = self.shape
-        if length > channels * height * breadth:
-            raise ValueError(f"length is {length}; an image of {self.shape} holds {channels * height * breadth} symbols")
+        """Memory for whole images."""
+        symbols, (_, height, breadth) = self.blank(batch, length), self.shape
         new, units = self.place.new_zeros, len(self.place) // 2
         seen = new(batch, self.first.in_channels, SIGHT + height, 2 * SIGHT + breadth)
-        symbols = torch.zeros(batch, channels * height * breadth, dtype=torch.int64, device=device_of(self))
         blank = lambda: Memory(new(batch, 2 * units, breadth), *(new(batch, units, breadth) for _ in range(5)))  # noqa: E731
         return State(symbols, seen, [blank() for _ in self.layers])
 

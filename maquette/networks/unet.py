@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from maquette.contracts import Condition, Network
 from maquette.nn.conv import Down, ResBlock, SpatialAttention, Up, fold, group_norm, unfold, zeroed
-from maquette.nn.embed import TimeEmbedding
+from maquette.nn.embed import TimeEmbedding, widened
 
 
 class UNet(Network):
@@ -69,6 +69,10 @@ class UNet(Network):
                 self.up.append(Up(now))
         self.norm = group_norm(now)
         self.head = zeroed(nn.Conv2d(now, channels * folding**2, 3, padding=1))
+
+    def widen(self, more: int) -> None:
+        """Hear `more` numbers behind the condition's vector; what comes out stays as it is until it learns to heed them."""
+        self.told = widened(self.told, more, self.time.width)
 
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
         if x.shape[1] != self.channels or x.shape[2] % self.step or x.shape[3] % self.step:

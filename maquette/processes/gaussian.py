@@ -238,6 +238,12 @@ class Gaussian:
         alpha, sigma = self.levels(s, x_t)
         return alpha * guess + sigma * self.noise(guess, x_t, t)
 
+    def aim(self, x_t: Tensor, t: Tensor, x_s: Tensor, s: Tensor) -> Tensor:
+        """The guess of x that `step` would take from x_t at time t [B] to x_s at s [B]."""
+        (alpha_t, sigma_t), (alpha, sigma) = self.levels(t, x_t), self.levels(s, x_t)
+        kept = sigma / sigma_t
+        return (x_s - kept * x_t) / (alpha - kept * alpha_t)
+
     def average(self, x_t: Tensor, t: Tensor, s: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
         """x_s from x_t with the mean of two estimates of (x, eps), one at each end: the trapezoidal rule of
 

@@ -56,6 +56,12 @@ def _returns_experiment(node: ast.FunctionDef) -> bool:
     return isinstance(node.returns, ast.Name) and node.returns.id == "Experiment"
 
 
+def named(name: str) -> str:
+    """A recipe's name as its source has it: vqgan-prior is vqgan_prior. Import paths stay as they are."""
+    plain = name.replace("-", "_")
+    return plain if plain in catalogue() else name
+
+
 def find(name: str) -> Callable[..., Any]:
     """The recipe called `name`: one of the catalogue, or an import path of your own, `my_pkg.recipes:fn`.
 
@@ -73,6 +79,7 @@ def find(name: str) -> Callable[..., Any]:
         if getattr(said, "__name__", said) != "Experiment":
             raise ValueError(f"'{name}' is no recipe: a recipe is a function that says `-> Experiment`")
         return found
+    name = named(name)
     if name not in catalogue():
         raise UnknownName("recipe", name, list(catalogue()))
     return getattr(importlib.import_module(catalogue()[name].module), name)

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from maquette.report.axes import duration, finite, short
-from maquette.report.standing import BEST, CLOSE, LEADS, Cell, Column, columns, floor_of, names
+from maquette.report.standing import BEST, CLOSE, LEADS, Cell, Column, columns, floor_of, names, seeds_of, systems_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -205,7 +205,7 @@ def leaderboard(compare: dict[str, Any]) -> Table:
     head, body, notes = _cells(rows, compare.get("floors") or {})
     data, budget = (compare.get("data") or {}).get("name", ""), compare.get("budget", "")
     title = " ".join(
-        part for part in [f"{len(rows)} systems on {data}" if data else "", f"({budget} each)" if budget else ""] if part
+        part for part in [f"{systems_of(rows)} systems on {data}" if data else "", f"({budget} each)" if budget else ""] if part
     )
     table = Table(
         title=Text(title, "bold"), title_justify="left", caption=Text("\n".join([LEGEND, *notes]), "dim"), caption_justify="left"
@@ -258,6 +258,7 @@ def _cells(rows: Sequence[dict[str, Any]], floors: dict[str, dict[str, Any]]) ->
         f"{column.metric} is compared only within one letter: {'; '.join(column.differs)}" for column in found if column.differs
     ]
     notes += [f"{title} failed: {row.get('error', '')}" for title, row, bad in zip(titles, rows, failed, strict=True) if bad]
+    notes += ["marks stand among the runs of one seed"] if seeds_of(rows) else []
     notes += [f"not ranked: {', '.join(floors)}: what must be beaten"] if floors else []
     titles += [f"({name})" for name in floors]
     if len(titles) <= len(metrics):

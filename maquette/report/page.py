@@ -14,9 +14,10 @@ from typing import Any
 from maquette.report.axes import count, finite
 from maquette.report.curves import Point, loss_curves
 from maquette.report.gallery import sheet, strips
-from maquette.report.standing import columns, names
-from maquette.report.story import findings, warnings
-from maquette.report.tables import board, data_facts, meanings, reproduction, system
+from maquette.report.ranking import rankings, told
+from maquette.report.standing import columns, names, seeds_of, systems_of
+from maquette.report.story import findings, listed, warnings
+from maquette.report.tables import board, data_facts, meanings, ranks, reproduction, system
 
 _NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
 MOST_TEXT, MOST_TEXTS = 4000, 3  # characters of a sample text, and texts per run
@@ -66,6 +67,7 @@ def render(compare: dict[str, Any], runs: list[dict[str, Any]], single: bool = F
     shown = _matched(rows, runs)
     found = [column for column in columns(rows) if not column.metric.endswith("(real)")]
     floors = compare.get("floors") or {}
+    seeds, ranked = seeds_of(rows), rankings(rows)
     facts: dict[str, Any] = compare.get("data") or {}
     curves = loss_curves({name: points(run["log"]) for name, run in zip(titles, shown, strict=True) if run and run.get("log")})
     gallery, texts = _samples(titles, shown, facts)
@@ -76,7 +78,7 @@ def render(compare: dict[str, Any], runs: list[dict[str, Any]], single: bool = F
         script_hash=f"sha256-{digest}",
         single=single,
         **_headline(compare, facts, titles, single),
-        findings=[] if single else findings(found, titles),
+        findings=[] if single else told(ranked, seeds) if seeds else findings(found, titles),
         warnings=warnings(found, rows, titles),
         gallery=gallery,
         texts=texts,
@@ -89,6 +91,8 @@ def render(compare: dict[str, Any], runs: list[dict[str, Any]], single: bool = F
             for column in found
             if column.differs
         ],
+        ranks=ranks(ranked),
+        seeds=seeds,
         curves=Markup(curves),  # escaped where it is drawn
         meanings=meanings(found, titles, floors, single, Markup),
         systems=[system(name, row, run) for name, row, run in zip(titles, rows, shown, strict=True)],
@@ -126,10 +130,12 @@ def points(log: Sequence[dict[str, Any]]) -> list[Point]:
 
 def _headline(compare: dict[str, Any], facts: dict[str, Any], titles: list[str], single: bool) -> dict[str, Any]:
     data = str(facts.get("name") or "data")
-    number = _NUMBERS[len(titles)] if len(titles) < len(_NUMBERS) else str(len(titles))
-    title = f"{titles[0]} on {data}" if single else f"{number} {'system' if len(titles) == 1 else 'systems'} on {data}"
+    seeds, systems = seeds_of(compare.get("rows") or []), systems_of(compare.get("rows") or [])
+    number = _NUMBERS[systems] if systems < len(_NUMBERS) else str(systems)
+    title = f"{titles[0]} on {data}" if single else f"{number} {'system' if systems == 1 else 'systems'} on {data}"
     rows = facts.get("rows") or {}
     parts = [f"{_spaced(compare['budget'])} of training each" if compare.get("budget") and not single else ""]
+    parts.append(f"with seeds {listed([str(seed) for seed in seeds])}" if seeds else "")
     parts.append(f"{count(rows['train'])} rows to learn from" if "train" in rows else "")
     parts.append(f"{count(rows['held'])} held out to judge by" if "held" in rows else "")
     lead = ", ".join(part for part in parts if part)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import PurePath
 from typing import Any
 
@@ -92,6 +93,17 @@ def names(rows: Sequence[dict[str, Any]]) -> list[str]:
     return found
 
 
+def seeds_of(rows: Sequence[dict[str, Any]]) -> list[int]:
+    """The training seeds of a comparison's rows, in order; [] where they are of one seed, or nobody said."""
+    found = sorted({row["training_seed"] for row in rows if row.get("training_seed") is not None})
+    return found if len(found) > 1 else []
+
+
+def systems_of(rows: Sequence[dict[str, Any]]) -> int:
+    """How many systems a comparison is of: several seeds of a recipe are one."""
+    return len({str(row.get("recipe")) for row in rows}) if seeds_of(rows) else len(rows)
+
+
 def columns(rows: Sequence[dict[str, Any]]) -> list[Column]:
     """Every metric that any row has, in the order they first appear."""
     metrics = list(dict.fromkeys(name for row in rows for name in row.get("metrics") or {}))
@@ -100,15 +112,16 @@ def columns(rows: Sequence[dict[str, Any]]) -> list[Column]:
 
 def _column(metric: str, rows: Sequence[dict[str, Any]]) -> Column:
     saved = [(row.get("metrics") or {}).get(metric) for row in rows]
-    read = [None if entry is None else _read(metric, entry) for entry in saved]
+    read = [None if entry is None else estimate_of(metric, entry) for entry in saved]
     kinds = list(dict.fromkeys(e.signature for e in read if e is not None))
     letters = {kind: chr(97 + i % 26) if len(kinds) > 1 else "" for i, kind in enumerate(kinds)}
     known = [entry for entry in saved if entry]
     better = next((str(entry["better"]) for entry in known if entry.get("better")), "")
     marks = [""] * len(rows)
     cells = []
-    for kind in kinds if better else []:
-        marks = _marked(marks, {i: e for i, e in enumerate(read) if e and e.signature == kind})
+    seeds = [row.get("training_seed") for row in rows]  # a run is best among those of its seed
+    for kind, seed in product(kinds if better else [], dict.fromkeys(seeds)):
+        marks = _marked(marks, {i: e for i, e in enumerate(read) if e and e.signature == kind and seeds[i] == seed})
     for row, entry, estimate, mark in zip(rows, saved, read, marks, strict=True):
         if entry is None or estimate is None:
             failed = row.get("status") == "failed"
@@ -124,7 +137,7 @@ def _column(metric: str, rows: Sequence[dict[str, Any]]) -> Column:
     return Column(metric, better, aim, tuple(cells), places, signatures, _differences(signatures))
 
 
-def _read(metric: str, saved: dict[str, Any]) -> Estimate:
+def estimate_of(metric: str, saved: dict[str, Any]) -> Estimate:
     """A figure as it was saved, also by another program: what cannot be read counts as not known."""
     try:
         return Estimate.of(saved)

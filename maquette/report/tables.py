@@ -6,12 +6,14 @@ Knows columns of figures and dictionaries of facts, no HTML but the plots.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from maquette.report.axes import count, duration, finite, short
 from maquette.report.dots import interval_plot
 from maquette.report.gallery import pairs
 from maquette.report.meanings import GROUPS, OTHER, explain
+from maquette.report.ranking import Ranking, stability_words
 from maquette.report.standing import BEST, CLOSE, LEADS, Cell, Column, floor_of
 
 _SIGNS = {
@@ -47,6 +49,23 @@ def board(found: list[Column], rows: list[dict[str, Any]], floors: dict[str, dic
                 {"name": name, "arrow": "", "wish": "", "better": "higher" if "per" in name else "lower", "cells": cells}
             )
     return [{"title": title, "rows": lines} for title, lines in groups.items() if lines]
+
+
+def ranks(found: Sequence[Ranking]) -> dict[str, Any]:
+    """The ranks of recipes over several seeds: a column per recipe, a line per metric, and how far its order holds."""
+    heads = list(dict.fromkeys(name for ranking in found for name in ranking.ranks))
+    lines = []
+    for ranking in found:
+        best = min(ranking.means.values())
+        cells = []
+        for name in heads:
+            each = ranking.ranks.get(name)
+            mean = ranking.means.get(name)
+            shown = "–" if mean is None else f"{mean:.3g}"
+            leads = "leads" if mean == best else ""
+            cells.append({"shown": shown, "each": "" if each is None else " ".join(map(str, each)), "kind": leads})
+        lines.append({"name": ranking.metric, "cells": cells, "told": stability_words(ranking)})
+    return {"heads": heads, "lines": lines}
 
 
 def _total(value: Any) -> float | None:
@@ -168,7 +187,9 @@ def data_facts(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 def reproduction(compare: dict[str, Any]) -> list[tuple[str, str]]:
     """What it takes to get these figures again."""
-    told = [("command", compare.get("command")), ("budget", compare.get("budget")), ("seed", compare.get("seed"))]
+    told = [("command", compare.get("command")), ("budget", compare.get("budget"))]
+    seeds = compare.get("seeds") or []
+    told += [("seeds", ", ".join(map(str, seeds)))] if len(seeds) > 1 else [("seed", compare.get("seed"))]
     told += [(str(k), v) for k, v in (compare.get("versions") or {}).items()]
     told += [(str(k), v) for k, v in (compare.get("machine") or {}).items()]
     told += [("made", compare.get("created"))]

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from maquette.contracts import Code, Condition, Network
+from maquette.contracts import Code, Condition, Network, tell
 from maquette.processes.gaussian import Gaussian
+from maquette.processes.strides import Strides
 from maquette.samplers.guidance import guided
 from maquette.streams import Streams
 
@@ -280,6 +281,37 @@ class Leaps(Solver):
         noise = self.fresh * rng.normal(*x.shape[1:]) + math.sqrt(1 - self.fresh**2) * eps
         alpha, sigma = self.process.levels(s, x)
         return alpha * x + sigma * noise
+
+
+@dataclass(frozen=True)
+class Strider(Euler):
+    """A shortcut model's sampler: Euler's steps, the network told how long they are (Frans 2024, alg. 2).
+
+    Args:
+        strides: the lengths that the objective trains with; `steps` is a power of two below their finest, or any number above.
+    """
+
+    steps: int = 4
+    strides: Strides = field(default_factory=Strides)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.strides.of(self.steps)
+
+    def draw(
+        self,
+        system: System,
+        n: int,
+        *,
+        start: Code | None = None,
+        cond: Condition | None = None,
+        null: Condition | None = None,
+        rng: Streams,
+    ) -> Iterator[Code]:
+        """Estimates of n codes, one per step; the last is the sample. `start`: codes to vary instead of pure noise."""
+        length = self.strides.told(torch.full((n,), self.strides.of(self.steps), device=rng.keys.device))
+        null = None if null is None else tell(null, length)
+        return super().draw(system, n, start=start, cond=tell(cond, length), null=null, rng=rng)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,207 @@
+"""A run, open: its system with a checkpoint's weights, what it can be told, the dials of its sampler.
+
+Knows runs and checkpoints; trains nothing and judges nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maquette import checkpoint, parcel, recipes, storage
+from maquette.completion import fitting, occluded
+from maquette.contracts import IGNORE, Adopting, Batch, Code, Sampler
+from maquette.data import Data, Facts
+from maquette.experiment import Experiment
+from maquette.runs import Run, rebuild
+from maquette.streams import Streams
+from maquette.system import System
+from maquette.train import Progress
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run, open: its system with a checkpoint's weights, its data (read when asked for), its progress."""
+
+    run: Run
+    experiment: Experiment
+    progress: Progress
+    refused: tuple[str, ...] = ()  # newer checkpoints that did not verify, and why
+
+    @property
+    def system(self) -> System:
+        return self.experiment.system
+
+    @property
+    def data(self) -> Data:
+        return self.experiment.data
+
+    @property
+    def facts(self) -> Facts:
+        return self.experiment.data.facts
+
+    def sample(
+        self,
+        n: int = 16,
+        *,
+        seed: int = 0,
+        about: dict[str, Any] | None = None,
+        prompt: str = "",
+        start: Code | None = None,
+        sampler: Sampler | None = None,
+    ) -> Batch:
+        """n samples.
+
+        Args:
+            about: what to make, e.g. {"label": 3}, or from what: {"source": float[n,C,H,W] in 0..1}.
+            prompt: how a text begins.
+            start: what each sample grows from, as `System.sample` has it; `begun` makes one of pictures.
+            sampler: another than the run's own.
+        """
+        if n < 1:
+            raise ValueError(f"n is {n}; it must be 1 or more")
+        sampler = sampler or self.system.sampler
+        told = _told(self.facts, about or {}, n)
+        if prompt:
+            start = _prompted(self.system, prompt, n, sampler)
+        elif start is not None and told is None:
+            told = fitting(self.system, start, Streams.of(seed, n, device=self.system.device).fork(2)) or None
+        return self.system.sample(n, about=told, start=start, seed=seed, sampler=sampler)
+
+    def begun(self, source: str | Path, n: int, hide: str = "") -> dict[str, Any]:
+        """What `sample` grows n samples from, as its own arguments: a picture, a folder of them or an .npz, in turn.
+
+        A system told of pictures is told these; one whose sampler adopts whole pictures (a codec's, a space of styles) begins
+        with them; one that writes symbol by symbol completes them.
+
+        Args:
+            hide: the part of each that is left open (bottom where this is empty and there is nothing else to do with a picture).
+
+        Raises:
+            ValueError: there are no pictures, or this run can do nothing with them.
+        """
+        if self.system.codec.field != "image":
+            raise ValueError(f"this run makes {self.system.codec.field}s; only pictures can be a start that is a file")
+        told = self.system.conditioner.fields if self.system.conditioner is not None else ()
+        sampler = self.system.sampler
+        whole = "source" in told or isinstance(sampler, Adopting)
+        if whole and hide:
+            raise ValueError(f"this run takes whole pictures and completes none, so that nothing of them can be hidden: {hide!r}")
+        images = parcel.pictures(Path(source), self.facts, exact=not whole)[0]  # what is seen of one to complete stays as it is
+        if not len(images):
+            raise ValueError(f"{source} has no picture in it")
+        rows = images[torch.arange(n) % len(images)].to(self.system.device)
+        if "source" in told:
+            return {"about": {"source": rows}}
+        if isinstance(sampler, Adopting):
+            return {"start": sampler.adopt(self.system, self.system.encode({"image": rows}))}
+        return {"start": occluded(self.system.codec, rows, hide or "bottom")}
+
+
+def load(path: str | Path | Run, *, step: int | None = None, device: str = "auto", trust: bool = False) -> Loaded:
+    """Open a run with its newest checkpoint that verifies (or that of `step`). Needs no data on this machine.
+
+    A run made by a recipe of your own names code to import: that is done if it is imported already, or with `trust`.
+
+    Raises:
+        RunError: no such run, none of its checkpoints can be used, or it names code that nobody said to trust.
+    """
+    found = path if isinstance(path, Run) else Run.open(path)
+    refused: list[str] = []
+    if step is None:
+        _, files, refused = found.newest()
+    else:
+        files = storage.read_verified(found.at(step))
+    for reason in refused:
+        print(f"passed over: {reason}", file=sys.stderr)
+    experiment = rebuild(found, trust)
+    experiment.system.to(pick_device(device))
+    progress = checkpoint.restore(files, experiment.system)
+    experiment.system.eval()
+    return Loaded(found, experiment, progress, tuple(refused))
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto`: this process's GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        return torch.zeros((), device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}") from None
+
+
+def _told(facts: Facts, about: dict[str, Any], n: int) -> Batch | None:
+    """What a caller says of the samples, as batch fields of n rows. A class may be given by its name."""
+    if not about:
+        return None
+    known = ["label"] * bool(facts.classes) + ["source"] * facts.sources
+    for key in about:
+        if key not in known:
+            raise recipes.UnknownName("field of --about", key, known or ["(this run takes none)"])
+    if "source" in about:
+        if not isinstance(about["source"], torch.Tensor) or len(about["source"]) != n:
+            raise ValueError(f"about['source'] must be {n} images, float[{n},C,H,W]; from the command line give them as --start")
+        return {"source": about["source"]}
+    given = about["label"] if isinstance(about["label"], list) else [about["label"]]
+    if not given:
+        raise ValueError("--about names no label: 'label' is an empty list")
+    labels = [_class(facts, value) for value in given]
+    return {"label": torch.tensor([labels[i % len(labels)] for i in range(n)])}
+
+
+def _class(facts: Facts, value: Any) -> int:
+    if str(value) in facts.classes:
+        return facts.classes.index(str(value))
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(facts.classes):
+        return value
+    raise recipes.UnknownName("label", value, list(facts.classes))
+
+
+def _prompted(system: System, prompt: str, n: int, sampler: Sampler) -> Code:
+    """A prompt as the start of n samples: its code, then room to write as much as the sampler's length says."""
+    if system.codec.field != "text":
+        raise ValueError(f"this run makes {system.codec.field}s; --prompt is for text")
+    code = system.codec.encode([prompt])
+    room = getattr(sampler, "length", 0) or max(1, system.codec.length - code.shape[1])
+    return torch.nn.functional.pad(code, (0, room), value=IGNORE).expand(n, -1).to(system.device)
+
+
+def turned(sampler: Sampler, dials: dict[str, Any]) -> Sampler:
+    """A sampler with some of its dials turned.
+
+    Raises:
+        UnknownName: it has no such dial.
+        ValueError: a value it does not take.
+    """
+    now = dials_of(sampler)
+    for key in dials:
+        if key not in now:
+            raise recipes.UnknownName(f"dial of {type(sampler).__name__}", key, list(now))
+    return replace(sampler, **{k: recipes.coerce(k, v, now[k]) for k, v in dials.items()})  # type: ignore[type-var]
+
+
+def dials_of(sampler: Sampler) -> dict[str, Any]:
+    """A sampler's scalar fields: what a user may turn."""
+    found = {f.name: getattr(sampler, f.name) for f in fields(sampler)}  # type: ignore[arg-type]
+    return {name: value for name, value in found.items() if isinstance(value, int | float | str)}
+
+
+def described(sampler: Sampler) -> dict[str, Any]:
+    """A sampler's name and dials, for a record."""
+    return {"name": type(sampler).__name__, **dials_of(sampler)}
+
+
+def evaluation_of(folder: Path) -> dict[str, Any] | None:
+    """What a run's newest evaluation says; None before the first."""
+    path = folder / "eval.json"
+    return json.loads(path.read_text()) if path.exists() else None
