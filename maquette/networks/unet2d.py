@@ -142,7 +142,7 @@ class UNet2D(Network):
                 f"this U-Net takes images of {plan.in_channels} channels whose sides divide by {by}, not {tuple(x.shape[1:])}"
             )
         told = F.silu(self._embed(x, t, cond))
-        h = self.conv_in(x.to(self.conv_in.weight.dtype).contiguous(memory_format=torch.channels_last))
+        h = self.conv_in(x.to(self.conv_in.weight.dtype))
         kept = [h]
         for level in self.down_blocks:
             for block, attention in level.pairs():
@@ -243,9 +243,9 @@ class _Attention(nn.Module):
         places = norm_silu((x,), self.group_norm, silu=False).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
         each = (self.to_q, self.to_k, self.to_v)
         qkv = F.linear(places, torch.cat([one.weight for one in each]), torch.cat([one.bias for one in each]))
-        seen = attend(qkv.view(batch, height * width, 3, self.heads, channels // self.heads))
-        out = self.to_out[0](seen.reshape(batch, height * width, channels))
-        return x + out.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        q, k, v = qkv.mT.reshape(batch, 3, self.heads, channels // self.heads, height * width).unbind(1)
+        out = self.to_out[0](attend(q, k, v).reshape(batch, channels, height * width).mT)
+        return x + out.mT.reshape(x.shape)
 
 
 class _Down(nn.Module):

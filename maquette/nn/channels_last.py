@@ -6,6 +6,7 @@ Each function equals the textbook's in exact arithmetic and passes over memory l
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,28 +16,30 @@ from torch.nn import functional as F
 def norm_silu(parts: tuple[Tensor, ...], norm: nn.GroupNorm, shift: Tensor | None = None, silu: bool = True) -> Tensor:
     """SiLU(GroupNorm(cat(parts, 1) + shift)), [B,C_i,H,W] each and [B,C] -> [B,C,H,W].
 
-    A group's moments follow from its channels' sums, and the rest is one factor and one term per row and channel. So neither the
-    concatenation nor the shifted image is ever made: images are read once for the sums and once for the result, and as often
-    backwards. Moments in float32, as mean of squares less square of mean (PyTorch does so for channels-last images, too).
+    Compiled: a group's moments follow from its channels' sums, and the rest is one factor and one term per row and channel. So
+    neither the concatenation nor the shifted image is made; images are read once for the sums and once for the result, and as
+    often backwards. Moments in float32, mean of squares less square of mean, as in PyTorch's own kernel for channels last.
     """
+    if not torch.compiler.is_compiling():  # unfused, the passes would cost more than PyTorch's own
+        x = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+        y = norm(x if shift is None else x + shift[:, :, None, None].to(x.dtype))
+        return F.silu(y) if silu else y
     total, squares = (torch.cat(each, 1) for each in zip(*map(_sums, parts), strict=True))
     places = parts[0].shape[2] * parts[0].shape[3]
     if shift is not None:
         shift = shift.float()
         squares = squares + shift * (2 * total + places * shift)
         total = total + places * shift
-    batch, channels = total.shape
-    each = channels // norm.num_groups
-    mean, square = (s.view(batch, -1, each).sum(2) / (places * each) for s in (total, squares))
-    scale = torch.rsqrt((square - mean * mean).clamp(min=0) + norm.eps).repeat_interleave(each, 1) * norm.weight.float()
-    mean = mean.repeat_interleave(each, 1)
+    each = total.shape[1] // norm.num_groups
+    group = torch.arange(total.shape[1], device=total.device) // each
+    average = (group[:, None] == group) / (places * each)  # as a product, so that it is made once per row and not per pixel
+    mean, square = (total @ average, squares @ average)
+    scale = torch.rsqrt((square - mean * mean).clamp(min=0) + norm.eps) * norm.weight.float()
     offset = norm.bias.float() + scale * (-mean if shift is None else shift - mean)
-    done, at = [], 0
-    for part in parts:
-        to = at + part.shape[1]
-        y = part.float() * scale[:, at:to, None, None] + offset[:, at:to, None, None]
-        done.append((F.silu(y) if silu else y).to(part.dtype))
-        at = to
+    ends = [part.shape[1] for part in parts]
+    done = [
+        _Affine.apply(part, a, b, silu) for part, a, b in zip(parts, scale.split(ends, 1), offset.split(ends, 1), strict=True)
+    ]
     return done[0] if len(done) == 1 else torch.cat(done, 1)
 
 
@@ -44,6 +47,26 @@ def _sums(x: Tensor) -> tuple[Tensor, Tensor]:
     """Sums of each channel's values and of their squares, [B,C,H,W] -> float32 [B,C] twice."""
     wide = x.float()
     return wide.sum((2, 3)), wide.square().sum((2, 3))
+
+
+class _Affine(torch.autograd.Function):
+    """SiLU(scale * x + offset), or without SiLU, in x's precision: it keeps SiLU's slope, not the float32 steps on the way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, offset: Tensor, silu: bool) -> Tensor:
+        y = x.float() * scale[:, :, None, None] + offset[:, :, None, None]
+        if not silu:
+            ctx.save_for_backward(x, scale)
+            return y.to(x.dtype)
+        gate = y.sigmoid()
+        ctx.save_for_backward(x, scale, (gate * (1 + y * (1 - gate))).to(x.dtype))
+        return (y * gate).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+        x, scale, *slope = ctx.saved_tensors
+        up = grad.float() * slope[0].float() if slope else grad.float()
+        return (up * scale[:, :, None, None]).to(x.dtype), (up * x.float()).sum((2, 3)), up.sum((2, 3)), None
 
 
 def up_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -57,77 +80,67 @@ def up_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
     return F.conv_transpose2d(x, weight, conv.bias, stride=2, padding=1)
 
 
-def attend(qkv: Tensor) -> Tensor:
-    """softmax(q k' / sqrt(C)) v of queries, keys and values [B,T,3,H,C] -> [B,T,H,C]; every place sees every place.
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q' k / sqrt(C)) v of many small heads, [B,H,C,T] each -> [B,H,C,T]; every place sees every place.
 
-    On a CPU one row of the batch at a time: its scores then stay in the cache. Backwards, they are computed again.
+    On a CPU with scores of one row of the batch at a time, which stay in its cache; backwards they are computed again.
     """
-    if qkv.device.type == "cpu":
-        return _attend(qkv)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT
+    ones = torch.ones_like(v[:, :, :1])
+    sums = _weigh(q * (1 / math.sqrt(q.shape[2])), k, torch.cat([v, ones], 2)).float()
+    return (sums[:, :, :-1] / sums[:, :, -1:]).to(v.dtype)
 
 
-class _Row:
-    """Room for what attention of one row needs: scores, probabilities [H,T,T] and one more of their kind."""
-
-    def __init__(self, like: Tensor):
-        _, places, _, heads, channels = like.shape
-        self.scale = 1 / math.sqrt(channels)
-        self.scores, self.shares, self.spare = (like.new_empty(heads, places, places) for _ in range(3))
-
-    def look(self, q: Tensor, k: Tensor) -> Tensor:
-        """Probabilities [H,T,T]; queries come scaled."""
-        torch.bmm(q, k.mT, out=self.scores)
-        return torch.softmax(self.scores, -1, out=self.shares)
+def _weights(q: Tensor, k: Tensor, into: Tensor) -> Tensor:
+    """exp(q' k) of one row, [H,C,T] twice -> [H,T,T], up to a factor per query that makes it finite."""
+    torch.bmm(q.mT, k, out=into)
+    longest = q.float().square().sum(1).amax() * k.float().square().sum(1).amax()
+    if not longest < 60**2:  # no score is above this product of lengths; below it, exp needs no maximum
+        into -= into.amax(-1, keepdim=True)
+    return into.exp_()
 
 
-def _heads(qkv: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """[B,T,3,H,C] -> scaled queries, keys and values, [B,H,T,C] each."""
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    return (q * scale).contiguous(), k.contiguous(), v.contiguous()
+@torch.library.custom_op("maquette::weigh", mutates_args=())
+def _weigh(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """v exp(q' k)', [B,H,C,T] twice and [B,H,D,T] -> [B,H,D,T]: sums of values by weights that are not yet shares."""
+    out = v.new_empty(v.shape)
+    room = q.new_empty(q.shape[1], q.shape[3], q.shape[3])
+    for row in range(len(q)):
+        torch.bmm(v[row], _weights(q[row], k[row], room).mT, out=out[row])
+    return out
 
 
-@torch.library.custom_op("maquette::attend", mutates_args=())
-def _attend(qkv: Tensor) -> Tensor:
-    row, out = _Row(qkv), qkv.new_empty(qkv[:, :, 0].permute(0, 2, 1, 3).shape)
-    for q, k, v, to in zip(*_heads(qkv, row.scale), out, strict=True):
-        torch.bmm(row.look(q, k), v, out=to)
-    return out.transpose(1, 2).contiguous()
+@torch.library.custom_op("maquette::weigh_backward", mutates_args=())
+def _weigh_backward(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
+    room, slope = (q.new_empty(q.shape[1], q.shape[3], q.shape[3]) for _ in range(2))
+    for row in range(len(q)):
+        weights, up = _weights(q[row], k[row], room), grad[row].contiguous()
+        torch.bmm(up, weights, out=dv[row])
+        torch.bmm(up.mT, v[row], out=slope)
+        slope *= weights
+        torch.bmm(k[row], slope.mT, out=dq[row])
+        torch.bmm(q[row], slope, out=dk[row])
+    return dq, dk, dv
 
 
-@torch.library.custom_op("maquette::attend_backward", mutates_args=())
-def _attend_backward(qkv: Tensor, grad: Tensor) -> Tensor:
-    row, back = _Row(qkv), torch.empty_like(qkv.permute(2, 0, 3, 1, 4), memory_format=torch.contiguous_format)
-    grad = grad.transpose(1, 2).contiguous()
-    for q, k, v, up, dq, dk, dv in zip(*_heads(qkv, row.scale), grad, *back, strict=True):
-        shares = row.look(q, k)
-        torch.bmm(shares.mT, up, out=dv)
-        torch.bmm(up, v.mT, out=row.spare)
-        slope = torch._softmax_backward_data(row.spare, shares, -1, shares.dtype, grad_input=row.scores)
-        torch.bmm(slope, k, out=dq)
-        torch.bmm(slope.mT, q, out=dk)
-    back[0] *= row.scale
-    return back.permute(1, 3, 0, 2, 4).contiguous()
+@_weigh.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return v.new_empty(v.shape)
 
 
-@_attend.register_fake
-def _(qkv: Tensor) -> Tensor:
-    return torch.empty_like(qkv[:, :, 0], memory_format=torch.contiguous_format)
+@_weigh_backward.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
-@_attend_backward.register_fake
-def _(qkv: Tensor, grad: Tensor) -> Tensor:
-    return torch.empty_like(qkv, memory_format=torch.contiguous_format)
-
-
-def _keep(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _back(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
-    (qkv,) = ctx.saved_tensors  # type: ignore[attr-defined]
-    return _attend_backward(qkv, grad.to(qkv.dtype))
+def _back(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return _weigh_backward(*ctx.saved_tensors, grad)
 
 
-_attend.register_autograd(_back, setup_context=_keep)
+_weigh.register_autograd(_back, setup_context=_keep)
