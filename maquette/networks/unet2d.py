@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maquette.contracts import Condition, Network
-from maquette.nn.channels_last import attend, norm_silu, up_conv
+from maquette.nn.channels_last import attend, layout, norm_silu, up_conv
 from maquette.nn.embed import fourier
 
 
@@ -142,21 +142,21 @@ class UNet2D(Network):
                 f"this U-Net takes images of {plan.in_channels} channels whose sides divide by {by}, not {tuple(x.shape[1:])}"
             )
         told = F.silu(self._embed(x, t, cond))
-        h = self.conv_in(x.to(self.conv_in.weight.dtype))
+        h = self.conv_in(layout(x.to(self.conv_in.weight.dtype)))
         kept = [h]
         for level in self.down_blocks:
             for block, attention in level.pairs():
-                kept.append(h := attention(block((h,), told)))
+                kept.append(h := attention(block(h, told)))
             if level.downsamplers is not None:
                 kept.append(h := level.downsamplers[0](h))
         for block, attention in self.mid_block.pairs():
-            h = attention(block((h,), told))
+            h = attention(block(h, told))
         for level in self.up_blocks:
             for block, attention in level.pairs():
-                h = attention(block((h, kept.pop()), told))
+                h = attention(block(torch.cat([h, kept.pop()], 1), told))
             if level.upsamplers is not None:
                 h = level.upsamplers[0](h)
-        return self.conv_out(norm_silu((h,), self.conv_norm_out))
+        return self.conv_out(norm_silu(h, self.conv_norm_out))
 
     def _embed(self, x: Tensor, t: Tensor | None, cond: Condition | None) -> Tensor:
         """Time and class as one vector [B,E]."""
@@ -204,7 +204,7 @@ class _Level(nn.Module):
 
 
 class _Block(nn.Module):
-    """norm, SiLU, conv, plus the embedding, norm, SiLU, dropout, conv; plus the input: [B,C_i,H,W] parts -> [B,C',H,W]."""
+    """norm, SiLU, conv, plus the embedding, norm, SiLU, dropout, conv; plus the input: [B,C,H,W] -> [B,C',H,W]."""
 
     def __init__(self, plan: Plan, inside: int, outside: int):
         super().__init__()
@@ -216,16 +216,11 @@ class _Block(nn.Module):
         self.conv_shortcut = nn.Conv2d(inside, outside, 1) if inside != outside else None
         self.dropout = nn.Dropout(plan.dropout)
 
-    def forward(self, parts: tuple[Tensor, ...], told: Tensor) -> Tensor:
-        h = F.conv2d(norm_silu(parts, self.norm1), self.conv1.weight, padding=1)
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        h = F.conv2d(norm_silu(x, self.norm1), self.conv1.weight, padding=1)
         shift = self.time_emb_proj(told) + self.conv1.bias
-        h = self.conv2(self.dropout(norm_silu((h,), self.norm2, shift)))
-        if self.conv_shortcut is None:
-            return h + torch.cat(parts, 1)
-        weights = self.conv_shortcut.weight.split([part.shape[1] for part in parts], 1)
-        for part, weight in zip(parts, weights, strict=True):
-            h = h + F.conv2d(part, weight)
-        return h + self.conv_shortcut.bias[:, None, None].to(h.dtype)
+        h = self.conv2(self.dropout(norm_silu(h, self.norm2, shift)))
+        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
 class _Attention(nn.Module):
@@ -240,12 +235,14 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
-        places = norm_silu((x,), self.group_norm, silu=False).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
         each = (self.to_q, self.to_k, self.to_v)
-        qkv = F.linear(places, torch.cat([one.weight for one in each]), torch.cat([one.bias for one in each]))
-        q, k, v = qkv.mT.reshape(batch, 3, self.heads, channels // self.heads, height * width).unbind(1)
-        out = self.to_out[0](attend(q, k, v).reshape(batch, channels, height * width).mT)
-        return x + out.mT.reshape(x.shape)
+        weight, bias = torch.cat([one.weight for one in each]), torch.cat([one.bias for one in each])
+        places = norm_silu(x, self.group_norm, silu=False).permute(0, 2, 3, 1).reshape(batch, -1, channels)
+        qkv = torch.baddbmm(bias[:, None], weight.expand(batch, -1, -1), places.mT)  # [B,3C,T]: heads want channels first
+        q, k, v = qkv.view(batch, 3, self.heads, -1, height * width).unbind(1)
+        out = self.to_out[0]
+        seen = torch.baddbmm(out.bias, attend(q, k, v).flatten(1, 2).mT, out.weight.mT.expand(batch, -1, -1))
+        return x + seen.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 class _Down(nn.Module):

@@ -12,61 +12,85 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from maquette.nn.native import TYPES, library, over_rows
 
-def norm_silu(parts: tuple[Tensor, ...], norm: nn.GroupNorm, shift: Tensor | None = None, silu: bool = True) -> Tensor:
-    """SiLU(GroupNorm(cat(parts, 1) + shift)), [B,C_i,H,W] each and [B,C] -> [B,C,H,W].
 
-    Compiled: a group's moments follow from its channels' sums, and the rest is one factor and one term per row and channel. So
-    neither the concatenation nor the shifted image is made; images are read once for the sums and once for the result, and as
-    often backwards. Moments in float32, mean of squares less square of mean, as in PyTorch's own kernel for channels last.
+def norm_silu(x: Tensor, norm: nn.GroupNorm, shift: Tensor | None = None, silu: bool = True) -> Tensor:
+    """SiLU(GroupNorm(x + shift)), [B,C,H,W] and [B,C] -> [B,C,H,W].
+
+    Native on a CPU: one pass over a row for its channels' sums, one for the result. Moments are those of the sums, mean of squares
+    less square of mean, as PyTorch's own kernel for channels last has them. Kept for the way back: x and numbers per channel.
     """
-    if not torch.compiler.is_compiling():  # unfused, the passes would cost more than PyTorch's own
-        x = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
-        y = norm(x if shift is None else x + shift[:, :, None, None].to(x.dtype))
-        return F.silu(y) if silu else y
-    total, squares = (torch.cat(each, 1) for each in zip(*map(_sums, parts), strict=True))
-    places = parts[0].shape[2] * parts[0].shape[3]
-    if shift is not None:
-        shift = shift.float()
-        squares = squares + shift * (2 * total + places * shift)
-        total = total + places * shift
-    each = total.shape[1] // norm.num_groups
-    group = torch.arange(total.shape[1], device=total.device) // each
-    average = (group[:, None] == group) / (places * each)  # as a product, so that it is made once per row and not per pixel
-    mean, square = (total @ average, squares @ average)
-    scale = torch.rsqrt((square - mean * mean).clamp(min=0) + norm.eps) * norm.weight.float()
-    offset = norm.bias.float() + scale * (-mean if shift is None else shift - mean)
-    ends = [part.shape[1] for part in parts]
-    done = [
-        _Affine.apply(part, a, b, silu) for part, a, b in zip(parts, scale.split(ends, 1), offset.split(ends, 1), strict=True)
-    ]
-    return done[0] if len(done) == 1 else torch.cat(done, 1)
+    if native(x) and x.shape[1] % 16 == 0:
+        shift = None if shift is None else shift.float().contiguous()
+        return _norm_silu(x, shift, norm.weight.float(), norm.bias.float(), norm.num_groups, norm.eps, silu)[0]
+    y = norm(x if shift is None else x + shift[:, :, None, None].to(x.dtype))
+    return F.silu(y) if silu else y
 
 
-def _sums(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of each channel's values and of their squares, [B,C,H,W] -> float32 [B,C] twice."""
-    wide = x.float()
-    return wide.sum((2, 3)), wide.square().sum((2, 3))
+def native(x: Tensor) -> bool:
+    """Whether x can be given to native code."""
+    return x.device.type == "cpu" and x.dtype in TYPES and library() is not None
 
 
-class _Affine(torch.autograd.Function):
-    """SiLU(scale * x + offset), or without SiLU, in x's precision: it keeps SiLU's slope, not the float32 steps on the way."""
+def layout(x: Tensor) -> Tensor:
+    """x as it should lie: channels last where norms are native; PyTorch's own are slow backwards on a CPU (six times)."""
+    return x.contiguous(memory_format=torch.channels_last if native(x) or x.device.type != "cpu" else torch.contiguous_format)
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, offset: Tensor, silu: bool) -> Tensor:
-        y = x.float() * scale[:, :, None, None] + offset[:, :, None, None]
-        if not silu:
-            ctx.save_for_backward(x, scale)
-            return y.to(x.dtype)
-        gate = y.sigmoid()
-        ctx.save_for_backward(x, scale, (gate * (1 + y * (1 - gate))).to(x.dtype))
-        return (y * gate).to(x.dtype)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
-        x, scale, *slope = ctx.saved_tensors
-        up = grad.float() * slope[0].float() if slope else grad.float()
-        return (up * scale[:, :, None, None]).to(x.dtype), (up * x.float()).sum((2, 3)), up.sum((2, 3)), None
+Kept = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # the result, sums, scale and offset [B,C], stats [B,2,G]
+
+
+@torch.library.custom_op("maquette::norm_silu", mutates_args=())
+def _norm_silu(x: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Kept:
+    x = x.contiguous(memory_format=torch.channels_last)
+    rows, channels, places = len(x), x.shape[1], x.shape[2] * x.shape[3]
+    y, (sums, scale, offset) = torch.empty_like(x), (x.new_empty(rows, channels, dtype=torch.float32) for _ in range(3))
+    stats = x.new_empty(rows, 2, groups, dtype=torch.float32)
+    given = (x, shift, weight, bias, y, sums, scale, offset, stats)
+    over_rows("norm", rows, x, places, channels, groups, eps, int(silu), *given)
+    return y, sums, scale, offset, stats
+
+
+@torch.library.custom_op("maquette::norm_silu_backward", mutates_args=())
+def _norm_silu_backward(
+    x: Tensor, shift: Tensor | None, weight: Tensor, kept: list[Tensor], grad: Tensor, silu: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x, grad = (each.contiguous(memory_format=torch.channels_last) for each in (x, grad))
+    rows, channels, places = len(x), x.shape[1], x.shape[2] * x.shape[3]
+    dx, (dshift, dweight, dbias) = torch.empty_like(x), (torch.empty_like(kept[0]) for _ in range(3))
+    given = (x, grad, shift, weight, *kept, dx, None if shift is None else dshift, dweight, dbias)
+    over_rows("norm_back", rows, x, places, channels, kept[-1].shape[-1], int(silu), *given)
+    return dx, dshift, dweight.sum(0), dbias.sum(0)
+
+
+@_norm_silu.register_fake
+def _(x: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Kept:
+    per_channel = [x.new_empty(x.shape[:2], dtype=torch.float32) for _ in range(3)]
+    y = torch.empty_like(x, memory_format=torch.channels_last)
+    return y, *per_channel, x.new_empty(len(x), 2, groups, dtype=torch.float32)
+
+
+@_norm_silu_backward.register_fake
+def _(
+    x: Tensor, shift: Tensor | None, weight: Tensor, kept: list[Tensor], grad: Tensor, silu: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dx = torch.empty_like(x, memory_format=torch.channels_last)
+    return dx, torch.empty_like(kept[0]), torch.empty_like(weight), torch.empty_like(weight)
+
+
+def _keep_norm(ctx: Any, inputs: tuple[Any, ...], output: Kept) -> None:
+    x, shift, weight, _, _, _, ctx.silu = inputs
+    ctx.save_for_backward(x, shift, weight, *output[1:])
+
+
+def _norm_back(ctx: Any, grad: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
+    x, shift, weight, *kept = ctx.saved_tensors
+    dx, dshift, dweight, dbias = _norm_silu_backward(x, shift, weight, kept, grad.to(x.dtype), ctx.silu)
+    return dx, None if shift is None else dshift, dweight, dbias, None, None, None
+
+
+_norm_silu.register_autograd(_norm_back, setup_context=_keep_norm)
 
 
 def up_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
