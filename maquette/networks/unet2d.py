@@ -5,8 +5,9 @@ Knows no process and no file. The blocks are Ho 2020's: residual blocks told the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ class Plan:
     def __post_init__(self) -> None:
         if len(self.attention) != len(self.block_out_channels):
             raise ValueError(
-                f"attention is said for {len(self.attention)} resolutions, and block_out_channels for {len(self.block_out_channels)}"
+                f"attention has {len(self.attention)} entries; it must have one per resolution, {len(self.block_out_channels)}"
             )
         for width in self.block_out_channels:
             for name, by in (("norm_num_groups", self.norm_num_groups), ("attention_head_dim", self.attention_head_dim or 1)):
@@ -103,7 +104,7 @@ _ONLY: dict[str, tuple[Any, ...]] = {
 class UNet2D(Network):
     """[B,C,H,W] at time t [B] -> [B,C',H,W].
 
-    Made for `Fit(bf16=True, compile=True)`, where the passes of `nn/channels_last.py` become one each.
+    Made for `Fit(bf16=True)`; for sampling in bfloat16, `.bfloat16()`: the time's waves, moments and shares stay float32.
 
     Args:
         plan: its shape.
@@ -112,7 +113,7 @@ class UNet2D(Network):
 
     edges = ("conv_in", "conv_out", "class_embedding")
 
-    def __init__(self, plan: Plan = Plan(), steps: int = 1000):  # noqa: B008 (frozen)
+    def __init__(self, plan: Plan = Plan(), steps: int = 1000):
         super().__init__()
         self.plan, self.steps = plan, steps
         widths, embedding = plan.block_out_channels, 4 * plan.block_out_channels[0]
@@ -125,12 +126,14 @@ class UNet2D(Network):
         for level, width in enumerate(widths):
             inside = [now] + [width] * (plan.layers_per_block - 1)
             skips += [width] * (plan.layers_per_block + (level < last))
-            self.down_blocks.append(_Level(plan, inside, width, plan.attention[level], down=level < last))
+            down = _Down(width, plan.downsample_padding) if level < last else None
+            self.down_blocks.append(_Level(plan, inside, width, len(inside) * plan.attention[level], down=down))
             now = width
-        self.mid_block = _Level(plan, [now, now], now, plan.add_attention, once=True)
+        self.mid_block = _Level(plan, [now, now], now, int(plan.add_attention))
         for level, width in reversed(list(enumerate(widths))):
             inside = [(now if i == 0 else width) + skips.pop() for i in range(plan.layers_per_block + 1)]
-            self.up_blocks.append(_Level(plan, inside, width, plan.attention[level], up=level > 0))
+            up = _Up(width) if level else None
+            self.up_blocks.append(_Level(plan, inside, width, len(inside) * plan.attention[level], up=up))
             now = width
         self.conv_norm_out = nn.GroupNorm(plan.norm_num_groups, now, eps=plan.norm_eps)
         self.conv_out = nn.Conv2d(now, plan.out_channels, 3, padding=1)
@@ -185,22 +188,26 @@ class _Two(nn.Module):
 
 
 class _Level(nn.Module):
-    """The parts of one resolution, one way: residual blocks, an attention after each (`once`: between two), a change of size."""
+    """The parts of one resolution, one way: residual blocks, attention after the first few of them, a change of size."""
 
     def __init__(
-        self, plan: Plan, inside: list[int], outside: int, attention: bool, down: bool = False, up: bool = False, once: bool = False
+        self,
+        plan: Plan,
+        inside: list[int],
+        outside: int,
+        attentions: int,
+        down: nn.Module | None = None,
+        up: nn.Module | None = None,
     ):
         super().__init__()
         self.resnets = nn.ModuleList(_Block(plan, width, outside) for width in inside)
-        count = 0 if not attention else 1 if once else len(inside)
-        self.attentions = nn.ModuleList(_Attention(plan, outside) for _ in range(count)) if count or once else None
-        self.downsamplers = nn.ModuleList([_Down(outside, plan.downsample_padding)]) if down else None
-        self.upsamplers = nn.ModuleList([_Up(outside)]) if up else None
+        self.attentions = nn.ModuleList(_Attention(plan, outside) for _ in range(attentions))
+        self.downsamplers = None if down is None else nn.ModuleList([down])
+        self.upsamplers = None if up is None else nn.ModuleList([up])
 
-    def pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+    def pairs(self) -> Iterator[tuple[nn.Module, nn.Module]]:
         """Each residual block and what follows it."""
-        after = list(self.attentions or [])
-        return list(zip(self.resnets, after + [nn.Identity()] * (len(self.resnets) - len(after)), strict=True))
+        return zip_longest(self.resnets, self.attentions, fillvalue=nn.Identity())
 
 
 class _Block(nn.Module):

@@ -18,8 +18,9 @@ from maquette.nn.native import TYPES, library, over_rows
 def norm_silu(x: Tensor, norm: nn.GroupNorm, shift: Tensor | None = None, silu: bool = True) -> Tensor:
     """SiLU(GroupNorm(x + shift)), [B,C,H,W] and [B,C] -> [B,C,H,W].
 
-    Native on a CPU: one pass over a row for its channels' sums, one for the result. Moments are those of the sums, mean of squares
-    less square of mean, as PyTorch's own kernel for channels last has them. Kept for the way back: x and numbers per channel.
+    Native on a CPU: one pass over a row for its channels' sums, one for the result. A group's moments follow from the sums, as
+    mean of squares less square of mean, like those of PyTorch's own kernel for channels last. Kept for the way back: x and
+    numbers per channel.
     """
     if native(x) and x.shape[1] % 16 == 0:
         shift = None if shift is None else shift.float().contiguous()
@@ -116,22 +117,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (sums[:, :, :-1] / sums[:, :, -1:]).to(v.dtype)
 
 
-def _weights(q: Tensor, k: Tensor, into: Tensor) -> Tensor:
-    """exp(q' k) of one row, [H,C,T] twice -> [H,T,T], up to a factor per query that makes it finite."""
-    torch.bmm(q.mT, k, out=into)
-    longest = q.float().square().sum(1).amax() * k.float().square().sum(1).amax()
-    if not longest < 60**2:  # no score is above this product of lengths; below it, exp needs no maximum
-        into -= into.amax(-1, keepdim=True)
-    return into.exp_()
-
-
 @torch.library.custom_op("maquette::weigh", mutates_args=())
 def _weigh(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """v exp(q' k)', [B,H,C,T] twice and [B,H,D,T] -> [B,H,D,T]: sums of values by weights that are not yet shares."""
     out = v.new_empty(v.shape)
     room = q.new_empty(q.shape[1], q.shape[3], q.shape[3])
-    for row in range(len(q)):
-        torch.bmm(v[row], _weights(q[row], k[row], room).mT, out=out[row])
+    for row, small in enumerate(_small(q, k)):
+        torch.bmm(v[row], _weights(q[row], k[row], small, room).mT, out=out[row])
     return out
 
 
@@ -139,14 +131,34 @@ def _weigh(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _weigh_backward(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
     room, slope = (q.new_empty(q.shape[1], q.shape[3], q.shape[3]) for _ in range(2))
-    for row in range(len(q)):
-        weights, up = _weights(q[row], k[row], room), grad[row].contiguous()
+    for row, small in enumerate(_small(q, k)):
+        weights, up = _weights(q[row], k[row], small, room), grad[row].contiguous()
         torch.bmm(up, weights, out=dv[row])
         torch.bmm(up.mT, v[row], out=slope)
-        slope *= weights
+        if native(slope) and slope.numel() % 16 == 0:
+            over_rows("product", slope.numel() // 16, slope, slope, weights)
+        else:
+            slope *= weights
         torch.bmm(k[row], slope.mT, out=dq[row])
         torch.bmm(q[row], slope, out=dk[row])
     return dq, dk, dv
+
+
+def _small(q: Tensor, k: Tensor) -> list[bool]:
+    """For each row: no score can be so large that exp overflows without taking the maximum off first (|q k| <= |q| |k|)."""
+    long_q, long_k = (x.float().square().sum(2).flatten(1).amax(1) for x in (q, k))
+    return (long_q * long_k < 60.0**2).tolist()
+
+
+def _weights(q: Tensor, k: Tensor, small: bool, into: Tensor) -> Tensor:
+    """exp(q' k) of one row, [H,C,T] twice -> [H,T,T]; up to a factor per query, if not small."""
+    torch.bmm(q.mT, k, out=into)
+    if not small:
+        into -= into.amax(-1, keepdim=True)
+    if not native(into) or into.numel() % 16:
+        return into.exp_()
+    over_rows("exponential", into.numel() // 16, into, into)
+    return into
 
 
 @_weigh.register_fake

@@ -4,6 +4,9 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 typedef float V __attribute__((vector_size(64)));
 typedef int32_t I __attribute__((vector_size(64)));
@@ -15,9 +18,14 @@ static inline V load(const float* p) { V v; std::memcpy(&v, p, sizeof v); return
 static inline V load(const half* p) { H h; std::memcpy(&h, p, sizeof h); return (V)(__builtin_convertvector(h, I) << 16); }
 static inline void store(float* p, V v) { std::memcpy(p, &v, sizeof v); }
 static inline void store(half* p, V v) {  // to the nearest, ties to even
+#ifdef __AVX512BF16__
+    auto h = _mm512_cvtneps_pbh((__m512)v);
+    std::memcpy(p, &h, sizeof h);
+#else
     I i = (I)v;
     H h = __builtin_convertvector((i + 0x7fff + ((i >> 16) & 1)) >> 16, H);
     std::memcpy(p, &h, sizeof h);
+#endif
 }
 static inline V least(V a, V b) { return a < b ? a : b; }
 static inline V most(V a, V b) { return a > b ? a : b; }
@@ -137,6 +145,16 @@ static void norm_back(int64_t first, int64_t last, int64_t P, int64_t C, int64_t
     }
 }
 
+// for the scores of attention, in sixteens first .. last: x = e^x; x = x y
+template <class T>
+static void exponential(int64_t first, int64_t last, T* x) {
+    for (int64_t i = 16 * first; i < 16 * last; i += 16) store(x + i, expo(load(x + i)));
+}
+template <class T>
+static void product(int64_t first, int64_t last, T* x, const T* y) {
+    for (int64_t i = 16 * first; i < 16 * last; i += 16) store(x + i, load(x + i) * load(y + i));
+}
+
 #define EXPORT(NAME, T)                                                                                                              \
     extern "C" void norm_##NAME(int64_t first, int64_t last, int64_t P, int64_t C, int64_t G, float eps, int silu, const T* x,        \
                                 const float* shift, const float* weight, const float* bias, T* y, float* sums, float* scale,          \
@@ -148,6 +166,8 @@ static void norm_back(int64_t first, int64_t last, int64_t P, int64_t C, int64_t
                                      const float* offset, const float* stats, T* dx, float* dshift, float* dweight, float* dbias) {   \
         (C % 32 ? norm_back<T, 1> : norm_back<T, 2>)(first, last, P, C, G, silu, x, grad, shift, weight, sums, scale, offset, stats,  \
                                                      dx, dshift, dweight, dbias);                                                    \
-    }
+    }                                                                                                                                \
+    extern "C" void exponential_##NAME(int64_t first, int64_t last, T* x) { exponential(first, last, x); }                            \
+    extern "C" void product_##NAME(int64_t first, int64_t last, T* x, const T* y) { product(first, last, x, y); }
 EXPORT(float32, float)
 EXPORT(bfloat16, half)

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -65,7 +66,7 @@ def over_rows(name: str, rows: int, like: Tensor, *arguments: Tensor | int | flo
     ]
     shares = min(torch.get_num_threads(), rows)
     ends = [rows * i // shares for i in range(shares + 1)]
-    parts = [(ctypes.c_int64(a), ctypes.c_int64(b)) for a, b in zip(ends, ends[1:], strict=False)]
+    parts = [(ctypes.c_int64(a), ctypes.c_int64(b)) for a, b in pairwise(ends)]
     if shares == 1:
         function(*parts[0], *given)
         return
