@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import zip_longest
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -147,14 +147,14 @@ class UNet2D(Network):
         told = F.silu(self._embed(x, t, cond))
         h = self.conv_in(layout(x.to(self.conv_in.weight.dtype)))
         kept = [h]
-        for level in self.down_blocks:
+        for level in cast("list[_Level]", self.down_blocks):
             for block, attention in level.pairs():
                 kept.append(h := attention(block(h, told)))
             if level.downsamplers is not None:
                 kept.append(h := level.downsamplers[0](h))
         for block, attention in self.mid_block.pairs():
             h = attention(block(h, told))
-        for level in self.up_blocks:
+        for level in cast("list[_Level]", self.up_blocks):
             for block, attention in level.pairs():
                 h = attention(block(torch.cat([h, kept.pop()], 1), told))
             if level.upsamplers is not None:
@@ -242,14 +242,13 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
-        each = (self.to_q, self.to_k, self.to_v)
+        each = [self.to_q, self.to_k, self.to_v]
         weight, bias = torch.cat([one.weight for one in each]), torch.cat([one.bias for one in each])
-        places = norm_silu(x, self.group_norm, silu=False).permute(0, 2, 3, 1).reshape(batch, -1, channels)
-        qkv = torch.baddbmm(bias[:, None], weight.expand(batch, -1, -1), places.mT)  # [B,3C,T]: heads want channels first
-        q, k, v = qkv.view(batch, 3, self.heads, -1, height * width).unbind(1)
-        out = self.to_out[0]
-        seen = torch.baddbmm(out.bias, attend(q, k, v).flatten(1, 2).mT, out.weight.mT.expand(batch, -1, -1))
-        return x + seen.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        places = norm_silu(x, self.group_norm, silu=False).permute(0, 2, 3, 1).reshape(-1, channels)
+        qkv = torch.addmm(bias[:, None], weight, places.T)  # [3C,BT]: heads want channels first
+        q, k, v = qkv.view(3, self.heads, -1, batch, height * width).permute(0, 3, 1, 2, 4)
+        seen = attend(q, k, v).permute(1, 2, 0, 3).reshape(channels, -1).T
+        return x + self.to_out[0](seen).view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 class _Down(nn.Module):

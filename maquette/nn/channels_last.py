@@ -69,7 +69,8 @@ def _norm_silu_backward(
 def _(x: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Kept:
     per_channel = [x.new_empty(x.shape[:2], dtype=torch.float32) for _ in range(3)]
     y = torch.empty_like(x, memory_format=torch.channels_last)
-    return y, *per_channel, x.new_empty(len(x), 2, groups, dtype=torch.float32)
+    stats = x.new_empty(len(x), 2, groups, dtype=torch.float32)
+    return y, per_channel[0], per_channel[1], per_channel[2], stats
 
 
 @_norm_silu_backward.register_fake

@@ -16,6 +16,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ def _key() -> str:
 def over_rows(name: str, rows: int, like: Tensor, *arguments: Tensor | int | float | None) -> None:
     """Call a function for rows 0 .. rows - 1, shared out among torch's threads. Tensors go as addresses, None as none."""
     function = getattr(library(), f"{name}_{TYPES[like.dtype]}")
-    given = [
+    given: list[Any] = [
         ctypes.c_void_p(None if a is None else a.data_ptr())
         if a is None or isinstance(a, Tensor)
         else ctypes.c_float(a)
@@ -66,7 +67,7 @@ def over_rows(name: str, rows: int, like: Tensor, *arguments: Tensor | int | flo
     ]
     shares = min(torch.get_num_threads(), rows)
     ends = [rows * i // shares for i in range(shares + 1)]
-    parts = [(ctypes.c_int64(a), ctypes.c_int64(b)) for a, b in pairwise(ends)]
+    parts: list[list[Any]] = [[ctypes.c_int64(a), ctypes.c_int64(b)] for a, b in pairwise(ends)]
     if shares == 1:
         function(*parts[0], *given)
         return
