@@ -114,7 +114,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT
     ones = torch.ones_like(v[:, :, :1])
-    sums = _weigh(q * (1 / math.sqrt(q.shape[2])), k, torch.cat([v, ones], 2)).float()
+    sums = _weigh(q * (1 / math.sqrt(q.shape[2])), k, torch.cat([v, ones], 2))
+    sums = sums.to(torch.promote_types(sums.dtype, torch.float32))
     return (sums[:, :, :-1] / sums[:, :, -1:]).to(v.dtype)
 
 
