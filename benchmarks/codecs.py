@@ -1,6 +1,6 @@
 """The codecs at equal bits, and the prior of a second stage: each trained for its budget and scored, losses included.
 
-    python benchmarks/codecs.py [--data glyphs,font_digits] [--seeds 0,1] [--recipes vq_vae,vqgan] [--keep FOLDER]
+    python benchmarks/codecs.py [--data glyphs,scenes] [--seeds 0,1] [--recipes vq_vae,vqgan] [--patch 8] [--keep FOLDER]
 
 Each system is trained by `maquette train` in a process of its own on one thread, then scored by `maquette eval`; what FOLDER
 holds already is not done again. A prior is trained on the run of its codec. Writes benchmarks/DATE-codecs.md.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import tempfile
 from datetime import date
 from pathlib import Path
@@ -34,7 +35,8 @@ FIGURES = ["bits/image", "PSNR", "rFD-convnet64", "rFD-randconv", "codebook use"
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--data", default="glyphs,font_digits")
+    asked.add_argument("--data", default="glyphs,scenes")
+    asked.add_argument("--patch", type=int, default=0, help="pixels to a side of a symbol (0 = the recipes' own)")
     asked.add_argument("--seeds", default="0,1")
     asked.add_argument("--recipes", default=",".join(PLAN))
     asked.add_argument("--keep", default="", help="keep the runs in this folder")
@@ -48,7 +50,7 @@ def main() -> None:
     cells = [(data, name, seed) for data in given.data.split(",") for name in names for seed in seeds]
     errors: dict[str, str] = {}
     for second in (False, True):  # codecs first, then what is built on them
-        entries = [entry(folder, given.budget, *cell) for cell in cells if ("codec" in PLAN[cell[1]][2]) == second]
+        entries = [entry(folder, given.budget, given.patch, *cell) for cell in cells if ("codec" in PLAN[cell[1]][2]) == second]
         if not given.only_table:
             run_all(entries, jobs=given.jobs, quiet=False)
         errors |= {e.name: e.error for e in entries}
@@ -66,11 +68,13 @@ def place(data: str, name: str, seed: int) -> str:
     return f"{data}-{name.replace(' ', '-')}-seed{seed}"
 
 
-def entry(folder: Path, budget: int, data: str, name: str, seed: int) -> Entry:
+def entry(folder: Path, budget: int, patch: int, data: str, name: str, seed: int) -> Entry:
     """What is left to do of one run."""
     recipe, seconds, arguments = PLAN[name]
     if "codec" in arguments:
         arguments = {**arguments, "codec": str(folder / place(data, arguments["codec"], seed))}
+    elif patch:
+        arguments = {**arguments, "patch": patch}
     own = folder / place(data, name, seed)
     train, judge = stages(recipe, data, own, f"{budget or seconds}s", 0, seed, arguments)
     left = [] if (own / "eval.json").exists() else [judge] if (own / "run.json").exists() else [train, judge]
@@ -95,7 +99,7 @@ def table(cells: list[tuple[str, str, int]], folder: Path, errors: dict[str, str
         "",
         "Held-out images encoded and decoded. One thread per system. bits/image: what a code costs with all symbols equally",
         "likely; of a Gaussian latent its divergence from a standard normal; under a prior, given the label, where there is one.",
-        f"`python benchmarks/codecs.py`, torch {found['torch']}. Trained at commits {commits}.",
+        f"`python benchmarks/codecs.py {' '.join(sys.argv[1:])}`, torch {found['torch']}. Trained at commits {commits}.",
     ]
     for data in dict.fromkeys(cell[0] for cell in cells):
         lines += ["", f"## {data}", ""]

@@ -24,6 +24,8 @@ from maquette.nn.ranks import alone
 from maquette.streams import Streams, mix
 from maquette.system import System
 
+LATE = 1 << 20  # a step by which every player has joined in: what waits for its turn costs nothing before
+
 
 class NotFinite(ArithmeticError):
     """A loss or gradient became NaN or infinite. The update was not made: the weights are the last good ones."""
@@ -192,7 +194,7 @@ def plan(system: System, data: Data, fit: Fit, budget: float, seed: int = 0) -> 
     began = clock(system.device)
     kept = copy.deepcopy(system.state_dict())
     span = max(phase.every for phase in system.objective.phases())
-    trial = Progress(replace(fit, steps=1 << 40), seed)
+    trial = Progress(replace(fit, steps=1 << 40), seed, step=LATE)
     steps = run(system, data, trial)
     with alone():  # ranks count their own steps here, so nothing may wait for another
         for _ in range(2):  # the first steps compile and allocate

@@ -17,7 +17,7 @@ from maquette.data import open_data
 from maquette.data.cached import cached
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.reconstruction import measure
-from maquette.objectives.coding import Coding
+from maquette.objectives.coding import Coding, Sharpened
 from maquette.objectives.together import Together
 from maquette.recipes.codecs import vq_prior, vqgan
 from maquette.runs import Run, RunError
@@ -160,6 +160,17 @@ def test_timing_a_budget_waits_for_no_other_process(monkeypatch):
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda *a: pytest.fail("waits for another rank"))
     planned, _ = plan(found.system, found.data, replace(found.fit, batch=8), budget=0.1)
     assert planned.steps >= 1
+
+
+def test_a_budget_is_planned_with_every_player_in(monkeypatch):
+    """A discriminator that waits 1,000 steps is timed as it will be, not as the nothing that it costs before."""
+    found = vqgan(symbols=16, delay=1000)
+    seen: list[int] = []
+    move = Sharpened.criticise
+    monkeypatch.setattr(Sharpened, "criticise", lambda self, *a: seen.append(a[-1]) or move(self, *a))
+    Sharpened.criticise.phase = move.phase
+    plan(found.system, found.data, replace(found.fit, batch=8), budget=0.1)
+    assert seen and min(seen) >= 1000
 
 
 @pytest.mark.slow
