@@ -47,3 +47,13 @@ def test_half_precision_is_near() -> None:
 def test_an_image_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"1 channels whose sides divide by 2, not \(1, 7, 8\)"):
         UNet2D(PLAN)(torch.zeros(1, 1, 7, 8))
+
+
+def test_it_is_one_graph_to_the_compiler() -> None:
+    torch.manual_seed(0)
+    net = UNet2D(PLAN)
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([0.2, 0.9])
+    one = torch.compile(net, backend="aot_eager", fullgraph=True)
+    expected, found = (torch.autograd.grad(call(x, t=t).square().sum(), list(net.parameters())[:4]) for call in (net, one))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)

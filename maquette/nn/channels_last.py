@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maquette.nn.native import TYPES, library, over_rows
+from maquette.nn.native import TYPES, built, over_rows
 
 
 def norm_silu(x: Tensor, norm: nn.GroupNorm, shift: Tensor | None = None, silu: bool = True) -> Tensor:
@@ -31,7 +31,7 @@ def norm_silu(x: Tensor, norm: nn.GroupNorm, shift: Tensor | None = None, silu: 
 
 def native(x: Tensor) -> bool:
     """Whether x can be given to native code."""
-    return x.device.type == "cpu" and x.dtype in TYPES and library() is not None
+    return x.device.type == "cpu" and x.dtype in TYPES and built()
 
 
 def layout(x: Tensor) -> Tensor:

@@ -46,6 +46,12 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
+@torch.compiler.assume_constant_result
+def built() -> bool:
+    """Whether there is anything to call; a compiler of graphs takes the answer and does not follow how it is found."""
+    return library() is not None
+
+
 def _key() -> str:
     """What a build depends on: the source, the flags and the processor it was made for."""
     info = Path("/proc/cpuinfo")
