@@ -1,0 +1,184 @@
+"""What a U-Net spends its time on, made for images that lie channels last in memory, as a CPU's convolutions want them.
+
+Each function equals the textbook's in exact arithmetic and passes over memory less often. Knows layers, not networks.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maquette.nn.native import TYPES, built, over_rows
+
+
+def norm_silu(x: Tensor, norm: nn.GroupNorm, shift: Tensor | None = None, silu: bool = True) -> Tensor:
+    """SiLU(GroupNorm(x + shift)), [B,C,H,W] and [B,C] -> [B,C,H,W].
+
+    Native on a CPU: one pass over a row for its channels' sums, one for the result. A group's moments follow from the sums, as
+    mean of squares less square of mean, like those of PyTorch's own kernel for channels last. Kept for the way back: x and
+    numbers per channel.
+    """
+    if native(x) and x.shape[1] % 16 == 0:
+        shift = None if shift is None else shift.float().contiguous()
+        return _norm_silu(x, shift, norm.weight.float(), norm.bias.float(), norm.num_groups, norm.eps, silu)[0]
+    y = norm(x if shift is None else x + shift[:, :, None, None].to(x.dtype))
+    return F.silu(y) if silu else y
+
+
+def native(x: Tensor) -> bool:
+    """Whether x can be given to native code."""
+    return x.device.type == "cpu" and x.dtype in TYPES and built()
+
+
+def layout(x: Tensor) -> Tensor:
+    """x as it should lie: channels last where norms are native; PyTorch's own are slow backwards on a CPU (six times)."""
+    return x.contiguous(memory_format=torch.channels_last if native(x) or x.device.type != "cpu" else torch.contiguous_format)
+
+
+Kept = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # the result, sums, scale and offset [B,C], stats [B,2,G]
+
+
+@torch.library.custom_op("maquette::norm_silu", mutates_args=())
+def _norm_silu(x: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Kept:
+    x = x.contiguous(memory_format=torch.channels_last)
+    rows, channels, places = len(x), x.shape[1], x.shape[2] * x.shape[3]
+    y, (sums, scale, offset) = torch.empty_like(x), (x.new_empty(rows, channels, dtype=torch.float32) for _ in range(3))
+    stats = x.new_empty(rows, 2, groups, dtype=torch.float32)
+    given = (x, shift, weight, bias, y, sums, scale, offset, stats)
+    over_rows("norm", rows, x, places, channels, groups, eps, int(silu), *given)
+    return y, sums, scale, offset, stats
+
+
+@torch.library.custom_op("maquette::norm_silu_backward", mutates_args=())
+def _norm_silu_backward(
+    x: Tensor, shift: Tensor | None, weight: Tensor, kept: list[Tensor], grad: Tensor, silu: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x, grad = (each.contiguous(memory_format=torch.channels_last) for each in (x, grad))
+    rows, channels, places = len(x), x.shape[1], x.shape[2] * x.shape[3]
+    dx, (dshift, dweight, dbias) = torch.empty_like(x), (torch.empty_like(kept[0]) for _ in range(3))
+    given = (x, grad, shift, weight, *kept, dx, None if shift is None else dshift, dweight, dbias)
+    over_rows("norm_back", rows, x, places, channels, kept[-1].shape[-1], int(silu), *given)
+    return dx, dshift, dweight.sum(0), dbias.sum(0)
+
+
+@_norm_silu.register_fake
+def _(x: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Kept:
+    per_channel = [x.new_empty(x.shape[:2], dtype=torch.float32) for _ in range(3)]
+    y = torch.empty_like(x, memory_format=torch.channels_last)
+    stats = x.new_empty(len(x), 2, groups, dtype=torch.float32)
+    return y, per_channel[0], per_channel[1], per_channel[2], stats
+
+
+@_norm_silu_backward.register_fake
+def _(
+    x: Tensor, shift: Tensor | None, weight: Tensor, kept: list[Tensor], grad: Tensor, silu: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dx = torch.empty_like(x, memory_format=torch.channels_last)
+    return dx, torch.empty_like(kept[0]), torch.empty_like(weight), torch.empty_like(weight)
+
+
+def _keep_norm(ctx: Any, inputs: tuple[Any, ...], output: Kept) -> None:
+    x, shift, weight, _, _, _, ctx.silu = inputs
+    ctx.save_for_backward(x, shift, weight, *output[1:])
+
+
+def _norm_back(ctx: Any, grad: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
+    x, shift, weight, *kept = ctx.saved_tensors
+    dx, dshift, dweight, dbias = _norm_silu_backward(x, shift, weight, kept, grad.to(x.dtype), ctx.silu)
+    return dx, None if shift is None else dshift, dweight, dbias, None, None, None
+
+
+_norm_silu.register_autograd(_norm_back, setup_context=_keep_norm)
+
+
+def up_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """conv(nearest neighbours at twice the resolution), [B,C,H,W] -> [B,C',2H,2W], for a 3 x 3 convolution padded by 1.
+
+    Equal neighbours meet summed weights: a transposed 4 x 4 convolution of stride 2, with 4/9 of the products.
+    """
+    weight = conv.weight.flip(2, 3).transpose(0, 1)
+    weight = F.pad(weight, (0, 1)) + F.pad(weight, (1, 0))
+    weight = F.pad(weight, (0, 0, 0, 1)) + F.pad(weight, (0, 0, 1, 0))
+    return F.conv_transpose2d(x, weight, conv.bias, stride=2, padding=1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q' k / sqrt(C)) v of many small heads, [B,H,C,T] each -> [B,H,C,T]; every place sees every place.
+
+    On a CPU with scores of one row of the batch at a time, which stay in its cache; backwards they are computed again.
+    """
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT
+    ones = torch.ones_like(v[:, :, :1])
+    sums = _weigh(q * (1 / math.sqrt(q.shape[2])), k, torch.cat([v, ones], 2))
+    sums = sums.to(torch.promote_types(sums.dtype, torch.float32))
+    return (sums[:, :, :-1] / sums[:, :, -1:]).to(v.dtype)
+
+
+@torch.library.custom_op("maquette::weigh", mutates_args=())
+def _weigh(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """v exp(q' k)', [B,H,C,T] twice and [B,H,D,T] -> [B,H,D,T]: sums of values by weights that are not yet shares."""
+    out = v.new_empty(v.shape)
+    room = q.new_empty(q.shape[1], q.shape[3], q.shape[3])
+    for row, small in enumerate(_small(q, k)):
+        torch.bmm(v[row], _weights(q[row], k[row], small, room).mT, out=out[row])
+    return out
+
+
+@torch.library.custom_op("maquette::weigh_backward", mutates_args=())
+def _weigh_backward(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
+    room, slope = (q.new_empty(q.shape[1], q.shape[3], q.shape[3]) for _ in range(2))
+    for row, small in enumerate(_small(q, k)):
+        weights, up = _weights(q[row], k[row], small, room), grad[row].contiguous()
+        torch.bmm(up, weights, out=dv[row])
+        torch.bmm(up.mT, v[row], out=slope)
+        if native(slope) and slope.numel() % 16 == 0:
+            over_rows("product", slope.numel() // 16, slope, slope, weights)
+        else:
+            slope *= weights
+        torch.bmm(k[row], slope.mT, out=dq[row])
+        torch.bmm(q[row], slope, out=dk[row])
+    return dq, dk, dv
+
+
+def _small(q: Tensor, k: Tensor) -> list[bool]:
+    """For each row: no score can be so large that exp overflows without taking the maximum off first (|q k| <= |q| |k|)."""
+    long_q, long_k = (x.float().square().sum(2).flatten(1).amax(1) for x in (q, k))
+    return (long_q * long_k < 60.0**2).tolist()
+
+
+def _weights(q: Tensor, k: Tensor, small: bool, into: Tensor) -> Tensor:
+    """exp(q' k) of one row, [H,C,T] twice -> [H,T,T]; up to a factor per query, if not small."""
+    torch.bmm(q.mT, k, out=into)
+    if not small:
+        into -= into.amax(-1, keepdim=True)
+    if not native(into) or into.numel() % 16:
+        return into.exp_()
+    over_rows("exponential", into.numel() // 16, into, into)
+    return into
+
+
+@_weigh.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return v.new_empty(v.shape)
+
+
+@_weigh_backward.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _back(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return _weigh_backward(*ctx.saved_tensors, grad)
+
+
+_weigh.register_autograd(_back, setup_context=_keep)

@@ -1,0 +1,86 @@
+"""`native.cpp` as functions of tensors: built once by g++ where there is one, kept in the user's cache; without it there is none.
+
+Knows how to build, to find and to call; what is computed, and what to do without it, is the caller's matter.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).parent / "native.cpp"
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC")
+TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The built functions; None where nothing compiles, or with MAQUETTE_NATIVE=0."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if not compiler or os.environ.get("MAQUETTE_NATIVE") == "0":
+        return None
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "maquette"
+    built = cache / f"native-{_key()}.so"
+    try:
+        if not built.exists():
+            cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=cache) as folder:  # renamed when whole: another process may build, too
+                fresh = Path(folder) / "native.so"
+                subprocess.run([compiler, *FLAGS, "-o", str(fresh), str(SOURCE)], check=True, capture_output=True)
+                fresh.replace(built)
+        return ctypes.CDLL(str(built))
+    except (OSError, subprocess.CalledProcessError):  # a cache that cannot be written, a compiler that is too old
+        return None
+
+
+@torch.compiler.assume_constant_result
+def built() -> bool:
+    """Whether there is anything to call; a compiler of graphs takes the answer and does not follow how it is found."""
+    return library() is not None
+
+
+def _key() -> str:
+    """What a build depends on: the source, the flags and the processor it was made for."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    about = sorted({line for line in lines if line.startswith(("flags", "Features", "model"))}) or [platform.processor()]
+    return hashlib.sha256("\n".join([SOURCE.read_text(), *FLAGS, platform.machine(), *about]).encode()).hexdigest()[:16]
+
+
+def over_rows(name: str, rows: int, like: Tensor, *arguments: Tensor | int | float | None) -> None:
+    """Call a function for rows 0 .. rows - 1, shared out among torch's threads. Tensors go as addresses, None as none."""
+    function = getattr(library(), f"{name}_{TYPES[like.dtype]}")
+    given: list[Any] = [
+        ctypes.c_void_p(None if a is None else a.data_ptr())
+        if a is None or isinstance(a, Tensor)
+        else ctypes.c_float(a)
+        if isinstance(a, float)
+        else ctypes.c_int64(a)
+        for a in arguments
+    ]
+    shares = min(torch.get_num_threads(), rows)
+    ends = [rows * i // shares for i in range(shares + 1)]
+    parts: list[list[Any]] = [[ctypes.c_int64(a), ctypes.c_int64(b)] for a, b in pairwise(ends)]
+    if shares == 1:
+        function(*parts[0], *given)
+        return
+    for done in [_pool().submit(function, *part, *given) for part in parts]:
+        done.result()
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count())

@@ -1,0 +1,113 @@
+"""The quick forms equal the textbook's: norms by channel sums, upsampling inside a convolution, attention row by row."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.library import opcheck
+from torch.nn import functional as F
+
+from maquette.nn import channels_last
+from maquette.nn.channels_last import attend, norm_silu, up_conv
+from maquette.nn.native import built
+
+CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
+
+
+def slopes(call, *inputs: Tensor) -> list[Tensor]:
+    """The result and its gradients by every input."""
+    inputs = tuple(x.detach().requires_grad_() for x in inputs)
+    out = call(*inputs)
+    towards = torch.randn(out.shape, generator=torch.Generator().manual_seed(9), dtype=out.dtype)
+    return [out, *torch.autograd.grad((out * towards).sum(), inputs)]
+
+
+def test_upsampling_and_convolution_are_one() -> None:
+    conv = nn.Conv2d(6, 5, 3, padding=1).double()
+    x = torch.randn(2, 6, 4, 7, dtype=torch.float64)
+    for found, expected in zip(
+        slopes(lambda x: up_conv(x, conv), x),
+        slopes(lambda x: conv(F.interpolate(x, scale_factor=2.0, mode="nearest")), x),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("size", [1.0, 40.0])  # small scores need no maximum; large ones overflow without it
+@pytest.mark.parametrize("heads", [1, 3])
+def test_attention_is_softmax(heads: int, size: float) -> None:
+    q, k, v = (torch.randn(2, heads, 8, 10) for _ in range(3))
+    q, k = q * size, k * size
+    found = slopes(attend, q, k, v)
+    expected = slopes(lambda q, k, v: F.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT, q, k, v)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.isfinite(one).all()
+        torch.testing.assert_close(one, other, atol=2e-5 * size, rtol=1e-4)
+
+
+def test_attention_in_bfloat16_is_as_near_as_theirs() -> None:
+    q, k, v = (torch.randn(2, 4, 8, 64, dtype=torch.float64) for _ in range(3))
+
+    def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT
+
+    exact = slopes(plain, q, k, v)
+    half = [x.bfloat16() for x in (q, k, v)]
+    for one, other, truth in zip(slopes(attend, *half), slopes(plain, *half), exact, strict=True):
+        assert (one - truth).norm() < 2 * (other - truth).norm() + 0.01 * truth.norm()
+
+
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("channels", "groups"), [(32, 4), (48, 16)])
+@pytest.mark.parametrize("silu", [True, False])
+def test_norms_are_pytorchs(
+    silu: bool, channels: int, groups: int, dtype: torch.dtype, quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if quick and not built():
+        pytest.skip("nothing compiles here")
+    if not quick:
+        monkeypatch.setattr(channels_last, "built", lambda: False)
+    norm = nn.GroupNorm(groups, channels)
+    nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+    x, shift = torch.randn(2, channels, 3, 5) + 2, torch.randn(2, channels)
+    x = x.to(dtype)
+
+    def plain(x: Tensor, shift: Tensor, *_: Tensor) -> Tensor:
+        y = norm(x.float() + shift[:, :, None, None])
+        return (F.silu(y) if silu else y).to(dtype)
+
+    found = slopes(lambda x, shift: norm_silu(x, norm, shift, silu), x, shift)
+    near = {"atol": 3e-5, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.08, "rtol": 0.02}
+    for one, other in zip(found, slopes(plain, x, shift), strict=True):
+        torch.testing.assert_close(one, other, **near)
+
+
+def test_weights_and_biases_of_norms_learn_as_pytorchs() -> None:
+    norm, x = nn.GroupNorm(4, 32), torch.randn(2, 32, 3, 5) - 1
+    found = torch.autograd.grad(norm_silu(x, norm).square().sum(), [norm.weight, norm.bias])
+    expected = torch.autograd.grad(F.silu(norm(x)).square().sum(), [norm.weight, norm.bias])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(not built(), reason="nothing compiles here")
+def test_threads_share_out_the_rows() -> None:
+    norm, x = nn.GroupNorm(4, 32), torch.randn(5, 32, 4, 4)
+    alone, threads = norm_silu(x, norm), torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(norm_silu(x, norm), alone)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(not built(), reason="nothing compiles here")
+def test_the_compiler_may_see_them() -> None:
+    """What torch.compile is told of shapes, strides and gradients is true."""
+    x, per_channel = torch.randn(2, 32, 4, 4).to(memory_format=torch.channels_last), torch.randn(2, 32)
+    parameters = [torch.randn(32, requires_grad=True) for _ in range(2)]
+    opcheck(channels_last._norm_silu, (x.requires_grad_(), per_channel, *parameters, 4, 1e-5, True), test_utils=CHECKS)
+    q, k, v = (torch.randn(2, 3, 4, 8, requires_grad=True) for _ in range(3))
+    opcheck(channels_last._weigh, (q, k, v), test_utils=CHECKS)
