@@ -149,6 +149,11 @@ ROWS = {
         "a flow learnt from another flow's pairs of noise and image",
         "test_reflow.py: straighter, ends where the first did",
     ),
+    "shortcut": Row(
+        "a network told how far it steps; one long step learnt from two half as long",
+        "test_shortcut.py: straight velocities cost nothing; one step beats Euler's; begins as its teacher",
+        bench="fewsteps",
+    ),
     "gpt": Row(
         "causal transformer, RoPE, RMSNorm, SwiGLU, byte-level BPE, KV cache",
         "parity/test_llama.py: logits equal transformers'",

@@ -19,7 +19,7 @@ from maquette.doctor import doctor
 from maquette.evaluate import choose, judge, undisturbed
 from maquette.experiment import Experiment
 from maquette.metrics.evidence import Evidence
-from maquette.opened import Loaded, described, dials_of, evaluation_of, load, turned
+from maquette.opened import Loaded, described, dials_of, evaluation_of, load, turned, use_of_pictures
 from maquette.report.card import write_card
 from maquette.report.page import write_run_page
 from maquette.report.pictures import check_suffix, save_samples
@@ -233,6 +233,7 @@ def anatomy(experiment: Experiment) -> dict[str, Any]:
             "likelihood": system.objective.bound or "no",
             "conditional": list(system.conditioner.fields) if system.conditioner else [],
             "guidance": system.conditioner is not None and "guidance" in dials_of(system.sampler),
+            "given pictures": use_of_pictures(system, experiment.data.facts),
             "lossless coding": not lossless.unfit(system),
             "incremental decoding": main is not None and hasattr(main, "begin") and main.begin(1, 2) is not None,
         },

@@ -87,20 +87,31 @@ class Loaded:
         """
         if self.system.codec.field != "image":
             raise ValueError(f"this run makes {self.system.codec.field}s; only pictures can be a start that is a file")
-        told = self.system.conditioner.fields if self.system.conditioner is not None else ()
-        sampler = self.system.sampler
-        whole = "source" in told or isinstance(sampler, Adopting)
+        use = use_of_pictures(self.system, self.facts)
+        whole = use in ("translated", "taken whole")
         if whole and hide:
             raise ValueError(f"this run takes whole pictures and completes none, so that nothing of them can be hidden: {hide!r}")
         images = parcel.pictures(Path(source), self.facts, exact=not whole)[0]  # what is seen of one to complete stays as it is
         if not len(images):
             raise ValueError(f"{source} has no picture in it")
         rows = images[torch.arange(n) % len(images)].to(self.system.device)
-        if "source" in told:
+        if use == "translated":
             return {"about": {"source": rows}}
-        if isinstance(sampler, Adopting):
-            return {"start": sampler.adopt(self.system, self.system.encode({"image": rows}))}
+        if isinstance(self.system.sampler, Adopting):
+            return {"start": self.system.sampler.adopt(self.system, self.system.encode({"image": rows}))}
         return {"start": occluded(self.system.codec, rows, hide or "bottom")}
+
+
+def use_of_pictures(system: System, facts: Facts) -> str:
+    """What a system does with pictures it is given to start from: translated, taken whole, completed, or -."""
+    if system.codec.field != "image":
+        return "-"
+    if system.conditioner is not None and "source" in system.conditioner.fields:
+        return "translated"
+    if isinstance(system.sampler, Adopting):
+        return "taken whole"
+    blank = torch.zeros(1, *facts.shape, device=system.device)
+    return "-" if system.encode({"image": blank}).is_floating_point() else "completed"
 
 
 def load(path: str | Path | Run, *, step: int | None = None, device: str = "auto", trust: bool = False) -> Loaded:
