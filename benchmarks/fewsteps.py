@@ -27,14 +27,23 @@ import torch
 from maquette import api
 from maquette.evaluate import choose, judge
 from maquette.metrics.evidence import Evidence
+from maquette.processes.gaussian import Gaussian
 from maquette.runs import Run, versions
 from maquette.samplers.solvers import DPM, Euler, Heun, Leaps, Solver, Strider
 
 BARS = {("consistency", "Leaps", 1): 1.5, ("consistency", "Leaps", 4): 1.15}  # of the teacher's FD at 20 steps
+FLOORS = {("flow", "HeunGuided", 12): {"GAN-train": 0.93, "GAN-test": 0.90}}  # on font digits
 # judged by GAN-train and label too, which is dear
 WHOLE = {("flow", 12), ("consistency", 1), ("consistency", 4), ("reflow", 4), ("shortcut", 4)}
 Line = tuple[str, Callable[..., Solver], int]
-TEACHER: list[Line] = [("flow", Heun, 20), ("flow", Heun, 12), ("flow", DPM, 4)]
+
+
+def HeunGuided(process: Gaussian, shape: tuple[int, ...], steps: int) -> Heun:  # noqa: N802  (a solver's name in the table)
+    """Heun's method with a little guidance: two calls where there was one."""
+    return Heun(process, shape, steps=steps, guidance=1.25)
+
+
+TEACHER: list[Line] = [("flow", Heun, 20), ("flow", Heun, 12), ("flow", HeunGuided, 12), ("flow", DPM, 4)]
 TEACHER += [("flow", Euler, steps) for steps in (20, 4, 2, 1)]
 STUDENTS: dict[str, list[Line]] = {
     "consistency": [("consistency", Leaps, steps) for steps in (1, 2, 4)],
@@ -114,7 +123,7 @@ def line(run: api.Loaded, name: str, solver: Callable[..., Solver], steps: int, 
     spent = time.process_time() - began
     metrics = choose(["frechet", "utility"] if (name, steps) in WHOLE else ["frechet"])
     figures = judge(Evidence(run.data, samples=batch, seed=seed), metrics)["metrics"]
-    calls = 2 * steps - 1 if solver is Heun else steps
+    calls = {Heun: 2 * steps - 1, HeunGuided: 2 * (2 * steps - 1)}.get(solver, steps)
     return {
         "system": name,
         "seed": seed,
@@ -152,6 +161,10 @@ def write(given: argparse.Namespace, found: list[dict[str, Any]]) -> None:
         bar = BARS.get((line["system"], line["sampler"], line["steps"]))
         share = line["FD"] / best
         met = "-" if bar is None else f"<= {bar}: {'yes' if share <= bar else '**no**'}"
+        floors = FLOORS.get((line["system"], line["sampler"], line["steps"]), {}) if given.data == "font_digits" else {}
+        if floors:
+            reached = all(line[key] >= floor for key, floor in floors.items())
+            met = f"{', '.join(f'{key} >= {floor}' for key, floor in floors.items())}: {'yes' if reached else '**no**'}"
         cells = [f"`{line['system']}`", *(line[key] for key in ("seed", "trained", "updates", "sampler", "steps", "calls"))]
         judged = [f"{line[key]:.3f}" if key in line else "-" for key in ("GAN-train", "GAN-test")]
         cells += [f"{line['FD']:.3f}", f"{share:.2f}", met, *judged, f"{line['images/CPU-s']:.1f}"]
