@@ -38,7 +38,7 @@ WHOLE = {("flow", 12), ("consistency", 1), ("consistency", 4), ("reflow", 4), ("
 Line = tuple[str, Callable[..., Solver], int]
 
 
-def HeunGuided(process: Gaussian, shape: tuple[int, ...], steps: int) -> Heun:  # noqa: N802  (a solver's name in the table)
+def HeunGuided(process: Gaussian, shape: tuple[int, ...], steps: int) -> Heun:
     """Heun's method with a little guidance: two calls where there was one."""
     return Heun(process, shape, steps=steps, guidance=1.25)
 
@@ -123,7 +123,7 @@ def line(run: api.Loaded, name: str, solver: Callable[..., Solver], steps: int, 
     spent = time.process_time() - began
     metrics = choose(["frechet", "utility"] if (name, steps) in WHOLE else ["frechet"])
     figures = judge(Evidence(run.data, samples=batch, seed=seed), metrics)["metrics"]
-    calls = {Heun: 2 * steps - 1, HeunGuided: 2 * (2 * steps - 1)}.get(solver, steps)
+    calls = 2 * (2 * steps - 1) if solver is HeunGuided else 2 * steps - 1 if solver is Heun else steps
     return {
         "system": name,
         "seed": seed,
