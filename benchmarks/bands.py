@@ -1,9 +1,10 @@
-"""A minute of every system: each recipe from one command on its own default data, held to its band; two seeds, losses included.
+"""Every system from one command on its own default data, held to its band; two seeds, losses included.
 
-    python benchmarks/bands.py [--seeds 0,1] [--recipes edm,vq_vae] [--seconds 60] [--keep FOLDER] [--jobs 1]
+    python benchmarks/bands.py [--seeds 0,1] [--recipes edm,vq_vae] [--keep FOLDER] [--jobs 1] [--only-table]
 
-Each is trained by `maquette train` in a process of its own on one thread, then scored by `maquette eval`; what FOLDER holds
-already is not done again. The bands are the recipes' own (`Experiment.expected`), which `make slow` holds seed 0 to.
+Each is trained for the recipe's own time (`Experiment.within`, a minute for most) by `maquette train` in a process of its own on
+one thread, then scored by `maquette eval`; what FOLDER holds already is not done again. The bands are the recipes' own
+(`Experiment.expected`), which `make slow` holds seed 0 to.
 Writes benchmarks/DATE-bands.md and .json.
 """
 
@@ -25,9 +26,9 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--seeds", default="0,1")
     asked.add_argument("--recipes", default=",".join(recipes.catalogue()))
-    asked.add_argument("--seconds", type=int, default=60, help="CPU-seconds of training")
     asked.add_argument("--keep", default="", help="keep the runs in this folder")
     asked.add_argument("--jobs", type=int, default=1, help="systems trained side by side")
+    asked.add_argument("--only-table", action="store_true", help="train nothing: tell what FOLDER holds")
     given = asked.parse_args()
     folder = Path(given.keep or tempfile.mkdtemp(prefix="maquette-bands-"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,28 +38,28 @@ def main() -> None:
         for name in names:
             place = folder / f"{name}-seed{seed}"
             data = recipes.signature(recipes.find(name))["data"]
-            train, judge = stages(name, str(data), place, f"{given.seconds}s", 0, seed, {})
+            train, judge = stages(name, str(data), place, f"{build(name, {}, 0)[0].within}s", 0, seed, {})
             entries.append(pending(place, train, judge))
-    run_all(entries, jobs=given.jobs, quiet=False)
+    if not given.only_table:
+        run_all(entries, jobs=given.jobs, quiet=False)
     places = {(name, seed): folder / f"{name}-seed{seed}" / "eval.json" for name in names for seed in seeds}
     told = {key: json.loads(place.read_text()) for key, place in places.items() if place.exists()}
     path = Path(__file__).parent / f"{date.today()}-bands.md"
-    path.write_text(table(names, seeds, given.seconds, folder, told, {e.name: e.error for e in entries}) + "\n")
+    path.write_text(table(names, seeds, folder, told, {e.name: e.error for e in entries}) + "\n")
     values: dict[str, dict[str, dict[str, float]]] = {}
     for (name, seed), run in told.items():
         plain = {key: figure["value"] for key, figure in run["metrics"].items()}
+        plain |= {"samples/s": run["samples_per_second"]} if run["samples_per_second"] else {}
         values.setdefault(name, {})[str(seed)] = {**plain, "seconds": run["seconds"], "step": run["step"]}
     path.with_suffix(".json").write_text(json.dumps(values, indent=1) + "\n")
     print(path.read_text())
 
 
-def table(
-    names: list[str], seeds: list[int], seconds: int, folder: Path, told: dict[tuple[str, int], Any], errors: dict[str, str]
-) -> str:
+def table(names: list[str], seeds: list[int], folder: Path, told: dict[tuple[str, int], Any], errors: dict[str, str]) -> str:
     """Each band beside what was measured, and every figure of every run."""
     commits = dict.fromkeys(Run.open(folder / f"{name}-seed{seed}").record["versions"]["git"][:8] for name, seed in told)
     lines = [
-        f"# {seconds} CPU-seconds of every system, {date.today()}",
+        f"# Every system from one command, {date.today()}",
         "",
         "One command each, default data, one thread; CPU-seconds are the training loop's process time. Losses included.",
         f"Made by `python benchmarks/bands.py`, torch {versions()['torch']}; trained at commits {', '.join(commits)}.",

@@ -82,9 +82,14 @@ def seconds_of(budget: str | float) -> float:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A system, its data, how to fit it; `expected` is the band that `make slow` holds it to: figure -> (low, high)."""
+    """A system, its data, how to fit it.
+
+    expected: the band that `make slow` holds it to, figure -> (low, high), on the default data on one CPU thread; within: the
+    training CPU-seconds that this takes, 600 at most.
+    """
 
     system: System
     data: Data
     fit: Fit = Fit()
     expected: dict[str, tuple[float, float]] | None = None
+    within: int = 60

@@ -15,8 +15,8 @@ from maquette.objectives.styled import Styled
 from maquette.samplers.styled import Style
 from maquette.system import System
 
-# after 60 training seconds on the default data, one CPU thread: a tenth of what it takes to learn all ten digits well
-EXPECTED = {"GAN-test": (0.3, 1.0), "recall": (0.05, 1.0)}
+# after 600 training seconds on the default data, one CPU thread; three seeds: .968 to .977, .930 to .955, .703 to .735
+EXPECTED = {"GAN-test": (0.93, 1.0), "GAN-train": (0.88, 1.0), "recall": (0.6, 1.0)}
 
 
 def stylegan2(
@@ -68,4 +68,4 @@ def stylegan2(
         follow={"mapping_ema": ("mapping", 0.998), "synthesis_ema": ("synthesis", 0.998)},
     )
     fit = Fit(steps=6000, batch=32, lr=6e-3, betas=(0.0, 0.99), clip=0.0, decay=0.5, bf16=True)
-    return Experiment(system, opened, fit, EXPECTED)
+    return Experiment(system, opened, fit, EXPECTED, within=600)
