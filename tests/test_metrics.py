@@ -435,6 +435,17 @@ def test_a_random_bound_pays_for_the_label_and_is_never_flattered():
         compare(exact["bits/dim given label"], found["bits/dim given label"])
 
 
+def test_the_dear_bound_is_judged_by_some_rows_from_everywhere(monkeypatch):
+    monkeypatch.setattr(nats, "MOST_ROWS", 10)
+    evidence = Evidence(coin_data(), coin_system(Noisy([0.2, 0.9])))
+    rows = len(evidence.held["label"])
+    found = nats.measure(evidence)
+    assert found["bits/dim IWAE-100 given label"].n == 10 < rows == found["bits/dim given label"].n
+    seen: list[torch.Tensor] = []
+    nats.bits(evidence, lambda s, batch, r: seen.append(batch["label"]) or batch["label"].double(), "ELBO", "x", 1, 10)
+    assert torch.equal(seen[0], evidence.held["label"][torch.arange(10) * rows // 10])
+
+
 def test_a_row_scores_the_same_in_any_batch(monkeypatch):
     data = coin_data()
     whole = nats.measure(Evidence(data, coin_system(Noisy([0.2, 0.9]))))["bits/dim"]
