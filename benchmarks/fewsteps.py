@@ -44,7 +44,7 @@ def HeunGuided(process: Gaussian, shape: tuple[int, ...], steps: int) -> Heun:
 
 
 TEACHER: list[Line] = [("flow", Heun, 20), ("flow", Heun, 12), ("flow", HeunGuided, 12), ("flow", DPM, 4)]
-TEACHER += [("flow", Euler, steps) for steps in (20, 4, 2, 1)]
+EULER = {"shortcut": (20, 4, 2, 1)}  # numbers of Euler's steps that the teacher is drawn by beside a student
 STUDENTS: dict[str, list[Line]] = {
     "consistency": [("consistency", Leaps, steps) for steps in (1, 2, 4)],
     "reflow": [("reflow", Euler, steps) for steps in (1, 2, 4)],
@@ -69,7 +69,8 @@ def main() -> None:
     for seed in (int(seed) for seed in given.seeds.split(",")):
         teacher = folder / f"flow-seed{seed}"
         train(teacher, "flow", given.teacher, seed, f"--data={given.data}")
-        found += lines(teacher, TEACHER, seed, given.samples)
+        plain = max((EULER.get(name, (4, 1)) for name in given.recipes.split(",")), key=len)
+        found += lines(teacher, TEACHER + [("flow", Euler, steps) for steps in plain], seed, given.samples)
         for name in given.recipes.split(","):
             place = folder / f"{name}-seed{seed}"
             train(place, name, given.student, seed, f"--teacher={teacher}")
