@@ -232,7 +232,8 @@ def systems() -> str:
         seconds = " / ".join(f"{run['seconds']:.0f}" for run in runs)
         spent = f"{seconds} CPU-s: " if runs else "" if row.bench else "not yet"
         told += [f"[{path.stem}](../benchmarks/{path.name})" for path in newest(row.bench) if row.bench]
-        picture = f"![](pictures/{name}.png)" if (ROOT / "docs" / "pictures" / f"{name}.png").exists() else ""
+        shown = [part for part in (name, f"{name}-strip") if (ROOT / "docs" / "pictures" / f"{part}.png").exists()]
+        picture = " ".join(f"![](pictures/{part}.png)" for part in shown)
         seen = f" {row.seen}" if row.seen and picture else ""
         lines.append(f"| `{name}` | {row.mechanism} | {row.proof} | {spent}{'; '.join(told)} | {picture}{seen} |")
     return "\n".join(lines)

@@ -54,7 +54,7 @@ def kept(evidence: Evidence) -> dict[str, Any]:
 def strips(evidence: Evidence) -> dict[str, Any]:
     """What strips of pictures show, each a key of STRIP and a sentence -> [lines,columns,C,H,W].
 
-    What the sampler has to exhibit. Where the objective has `represent` and `rendered`, also traversals, around one held-out row,
+    What the sampler has to exhibit; what becomes of sources where the system is told of them. Where the objective has `represent` and `rendered`, also traversals, around one held-out row,
     a line per unit, those that vary most over the rows first; and paths from one held-out row to another, straight and spherical.
     """
     system: Any = evidence.system
@@ -65,6 +65,10 @@ def strips(evidence: Evidence) -> dict[str, Any]:
     if isinstance(system.sampler, Exhibiting):
         shown = system.sampler.exhibit(system, system.encode({name: column[:16] for name, column in evidence.held.items()}))
         found |= {STRIP + name: pictures.cpu() for name, pictures in shown.items()}
+    if system.conditioner is not None and "source" in system.conditioner.fields and "source" in evidence.held:
+        sources = evidence.held["source"][: STEPS + 1]
+        turned = system.sample(len(sources), about={"source": sources}, seed=evidence.seed)["image"].cpu()
+        found[STRIP + "Held-out sources, and below each what it is turned into"] = torch.stack([sources, turned])
     objective: Any = system.objective
     if not (hasattr(objective, "represent") and hasattr(objective, "rendered")):
         return found
