@@ -44,10 +44,13 @@ def main() -> None:
         if recipe in done:
             continue
         done.add(recipe)
-        for key, lines in found.items():
-            if key.startswith(exhibits.STRIP):
-                save(lines, OUT / f"{recipe}-strip.png")
-                break
+        strips = {key: lines for key, lines in found.items() if key.startswith(exhibits.STRIP)}
+        turned = next((lines for key, lines in strips.items() if "sources" in key), None)
+        if turned is not None:
+            save(turned, OUT / f"{recipe}.png")
+            continue
+        for lines in list(strips.values())[:1]:
+            save(lines, OUT / f"{recipe}-strip.png")
         if "labels" not in found:
             if "real" in found:  # what makes nothing out of nothing: what went in above what came out
                 save(torch.stack([found["real"][:20:2], found["samples"][:20:2]]), OUT / f"{recipe}.png")

@@ -54,8 +54,9 @@ def kept(evidence: Evidence) -> dict[str, Any]:
 def strips(evidence: Evidence) -> dict[str, Any]:
     """What strips of pictures show, each a key of STRIP and a sentence -> [lines,columns,C,H,W].
 
-    What the sampler has to exhibit; what becomes of sources where the system is told of them. Where the objective has `represent` and `rendered`, also traversals, around one held-out row,
-    a line per unit, those that vary most over the rows first; and paths from one held-out row to another, straight and spherical.
+    What the sampler has to exhibit; what becomes of sources, where the system is told of them. Where the objective has
+    `represent` and `rendered`, also traversals, around one held-out row, a line per unit, those that vary most over the rows
+    first; and paths from one held-out row to another, straight and spherical.
     """
     system: Any = evidence.system
     if system is None:
