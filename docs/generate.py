@@ -40,38 +40,47 @@ ROWS = {
     "vae": Row(
         "amortised posterior, reparameterised; analytic KL; ELBO and IWAE bounds",
         "test_vae.py: bounds against an exact p(x)",
+        seen="Some strokes are broken into specks; a few 4s and 7s are hard to read.",
     ),
     "beta_vae": Row(
         "a rate that costs beta, or a capacity that grows",
         "test_factors.py and test_vae.py: metrics on perfect and random codes; beta trades rate for distortion",
         bench="sprites",
+        seen="Above held-out sprites, below samples: blobs with ragged edges, no clear shape. The strips: place, turn "
+        "and size each move in one of the first units; the last six do nothing.",
     ),
     "vq_vae": Row(
         "nearest of a codebook that follows by moving average; straight-through; dead symbols restart",
         "test_codecs.py: closed form of the average; a dead code revived",
         bench="codecs",
+        seen="Rebuilt held-out rows: readable, grey levels coarser.",
     ),
     "rvq": Row(
         "each codebook quantises what the one before left over",
         "test_codecs.py: each level lowers the error",
+        seen="Rebuilt held-out rows, hardly told from them by eye.",
     ),
     "fsq": Row(
         "a few channels rounded to a few levels each",
         "test_codecs.py: codes and points one to one",
+        seen="Rebuilt held-out rows: grey levels coarser, as vq_vae's.",
     ),
     "kl_codec": Row(
         "a grid of Gaussian latents, a patch discriminator, features learnt here",
         "test_codecs.py: the discriminator waits; the balance of gradients",
+        seen="Rebuilt held-out rows, hardly told from them by eye.",
     ),
     "vqgan": Row(
         "vq_vae with a patch discriminator, features learnt here, adaptive weight",
         "test_codecs.py: the balance is the ratio of gradient norms",
         bench="codecs",
+        seen="Rebuilt held-out rows, hardly told from them by eye.",
     ),
     "vq_prior": Row(
         "transformer over another run's symbols",
         "test_stages.py: knows more than how many there are",
         bench="codecs",
+        seen="One 0 is a scrawl; some 9s are filled in.",
     ),
     "vqgan_prior": Row(
         "both stages of VQGAN in one run: the codec learns sharpened, the prior learns its symbols",
@@ -80,21 +89,26 @@ ROWS = {
     "gan": Row(
         "two players, relativistic or logistic loss, R1 + R2 penalties, average of G",
         "test_gan.py: 22 or more of 25 modes covered, collapse seen",
+        seen="Clean; the 1s and 7s vary little.",
     ),
     "dcgan": Row(
         "strided and transposed convolutions, batch normalisation",
         "test_dcgan.py: statistics of the batch in training, of all in sampling",
         bench="gans",
+        seen="Clean; one 5 in six is a smear.",
     ),
     "wgan_gp": Row(
         "a critic without an end, its slope held to 1 between real and made, five rounds a move",
         "test_dcgan.py: the penalty on a known slope; five moves for each of the generator",
         bench="gans",
+        seen="Stray bright pixels at lower edges; two 1s lean out of frame.",
     ),
     "stylegan2": Row(
         "mapped styles, demodulated convolutions, noise, mixing, lazy R1 and path length, minibatch deviation, truncation",
         "test_stylegan2.py: demodulation, coarse and fine styles, noise in high frequencies, lengths made even, inversion into W",
         bench="gans",
+        seen="One 3 reads as an 8, one 0 has a dot in its middle, thin ones fade. The strip: rows keep their tilt and "
+        "weight below layer 4, columns still bring some shape (a 5 with a 3's fine styles reads as a 3).",
     ),
     "pix2pix": Row(
         "pairs, a U-Net whose noise is dropout, patches judged beside their source, L1",
@@ -109,50 +123,61 @@ ROWS = {
     "pixelrnn": Row(
         "Row LSTM, or Diagonal BiLSTM over a skewed map; mask A",
         "test_pixelrnn.py: rows ignore the future; the scan is the recurrence written out; sums to 1",
+        seen="The label is weakly obeyed: many columns hold other digits.",
     ),
     "pixelcnn": Row(
         "masked gated convolutions in two stacks, no blind spot",
         "test_pixelcnn.py: sums to 1; every row ignores the future",
+        seen="A few 2s and 3s have a stroke too many.",
     ),
     "maskgit": Row(
         "masked tokens, bidirectional transformer, parallel decoding",
         "test_maskgit.py: ideal denoiser exact; surest guess first",
+        seen="Grainy; some 9s and 1s are broken.",
     ),
     "ddpm": Row(
         "1,000 betas, noise prediction, ancestral sampling",
         "parity/test_schedulers.py: equals diffusers; score of a mixture",
+        seen="Now and then a grey ground behind a 1.",
     ),
     "ddim": Row(
         "deterministic steps, invertible; drawn in few",
         "parity/test_schedulers.py: equals diffusers; test_solvers.py: there and back",
         bench="ladder",
+        seen="Grey haze behind a fifth of the digits.",
     ),
     "edm": Row(
         "preconditioning, log-normal noise, Karras's grid, Heun, churn",
         "test_solvers.py: the paper's table; churn is its algorithm 2",
         bench="ladder",
+        seen="Clean; one 3 and one 6 in six are hard to read.",
     ),
     "flow": Row(
         "straight path, logit-normal times, velocity loss, ODE solvers",
         "test_diffusion.py: score of a mixture; orders of solvers",
+        seen="Clean; some 3s and 5s could be either.",
     ),
     "dit": Row(
         "patches, adaLN-Zero, places in two dimensions",
         "test_dit.py: begins as the identity; each gate opens its branch",
+        seen="Clean; a 7 in six has a 9's hook.",
     ),
     "consistency": Row(
         "one leap to the end of the path, exact at its start; from a teacher's run or the data alone",
         "test_consistency.py: a student leaps to where its teacher walks",
         bench="fewsteps",
+        seen="One step: grey haze on every ground, strokes dim.",
     ),
     "reflow": Row(
         "a flow learnt from another flow's pairs of noise and image",
         "test_reflow.py: straighter, ends where the first did",
+        seen="A little blunt; readable throughout.",
     ),
     "shortcut": Row(
         "a network told how far it steps; one long step learnt from two half as long",
         "test_shortcut.py: straight velocities cost nothing; one step beats Euler's; begins as its teacher",
         bench="fewsteps",
+        seen="A little blunt; grounds clean.",
     ),
     "gpt": Row(
         "causal transformer, RoPE, RMSNorm, SwiGLU, byte-level BPE, KV cache",
