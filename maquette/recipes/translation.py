@@ -69,7 +69,7 @@ def cyclegan(
         nets[role] = ResidualTranslator(shape[0], width, 3, layers_of(shape, 0 if small else 2))
     for role in ("discriminator", "discriminator_back"):
         nets[role] = FinePatches(shape[0], 2 * width) if small else PatchDiscriminator(shape[0], 2 * width)
-    fit = Fit(steps=3000, batch=32, lr=2e-3, betas=(0.5, 0.999), clip=0.0, decay=0.5, bf16=True)
+    fit = Fit(steps=3000, batch=32, lr=2e-3, betas=(0.5, 0.999), clip=1.0, decay=0.5, bf16=True)
     return _experiment(opened, nets, Cycle(shape, cycle, identity, history, gamma), Translate(), fit, CYCLEGAN)
 
 
