@@ -114,11 +114,13 @@ ROWS = {
         "pairs, a U-Net whose noise is dropout, patches judged beside their source, L1",
         "test_translation.py: skips and dropout; a pair's own counterpart is asked for",
         bench="gans",
+        seen="Above sources, below translations: serifs come, edges are frayed (A, K, p).",
     ),
     "cyclegan": Row(
         "two translators that undo each other, two patch discriminators, identity loss, 50 images of history",
         "test_translation.py: without the cycle the counterpart is lost; history is half of what is shown",
         bench="gans",
+        seen="Above sources, below translations: thicker and greyer as hands are; an 8 has become a 9.",
     ),
     "pixelrnn": Row(
         "Row LSTM, or Diagonal BiLSTM over a skewed map; mask A",
@@ -194,7 +196,11 @@ FIGURES = (
     "GAN-train",
     "C2ST forest",
     "NN distance",
+    "GAN-test",
     "recall",
+    "real digits read",
+    "L1 to the counterpart",
+    "L1 of the source",
     "bits/byte",
 )
 
