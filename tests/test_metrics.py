@@ -444,6 +444,9 @@ def test_the_dear_bound_is_judged_by_some_rows_from_everywhere(monkeypatch):
     seen: list[torch.Tensor] = []
     nats.bits(evidence, lambda s, batch, r: seen.append(batch["label"]) or batch["label"].double(), "ELBO", "x", 1, 10)
     assert torch.equal(seen[0], evidence.held["label"][torch.arange(10) * rows // 10])
+    monkeypatch.setattr(nats, "MOST_SUMS", 24)  # a sum over two labels, of twelve rows
+    exact = nats.measure(Evidence(coin_data(), coin_system(Coins([0.2, 0.9]))))
+    assert exact["bits/dim"].n == 12 and exact["bits/dim given label"].n == rows
 
 
 def test_a_row_scores_the_same_in_any_batch(monkeypatch):

@@ -24,6 +24,7 @@ DRAWS = 4  # of a random bound, averaged
 IMPORTANCE = 100  # samples of the importance-weighted bound
 MOST_ROWS = 500  # held-out rows of that bound, which costs as much as 100 of the others
 MOST_VALUES = 64  # conditions to sum over exactly
+MOST_SUMS = 10_000  # rows times conditions of such a sum
 MEANINGS = {
     "bits/dim": "Bits per pixel and channel to transmit a held-out image, its label unknown. 'exact' is the likelihood itself; a "
     "bound (ELBO, IWAE, any-order ELBO) is at least as large as the truth, so figures under different bounds are not compared.",
@@ -63,10 +64,7 @@ def bits(evidence: Evidence, score: Score, bound: str, name: str, draws: int, mo
     """
     assert evidence.system is not None
     conditioner, held = evidence.system.conditioner, evidence.held
-    rows = len(next(iter(held.values())))
-    if 0 < most < rows:
-        some = torch.arange(most) * rows // most
-        held = {k: v[some] if isinstance(v, Tensor) else [v[i] for i in some.tolist()] for k, v in held.items()}
+    held = spread(held, most) if most else held
     scale = math.log(2) * math.prod(evidence.facts.shape)
 
     def figure(label: str, nats: Tensor, how: str) -> Estimate:
@@ -82,11 +80,22 @@ def bits(evidence: Evidence, score: Score, bound: str, name: str, draws: int, mo
     assert conditioner is not None
     values = conditioner.every()
     if values and bound == "exact" and len(values) <= MOST_VALUES:
-        each = [score_of(evidence, score, {**held, **repeat(value, len(given))}, draws) for value, _ in values]
+        some = spread(held, MOST_SUMS // len(values))
+        rows = len(next(iter(some.values())))
+        each = [score_of(evidence, score, {**some, **repeat(value, rows)}, draws) for value, _ in values]
         return {name: figure(name, mixture(each, [log for _, log in values]), "summed out")} | found
     if values:
         return {name: figure(name, given - log_chance(values, held), "sent first")} | found
     return found
+
+
+def spread(batch: Batch, most: int) -> Batch:
+    """At most `most` rows of a batch, evenly spread over all of them."""
+    rows = len(next(iter(batch.values())))
+    if rows <= most:
+        return batch
+    some = torch.arange(most) * rows // most
+    return {k: v[some] if isinstance(v, Tensor) else [v[i] for i in some.tolist()] for k, v in batch.items()}
 
 
 def mixture(nats: list[Tensor], logs: list[float]) -> Tensor:
