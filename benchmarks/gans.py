@@ -30,7 +30,7 @@ from maquette.metrics.precision_recall import manifolds
 from maquette.runs import versions
 from maquette.samplers.styled import Style
 
-BUDGET = {"stylegan2": 600, "cyclegan": 240, "pix2pix": 60, "wgan_gp": 60, "dcgan": 60}  # CPU-seconds
+BUDGET = {"stylegan2": 600, "cyclegan": 150, "pix2pix": 60, "wgan_gp": 60, "dcgan": 60}  # CPU-seconds
 # figure -> (at most / at least, bar); the figures' names are those of eval.json or of EXTRA, matched by prefix
 BARS: dict[str, dict[str, tuple[str, float]]] = {
     "stylegan2": {"GAN-test": (">=", 0.85), "GAN-train": (">=", 0.80), "recall": (">=", 0.3)},

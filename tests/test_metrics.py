@@ -567,3 +567,12 @@ def test_bits_per_byte_of_a_known_chain_does_not_depend_on_the_windows():
         held.tokens, held.bytes, held.length = tokens, 2000, window
         found = bytes.measure(evidence)["bits/byte"]
         assert found.value == pytest.approx(true, rel=1e-6) and found.low < true < found.high
+
+
+def test_rows_that_come_again_do_not_shrink_the_reference():
+    rows = np.random.default_rng(0).normal(size=(60, 3))
+    again = np.concatenate([rows] * 6)
+    assert np.array_equal(precision_recall.distinct(again), rows)
+    near = rows + 0.01
+    assert precision_recall.manifolds(again, near)[0].mean() == 0  # what copies do
+    assert precision_recall.manifolds(precision_recall.distinct(again), near)[0].mean() == 1

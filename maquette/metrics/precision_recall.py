@@ -36,7 +36,7 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     Those two grow with the number of samples, so they are only meaningful for sets of equal size. Each interval is over the
     set whose rows are counted, the other set taken as given: resampled twins would shrink the balls.
     """
-    real, made = evidence.held_features[:MOST], evidence.sample_features[evidence.some("samples", MOST)]
+    real, made = distinct(evidence.held_features[:MOST]), evidence.sample_features[evidence.some("samples", MOST)]
     size = min(len(real), len(made))
     precise, dense, _, _ = manifolds(real, made)
     _, _, recalled, covered = manifolds(real[:size], made[:size])
@@ -51,6 +51,12 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
         "density": sign("density", mean(dense), len(made), **every, options=normal),
         "coverage": sign("coverage", proportion(int(covered.sum()), size), size, **equal, options=wide),
     }
+
+
+def distinct(rows: np.ndarray) -> np.ndarray:
+    """The rows, each once, in the order of their first coming: a row's own copies would shrink its ball to nothing."""
+    _, first = np.unique(rows, axis=0, return_index=True)
+    return rows[np.sort(first)]
 
 
 def manifolds(real: np.ndarray, made: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
