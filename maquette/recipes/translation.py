@@ -17,7 +17,8 @@ from maquette.system import System
 
 # after 60 training seconds on the default data, one CPU thread; two seeds: .0008 and .0007, .916 and .922, .835 and .844
 PIX2PIX = {"FD-randconv": (0.0, 0.004), "precision": (0.8, 1.0), "recall": (0.7, 1.0)}
-CYCLEGAN = {"FD-mlp128-64": (0.5, 25.0), "NN distance": (1.0, 1.9)}
+# after 150: FD 1.48 and 1.52, precision .91 and .90, recall .81 and .83; the SVM of benchmarks/gans.py reads .791 and .785
+CYCLEGAN = {"FD-mlp128-64": (0.5, 4.0), "precision": (0.75, 1.0), "recall": (0.6, 1.0)}
 
 
 def pix2pix(data: str = "serif_glyphs", size: int = 0, depth: int = 1, near: float = 100.0) -> Experiment:
@@ -70,7 +71,7 @@ def cyclegan(
     for role in ("discriminator", "discriminator_back"):
         nets[role] = FinePatches(shape[0], 2 * width) if small else PatchDiscriminator(shape[0], 2 * width)
     fit = Fit(steps=3000, batch=32, lr=2e-3, betas=(0.5, 0.999), clip=1.0, decay=0.5, bf16=True)
-    return _experiment(opened, nets, Cycle(shape, cycle, identity, history, gamma), Translate(), fit, CYCLEGAN)
+    return _experiment(opened, nets, Cycle(shape, cycle, identity, history, gamma), Translate(), fit, CYCLEGAN, within=150)
 
 
 def _open(recipe: str, data: str, size: int, depth: int) -> Data:
@@ -94,6 +95,7 @@ def _experiment(
     sampler: Sampler,
     fit: Fit,
     expected: dict[str, tuple[float, float]],
+    within: int = 60,
 ) -> Experiment:
     """Translators with running averages to translate with."""
     translators = [role for role in ("generator", "back") if role in nets]
@@ -107,4 +109,4 @@ def _experiment(
         Source(facts.shape),
         follow={f"{role}_ema": (role, 0.99) for role in translators},
     )
-    return Experiment(system, opened, fit, expected)
+    return Experiment(system, opened, fit, expected, within=within)
