@@ -74,8 +74,9 @@ def table(names: list[str], seeds: list[int], folder: Path, told: dict[tuple[str
         data = experiment.data.facts.name
         for figure, (low, high) in (experiment.expected or {}).items():
             found = [run["metrics"].get(figure) if run else None for run in runs]
-            cells = [f"{f['value']:.3f} ({f['low']:.3f} .. {f['high']:.3f})" if f else "failed" for f in found]
-            held = "yes" if all(f and low <= f["value"] <= high for f in found) else "**no**"
+            cells = [f"{f['value']:.3f} ({f['low']:.3f} .. {f['high']:.3f})" if f else "-" for f in found]
+            known = [low <= f["value"] <= high for f in found if f]
+            held = ("yes" if all(known) else "**no**") + (", one seed" if len(known) == 1 else "") if known else "not run"
             lines.append(f"| `{name}` | {data} | {spent} | {figure} | {low} .. {high} | {' | '.join(cells)} | {held} |")
     lines += ["", "## Everything measured", ""]
     for name, seed in ((n, s) for n in names for s in seeds):
