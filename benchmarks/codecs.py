@@ -91,6 +91,9 @@ def flat(folder: Path) -> dict[str, float]:
 def table(cells: list[tuple[str, str, int]], folder: Path, errors: dict[str, str]) -> str:
     """Every figure of every run, by data set."""
     found = versions()
+    given = sys.argv[1:]
+    if "--keep" in given:  # a folder of this machine
+        del given[given.index("--keep") : given.index("--keep") + 2]
     known = [cell for cell in cells if (folder / place(*cell) / "eval.json").exists()]
     commits = ", ".join(dict.fromkeys(Run.open(folder / place(*cell)).record["versions"]["git"][:8] for cell in known))
     lines = [
@@ -98,7 +101,7 @@ def table(cells: list[tuple[str, str, int]], folder: Path, errors: dict[str, str
         "",
         "Held-out images encoded and decoded. One thread per system. bits/image: what a code costs with all symbols equally",
         "likely; of a Gaussian latent its divergence from a standard normal; under a prior, given the label, where there is one.",
-        f"`python benchmarks/codecs.py {' '.join(sys.argv[1:])}`, torch {found['torch']}. Trained at commits {commits}.",
+        f"`python benchmarks/codecs.py {' '.join(given)}`, torch {found['torch']}. Trained at commits {commits}.",
     ]
     for data in dict.fromkeys(cell[0] for cell in cells):
         lines += ["", f"## {data}", ""]

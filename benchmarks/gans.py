@@ -90,7 +90,7 @@ def likeness(run: Loaded) -> dict[str, float]:
 EXTRA = {"stylegan2": truncation, "cyclegan": reading, "pix2pix": likeness}
 
 
-def measured(name: str, seed: int, seconds: int, folder: Path) -> dict[str, float]:
+def measured(name: str, seed: int, seconds: int, folder: Path) -> dict[str, Any]:
     """All figures of one run, trained and scored if they are not there yet."""
     place = folder / f"{name}-seed{seed}"
     env, base = {**os.environ, "OMP_NUM_THREADS": "1"}, [sys.executable, "-m", "maquette"]
@@ -103,7 +103,8 @@ def measured(name: str, seed: int, seconds: int, folder: Path) -> dict[str, floa
     figures = {key: value["value"] for key, value in told["metrics"].items()}
     run = load(place)
     more = EXTRA[name](run) if name in EXTRA else {}
-    return {**figures, **more, "seconds": run.progress.seconds, "step": run.progress.step}
+    commit = run.run.record["versions"]["git"][:8]
+    return {**figures, **more, "seconds": run.progress.seconds, "step": run.progress.step, "commit": commit}
 
 
 def main() -> None:
@@ -117,7 +118,7 @@ def main() -> None:
     folder = Path(given.keep or tempfile.mkdtemp(prefix="maquette-gans-"))
     seeds = [int(seed) for seed in given.seeds.split(",")]
     path = Path(__file__).parent / f"{date.today()}-gans.md"
-    values: dict[str, dict[str, dict[str, float]]] = {}
+    values: dict[str, dict[str, dict[str, Any]]] = {}
     if path.with_suffix(".json").exists():  # what was measured today stays beside what is measured now
         values = json.loads(path.with_suffix(".json").read_text())
     for name in given.systems.split(","):
@@ -127,19 +128,21 @@ def main() -> None:
     print(path.read_text())
 
 
-def table(values: dict[str, dict[str, dict[str, float]]]) -> str:
+def table(values: dict[str, dict[str, dict[str, Any]]]) -> str:
     """Every figure of every run, and each bar beside what was measured."""
     lines = [f"# Adversarial systems, {date.today()}", "", "One thread per system; seeds side by side. Losses included.", ""]
-    lines += [f"Made by `python benchmarks/gans.py` at {versions()['git'][:8]}.", ""]
+    lines += [f"Made by `python benchmarks/gans.py`, torch {versions()['torch']}.", ""]
     for name, seeds in values.items():
         first: dict[str, Any] = next(iter(seeds.values()))
         lines += [
             f"## {name}",
             "",
+            f"Trained at {', '.join(dict.fromkeys(run['commit'] for run in seeds.values()))}.",
+            "",
             f"| figure | {' | '.join(f'seed {s}' for s in seeds)} | bar | met |",
             "|---" * (len(seeds) + 3) + "|",
         ]
-        for figure in first:
+        for figure in (key for key in first if key != "commit"):
             sign, bar = next((b for key, b in BARS.get(name, {}).items() if figure == key), ("", 0.0))
             row = [run[figure] for run in seeds.values()]
             met = "" if not sign else "yes" if all(v >= bar for v in row) else "no"

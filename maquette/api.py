@@ -75,7 +75,7 @@ def sample(
     if out:
         check_suffix(found.system.codec.field, Path(out))
     sampler = turned(found.system.sampler, dials or {})
-    begun = found.begun(start, n, hide) if start else {}
+    begun = found.begun(start, n, hide, sampler) if start else {}
     told = {**(about or {}), **begun.get("about", {})}
     batch = found.sample(n, seed=seed, about=told, prompt=prompt, start=begun.get("start"), sampler=sampler)
     if out:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from maquette import checkpoint, parcel, recipes, storage
 from maquette.completion import fitting, occluded
@@ -66,14 +67,14 @@ class Loaded:
         if n < 1:
             raise ValueError(f"n is {n}; it must be 1 or more")
         sampler = sampler or self.system.sampler
-        told = _told(self.facts, about or {}, n)
+        told = _told(self.system, self.facts, about or {}, n)
         if prompt:
             start = _prompted(self.system, prompt, n, sampler)
         elif start is not None and told is None:
             told = fitting(self.system, start, Streams.of(seed, n, device=self.system.device).fork(2)) or None
         return self.system.sample(n, about=told, start=start, seed=seed, sampler=sampler)
 
-    def begun(self, source: str | Path, n: int, hide: str = "") -> dict[str, Any]:
+    def begun(self, source: str | Path, n: int, hide: str = "", sampler: Sampler | None = None) -> dict[str, Any]:
         """What `sample` grows n samples from, as its own arguments: a picture, a folder of them or an .npz, in turn.
 
         A system told of pictures is told these; one whose sampler adopts whole pictures (a codec's, a space of styles) begins
@@ -81,12 +82,14 @@ class Loaded:
 
         Args:
             hide: the part of each that is left open (bottom where this is empty and there is nothing else to do with a picture).
+            sampler: another than the run's own.
 
         Raises:
             ValueError: there are no pictures, or this run can do nothing with them.
         """
         if self.system.codec.field != "image":
             raise ValueError(f"this run makes {self.system.codec.field}s; only pictures can be a start that is a file")
+        sampler = sampler or self.system.sampler
         use = use_of_pictures(self.system, self.facts)
         whole = use in ("translated", "taken whole")
         if whole and hide:
@@ -95,11 +98,12 @@ class Loaded:
         if not len(images):
             raise ValueError(f"{source} has no picture in it")
         rows = images[torch.arange(n) % len(images)].to(self.system.device)
-        if use == "translated":
-            return {"about": {"source": rows}}
-        if isinstance(self.system.sampler, Adopting):
-            return {"start": self.system.sampler.adopt(self.system, self.system.encode({"image": rows}))}
-        return {"start": occluded(self.system.codec, rows, hide or "bottom")}
+        if not whole:
+            return {"start": occluded(self.system.codec, rows, hide or "bottom")}
+        told = {"about": {"source": rows}} if use == "translated" else {}
+        if isinstance(sampler, Adopting):
+            told["start"] = sampler.adopt(self.system, self.system.encode({"image": rows}))
+        return told
 
 
 def use_of_pictures(system: System, facts: Facts) -> str:
@@ -151,23 +155,32 @@ def pick_device(name: str = "auto") -> torch.device:
         raise ValueError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}") from None
 
 
-def _told(facts: Facts, about: dict[str, Any], n: int) -> Batch | None:
-    """What a caller says of the samples, as batch fields of n rows. A class may be given by its name."""
+def _told(system: System, facts: Facts, about: dict[str, Any], n: int) -> Batch | None:
+    """What a caller says of the samples, as batch fields of n rows; only what the system's conditioner reads is taken."""
     if not about:
         return None
-    known = ["label"] * bool(facts.classes) + ["source"] * facts.sources
+    known = list(system.conditioner.fields) if system.conditioner is not None else []
     for key in about:
         if key not in known:
             raise recipes.UnknownName("field of --about", key, known or ["(this run takes none)"])
-    if "source" in about:
-        if not isinstance(about["source"], torch.Tensor) or len(about["source"]) != n:
-            raise ValueError(f"about['source'] must be {n} images, float[{n},C,H,W]; from the command line give them as --start")
-        return {"source": about["source"]}
-    given = about["label"] if isinstance(about["label"], list) else [about["label"]]
+    readers = {"label": _labels, "source": _sources}
+    return {key: readers[key](facts, value, n) if key in readers else value for key, value in about.items()}
+
+
+def _labels(facts: Facts, said: Any, n: int) -> Tensor:
+    """Classes by number or name, one or several in turn: int64[n]."""
+    given = said if isinstance(said, list) else [said]
     if not given:
         raise ValueError("--about names no label: 'label' is an empty list")
     labels = [_class(facts, value) for value in given]
-    return {"label": torch.tensor([labels[i % len(labels)] for i in range(n)])}
+    return torch.tensor([labels[i % len(labels)] for i in range(n)])
+
+
+def _sources(facts: Facts, said: Any, n: int) -> Tensor:
+    """Images to make others from: float[n,C,H,W]."""
+    if not isinstance(said, Tensor) or len(said) != n:
+        raise ValueError(f"about['source'] must be {n} images, float[{n},C,H,W]; from the command line give them as --start")
+    return said
 
 
 def _class(facts: Facts, value: Any) -> int:

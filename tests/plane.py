@@ -19,16 +19,16 @@ CENTRES, WIDTH = torch.tensor([[1.0, 0.0], [-0.5, 0.9], [-0.5, -0.9]]), 0.15
 class Exact(Network):
     """The exact denoiser of the three Gaussians, answering in its process's terms."""
 
-    def __init__(self, process: Gaussian) -> None:
+    def __init__(self, process: Gaussian, width: float = WIDTH) -> None:
         super().__init__()
-        self.process = process
+        self.process, self.width = process, width
 
     def forward(self, x: Any, *, t: Any = None, cond: Any = None, state: Any = None) -> Any:
         alpha, sigma = self.process.levels(t, x)
-        whole = (alpha * WIDTH) ** 2 + sigma**2
+        whole = (alpha * self.width) ** 2 + sigma**2
         away = x[:, None] - alpha[..., None] * CENTRES
         share = (-away.square().sum(-1) / (2 * whole)).softmax(1)
-        guess = (share[..., None] * (CENTRES + (alpha * WIDTH**2 / whole)[..., None] * away)).sum(1)
+        guess = (share[..., None] * (CENTRES + (alpha * self.width**2 / whole)[..., None] * away)).sum(1)
         skip, out = self.process.reading.scales(alpha, sigma)
         return (guess - skip * x) / out.clamp(min=1e-6)
 

@@ -7,33 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from plane import CENTRES, Exact
 
 from maquette.contracts import Network
 from maquette.objectives.denoising import Measured
 from maquette.processes.density import Density
 from maquette.processes.flow import Straight
-from maquette.processes.gaussian import Balanced, Clean, Cosine, Gaussian, Schedule
+from maquette.processes.gaussian import Balanced, Clean, Cosine, Schedule
 from maquette.processes.karras import Growing
 from maquette.streams import Streams
 
-CENTRES, WIDTH = torch.tensor([[1.0, 0.0], [-0.5, 0.9], [-0.5, -0.9]]), 0.25
+WIDTH = 0.25  # of the three Gaussians here
 SCHEDULES: dict[str, Schedule] = {"flow": Straight(), "cosine": Cosine(), "edm": Growing()}
-
-
-class Mixture(Network):
-    """The exact denoiser of three Gaussians in the plane."""
-
-    def __init__(self, process: Gaussian) -> None:
-        super().__init__()
-        self.process = process
-
-    def forward(self, x: Any, *, t: Any = None, cond: Any = None, state: Any = None) -> Any:
-        alpha, sigma = self.process.levels(t, x)
-        whole = (alpha * WIDTH) ** 2 + sigma**2
-        away = x[:, None] - alpha[..., None] * CENTRES
-        share = (-away.square().sum(-1) / (2 * whole)).softmax(1)
-        each = CENTRES + (alpha * WIDTH**2 / whole)[..., None] * away
-        return (share[..., None] * each).sum(1)
 
 
 def exact(x: torch.Tensor, extra: float = 0.0) -> torch.Tensor:
@@ -53,7 +38,7 @@ def test_the_ode_gives_a_mixture_its_exact_density(name: str) -> None:
     process = Density(SCHEDULES[name], Clean(), whole=True, steps=40)
     assert process.bound == "exact" and isinstance(process, Measured)
     x = points(60)
-    found = process.nats(Mixture(process), x, None, Streams.of(0, 60))
+    found = process.nats(Exact(process, WIDTH), x, None, Streams.of(0, 60))
     torch.testing.assert_close(found, exact(x), atol=0.02, rtol=0.005)
 
 
@@ -62,7 +47,7 @@ def test_more_steps_come_closer() -> None:
     errors = []
     for steps in (4, 8, 16, 32):
         process = Density(Straight(), Clean(), whole=True, steps=steps)
-        errors.append(float((process.nats(Mixture(process), x, None, Streams.of(0, 60)) - exact(x)).abs().mean()))
+        errors.append(float((process.nats(Exact(process, WIDTH), x, None, Streams.of(0, 60)) - exact(x)).abs().mean()))
     assert errors[3] < errors[2] < errors[1] < errors[0] and errors[3] < 0.02, errors
 
 
@@ -71,7 +56,7 @@ def test_hutchinsons_estimate_is_unbiased() -> None:
     x = points(8)
     process = Density(Straight(), Clean(), steps=16)
     whole = Density(Straight(), Clean(), steps=16, whole=True)
-    net = Mixture(process)
+    net = Exact(process, WIDTH)
     truth = whole.nats(net, x, None, Streams.of(0, 8))
     many = process.nats(net, x.repeat(500, 1), None, Streams.of(1, 4000)).reshape(500, 8)
     error = many.std(0) / math.sqrt(500)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from maquette import api, recipes
 from maquette.contracts import Condition
 from maquette.data import DataError, open_data, recall
 from maquette.data.beside import beside
@@ -16,6 +17,7 @@ from maquette.networks.translator import FinePatches, ResidualTranslator, SkipTr
 from maquette.nn.history import History
 from maquette.objectives.translation import LeastSquares, Paired
 from maquette.recipes.translation import cyclegan, pix2pix
+from maquette.report.pictures import grid, png
 from maquette.samplers.oneshot import OneShot, Translate
 from maquette.streams import Streams
 from maquette.train import Progress, run
@@ -294,6 +296,26 @@ def test_translating_needs_something_to_translate():
         Translate("forth")
     with pytest.raises(ValueError, match=r"source is of \(1, 9, 9\)"):
         system.sample(2, about={"source": torch.zeros(2, 1, 9, 9)})
+
+
+def test_a_picture_of_the_second_kind_goes_back(tmp_path):
+    run = api.train("cyclegan", data="digits:digits", steps=2, batch=4, out=tmp_path / "run", quiet=True)
+    picture = api.load(run.run.path).data.held.rows(torch.tensor([3]))["image"]
+    (tmp_path / "digit.png").write_bytes(png(grid(picture, zoom=1)))
+    there, back = (
+        api.sample(run.run.path, 1, start=tmp_path / "digit.png", dials={"role": role})["image"] for role in ("generator", "back")
+    )
+    system = api.load(run.run.path).system
+    with torch.no_grad():
+        expected = system.decode(system.steady("back")(system.encode({"image": picture})))
+    torch.testing.assert_close(back, expected, atol=1 / 16, rtol=0)  # the picture's file has 256 levels, the data 17
+    assert not torch.equal(there, back)
+    with pytest.raises(recipes.UnknownName, match=r"label.*source"):  # the data have classes, but nothing here reads them
+        api.sample(run.run.path, 1, about={"label": 3})
+
+
+def test_what_a_run_keeps_of_its_data_is_said():
+    assert any("64 training sources" in note for note in cyclegan(data="digits:digits").data.facts.notes)
 
 
 def test_an_untrained_translator_leaves_images_as_they_are():

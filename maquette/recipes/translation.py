@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 from maquette.codecs.pixels import Pixels
 from maquette.conditioners.source import Source
@@ -19,6 +20,7 @@ from maquette.system import System
 PIX2PIX = {"FD-randconv": (0.0, 0.004), "precision": (0.8, 1.0), "recall": (0.7, 1.0)}
 # after 150: FD 1.48 and 1.52, precision .91 and .90, recall .81 and .83; the SVM of benchmarks/gans.py reads .791 and .785
 CYCLEGAN = {"FD-mlp128-64": (0.5, 4.0), "precision": (0.75, 1.0), "recall": (0.6, 1.0)}
+KEPT = 64  # training sources in a checkpoint
 
 
 def pix2pix(data: str = "serif_glyphs", size: int = 0, depth: int = 1, near: float = 100.0) -> Experiment:
@@ -85,7 +87,9 @@ def _open(recipe: str, data: str, size: int, depth: int) -> Data:
         )
     if depth < 1:
         raise ValueError(f"depth is {depth}; it must be 1 or more")
-    return opened
+    kept = f"each checkpoint keeps {KEPT} training sources, for samples that nobody gave an image to: they go where it goes"
+    facts = opened.facts if kept in opened.facts.notes else replace(opened.facts, notes=(*opened.facts.notes, kept))
+    return Data(facts, lambda: opened.splits)
 
 
 def _experiment(
@@ -106,7 +110,7 @@ def _experiment(
         objective,
         sampler,
         Pixels(facts.levels),
-        Source(facts.shape),
+        Source(facts.shape, KEPT),
         follow={f"{role}_ema": (role, 0.99) for role in translators},
     )
     return Experiment(system, opened, fit, expected, within=within)

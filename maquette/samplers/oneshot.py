@@ -58,6 +58,10 @@ class Translate:
         if self.role not in ("generator", "back"):
             raise ValueError(f"role is {self.role!r}; it must be 'generator' (first kind to second) or 'back' (second to first)")
 
+    def adopt(self, system: System, code: Code) -> Code:
+        """Images are translated as they are, of whichever kind `role` reads."""
+        return code
+
     def draw(
         self,
         system: System,
