@@ -5,15 +5,15 @@ Knows strings and symbols; not how long a model's context is used, nor what the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from maquette.contracts import IGNORE, Code, Codec
+from maquette.data.tokens import Learned
 
 END = "<|endoftext|>"
 # Merges stay within a word with the space before it, a run of up to 3 digits, a run of marks, or a line break with the
@@ -78,7 +78,7 @@ class Bytes(Text):
         return bytes(s for s in symbols if s < 256).decode(errors="replace")
 
 
-class BPE(Text):
+class BPE(Text, Learned):
     """Byte-level byte-pair encoding (Sennrich 2016, Radford 2019), learned from the training text before the first step.
 
     What was learned travels in the state dict as the bytes of a tokenizer.json. 0 begins and ends every text.
@@ -88,14 +88,10 @@ class BPE(Text):
         length: symbols of context.
     """
 
-    learned: Tensor
-
     def __init__(self, vocab: int = 4096, length: int = 256):
         if not 257 <= vocab <= 1 << 20:
             raise ValueError(f"vocab is 257 (bytes alone) .. 1048576, not {vocab}; nearest is {min(max(vocab, 257), 1 << 20)}")
         super().__init__(length, vocab, bos=0)
-        self.register_buffer("learned", torch.zeros(0, dtype=torch.uint8))
-        self._tokenizer: Tokenizer | None = None
 
     def learn(self, data: Any) -> None:
         """Find the merges on `data.documents`, or on a list of texts."""
@@ -109,8 +105,7 @@ class BPE(Text):
         end = [AddedToken(END, special=True)]
         trainer = trainers.BpeTrainer(vocab_size=self.vocab, initial_alphabet=alphabet, special_tokens=end, show_progress=False)
         tokenizer.train_from_iterator(documents, trainer)
-        raw = np.frombuffer(tokenizer.to_str().encode(), dtype=np.uint8).copy()
-        self.learned, self._tokenizer = torch.from_numpy(raw).to(self.place.device), None
+        self.keep(tokenizer)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -119,21 +114,12 @@ class BPE(Text):
         Raises:
             ValueError: nothing has been.
         """
-        if self._tokenizer is None:
-            if not len(self.learned):
-                raise ValueError("this BPE has not learned from a corpus yet: call learn(data), or load a trained run")
-            self._tokenizer = Tokenizer.from_str(self.learned.cpu().numpy().tobytes().decode())
-            self._tokenizer.encode_special_tokens = True  # a text that spells <|endoftext|> is text
-        return self._tokenizer
+        found = super().tokenizer
+        found.encode_special_tokens = True  # a text that spells <|endoftext|> is text
+        return found
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         return [found.ids for found in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def join(self, symbols: Sequence[int]) -> str:
         return self.tokenizer.decode(list(symbols), skip_special_tokens=True)
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        saved = state_dict.get(prefix + "learned")
-        if saved is not None:  # its length is the corpus's doing
-            self.learned, self._tokenizer = self.learned.new_empty(saved.shape), None
-        super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -132,11 +132,10 @@ class _Stack(nn.Module):
         h = self.dropout(h)
         unseen = None if mask is None else hidden(mask, h.dtype)
         bias: Tensor | None = None
-        for block in list(self.block)[: len(self.block) - skip]:
-            first = block.layer[0].SelfAttention
-            if first.relative_attention_bias is not None:
-                bias = first.distances(h.shape[1], h.shape[1])
-                bias = bias if unseen is None else bias + unseen
+        for block in cast("list[_Block]", list(self.block)[: len(self.block) - skip]):
+            distances = block.distances(h.shape[1])
+            if distances is not None:
+                bias = distances if unseen is None else distances + unseen
             h = block(h, bias)
         return self.dropout(self.final_layer_norm(h) if norm else h)
 
@@ -150,6 +149,10 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         return self.layer[1](self.layer[0](x, bias))
+
+    def distances(self, length: int) -> Tensor | None:
+        """Its own scores of distances [1,H,T,T]; None where it takes those of a block before."""
+        return cast("_SelfAttention", self.layer[0]).SelfAttention.distances(length, length)
 
 
 class _SelfAttention(nn.Module):
@@ -203,9 +206,10 @@ class _Attention(nn.Module):
         q, k, v = (each(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for each in (self.q, self.k, self.v))
         return self.o(attend(q, k, v, causal=False, bias=bias, scale=1.0).transpose(1, 2).flatten(2))
 
-    def distances(self, new: int, seen: int) -> Tensor:
+    def distances(self, new: int, seen: int) -> Tensor | None:
         """Scores of `seen` positions by their distance from each of the `new` last: [1,H,T,S]."""
-        assert self.relative_attention_bias is not None
+        if self.relative_attention_bias is None:
+            return None
         weight = self.relative_attention_bias.weight
         places = torch.arange(seen, device=weight.device)
         classes = buckets(places[None] - places[seen - new :, None], len(weight), self.furthest)

@@ -64,7 +64,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Tensor | None = 
 
 
 def hidden(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A bias that hides the positions where a mask bool[B,S] is False: [B,1,1,S], 0 or the lowest number (a row of them is no NaN)."""
+    """A bias that hides the positions where a mask bool[B,S] is False, [B,1,1,S]: 0 or the lowest number, not -inf, of which a
+    row would be NaN."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)[:, None, None]
 
 
