@@ -87,9 +87,13 @@ class Network(nn.Module):
 
 
 class Conditioner(nn.Module):
-    """Raw batch fields -> Condition. `drop` is the chance that a row gets the null condition; 1 gives it to all."""
+    """Raw batch fields -> Condition. `drop` is the chance that a row gets the null condition; 1 gives it to all.
+
+    It reads its `fields`, and of its `options` those that a batch brings.
+    """
 
     fields: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
     def learn(self, data: Any) -> None:
         """Fit to the training data before the first step, as codecs do. Most conditioners have nothing to learn."""

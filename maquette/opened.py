@@ -159,12 +159,20 @@ def _told(system: System, facts: Facts, about: dict[str, Any], n: int) -> Batch 
     """What a caller says of the samples, as batch fields of n rows; only what the system's conditioner reads is taken."""
     if not about:
         return None
-    known = list(system.conditioner.fields) if system.conditioner is not None else []
+    known = [*system.conditioner.fields, *system.conditioner.options] if system.conditioner is not None else []
     for key in about:
         if key not in known:
             raise recipes.UnknownName("field of --about", key, known or ["(this run takes none)"])
     readers = {"label": _labels, "source": _sources}
-    return {key: readers[key](facts, value, n) if key in readers else value for key, value in about.items()}
+    return {key: readers.get(key, _texts)(facts, value, n) for key, value in about.items()}
+
+
+def _texts(facts: Facts, said: Any, n: int) -> Any:
+    """A text, or several in turn: n of them. What is no text stays as it is."""
+    if not isinstance(said, str) and not (isinstance(said, list) and said and isinstance(said[0], str)):
+        return said
+    given = [said] if isinstance(said, str) else said
+    return [given[i % len(given)] for i in range(n)]
 
 
 def _labels(facts: Facts, said: Any, n: int) -> Tensor:

@@ -63,7 +63,14 @@ class Tokens(Learned):
     """list[str] -> symbols int64[B,L], and which of them are the text's: bool[B,L].
 
     A text too long is cut, its last symbol still the end; `unheard` says what was cut off.
+
+    Args:
+        length: symbols of every text, of one that is yet to learn.
     """
+
+    def __init__(self, tokenizer: Tokenizer | None = None, *, length: int = 77):
+        super().__init__(tokenizer)
+        self._length = length
 
     @classmethod
     def read(cls, folder: str | Path, length: int = 0) -> Self:
@@ -84,11 +91,10 @@ class Tokens(Learned):
     @property
     def length(self) -> int:
         """Symbols of every text."""
-        padding = self.tokenizer.padding
-        assert padding is not None
-        return int(padding["length"])
+        padding = self.tokenizer.padding if len(self.learned) else None
+        return int(padding["length"]) if padding is not None else self._length
 
-    def learn(self, texts: Sequence[str], vocab: int, length: int) -> None:
+    def learn(self, texts: Sequence[str], vocab: int) -> None:
         """Find byte pairs as CLIP's on some texts: bytes, bytes that end a word, merges, the beginning, the end (vocab - 1).
 
         Raises:
@@ -108,7 +114,7 @@ class Tokens(Learned):
         symbols += [f"<|unused{i}|>" for i in range(vocab - 2 - len(symbols))] + [BEGIN, END]
         tokenizer = clip({one: i for i, one in enumerate(symbols)}, merges)
         tokenizer.add_special_tokens([BEGIN, END])
-        self.keep(_measured(tokenizer, length, END, "what was learned"))
+        self.keep(_measured(tokenizer, self._length, END, "what was learned"))
 
     def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         found = self.tokenizer.encode_batch(_checked(texts))

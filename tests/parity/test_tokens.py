@@ -46,7 +46,7 @@ ODD = [
 def clip_parts() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """A vocabulary laid out as CLIP's, learned here: "!" first, the two ends last."""
     found = Tokens()
-    found.learn(CORPUS, 600, 8)
+    found.learn(CORPUS, 600)
     model = json.loads(found.tokenizer.to_str())["model"]
     return model["vocab"], [(a, b) for a, b in model["merges"]]
 
@@ -186,10 +186,10 @@ def test_what_was_learned_travels(tmp_path: Path) -> None:
 
 
 def test_a_learned_one_reads_every_string_and_ends_it_once() -> None:
-    ours = Tokens()
+    ours = Tokens(length=24)
     with pytest.raises(ValueError, match="not learned"):
         ours(["a"])
-    ours.learn(CORPUS, 800, 24)
+    ours.learn(CORPUS, 800)
     ids, mask = ours([text for text in ODD if END not in text])
     assert int(ids.max()) == 799 and bool((ids[mask] < 800).all())
     assert bool(((ids == 799) & mask).sum(1).eq(1).all()) and bool((ids[:, 0] == 798).all())
@@ -221,10 +221,14 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path, files: dict[str,
 
 def test_what_is_no_text_is_refused() -> None:
     ours = Tokens()
-    ours.learn(CORPUS, 520, 8)
-    for wrong, says in [("a cat", "not one string"), (["a", 3], "text 1 is a int"), (["\ud800"], "lone surrogate at character 0")]:
+    ours.learn(CORPUS, 520)
+    for wrong, says in [
+        ("a cat", "not one string"),
+        (["a", 3], "text 1 is a int"),
+        (["\ud800"], "lone surrogate at character 0"),
+    ]:
         with pytest.raises(ValueError, match=says):
             ours(wrong)
     for vocab, length, says in [(100, 8, "at least 514"), (520, 2, "length is 2")]:
         with pytest.raises(ValueError, match=says):
-            Tokens().learn(CORPUS, vocab, length)
+            Tokens(length=length).learn(CORPUS, vocab)

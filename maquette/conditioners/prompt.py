@@ -1,0 +1,271 @@
+"""A prompt as what diffusion networks are told: states and vectors of text encoders, put together as each family wants them.
+
+Knows encoders and their tokenizers; not the networks that are told, and no file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from maquette.contracts import Batch, Condition, Conditioner, device_of, tell
+from maquette.data.tokens import Tokens
+from maquette.networks.clip import Text
+from maquette.networks.t5 import T5Encoder
+from maquette.streams import Streams
+
+EXAMPLES = 64  # captions kept for samples that nobody said anything about
+
+
+class Read(Protocol):
+    """What prompts are made of: list[str] -> states [B,L,D], those the networks may see bool[B,L], a vector [B,P] or None."""
+
+    masked: bool
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor | None]: ...
+
+    def unheard(self, texts: Sequence[str]) -> list[str]:
+        """What of each text is cut off."""
+
+    def learn(self, texts: Sequence[str]) -> None:
+        """Learn the symbols of texts, where none are known yet."""
+
+
+class Reading(nn.Module):
+    """One encoder and its tokenizer.
+
+    Args:
+        tokens: the tokenizer; it says how long texts are, and cuts longer ones.
+        encoder: the encoder.
+        skip: layers, counted from the last, whose doing the states do not show.
+        norm: whether the states pass the final normalisation.
+        masked: the encoder does not see the symbols that fill a text up, and the networks are told which those are.
+    """
+
+    def __init__(self, tokens: Tokens, encoder: Text | T5Encoder, *, skip: int = 0, norm: bool = True, masked: bool = False):
+        super().__init__()
+        self.tokens, self.encoder = tokens, encoder
+        self.skip, self.norm, self.masked = skip, norm, masked
+
+    def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor | None]:
+        ids, real = self.tokens(texts)
+        ids, real = (each.to(device_of(self.encoder)) for each in (ids, real))
+        states, vector = self.encoder.read(ids, real if self.masked else None, self.skip, self.norm)
+        return states, real if self.masked else torch.ones_like(real), vector
+
+    def unheard(self, texts: Sequence[str]) -> list[str]:
+        return self.tokens.unheard(texts)
+
+    def learn(self, texts: Sequence[str]) -> None:
+        if not len(self.tokens.learned):
+            self.tokens.learn(texts, self.encoder.plan.vocab_size)
+
+
+class Silence(nn.Module):
+    """In the place of an encoder that was left out: states of zeros.
+
+    Args:
+        length, width: of the states.
+    """
+
+    masked = False
+    zeros: Tensor
+
+    def __init__(self, length: int, width: int):
+        super().__init__()
+        self.register_buffer("zeros", torch.zeros(length, width), persistent=False)
+
+    def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, None]:
+        states = self.zeros.expand(len(texts), -1, -1)
+        return states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device), None
+
+    def unheard(self, texts: Sequence[str]) -> list[str]:
+        return list(texts)
+
+    def learn(self, texts: Sequence[str]) -> None:
+        pass
+
+
+class Prompt(Conditioner):
+    """Captions list[str] -> tokens [B,L,D] and a vector [B,P]; the null condition is the negative prompt's, by default "".
+
+    A batch may bring "negative", a text per row that is told in the caption's stead where it is dropped, and "sizes" float[B,N],
+    instead of `sizes`. A caption too long is cut, in silence: `unheard` says what no encoder has heard. Learns what its
+    tokenizers do not know yet, and keeps some captions, checkpointed, for samples that nobody said anything about.
+
+    Args:
+        tokens: readings whose states are told, one group behind another along the length; within a group along the channels.
+            Groups narrower than the widest are filled up with zeros.
+        vector: readings whose vectors are told, one behind another.
+        sizes: numbers told behind the vector: of SDXL, the picture's height and width before it was cut out, the rows and columns
+            cut off above and to the left, and the height and width it is wanted in.
+        blank: the null condition without a negative prompt is zeros; its numbers stay (SDXL).
+        field: of the batch, the captions'.
+
+    Raises:
+        ValueError: no captions, or not as many negative prompts or numbers as captions; a group without a reading, a vector
+            of an encoder that has none.
+    """
+
+    options = ("negative", "sizes")
+    examples: Tensor
+
+    def __init__(
+        self,
+        tokens: Sequence[Sequence[nn.Module]],
+        vector: Sequence[nn.Module] = (),
+        *,
+        sizes: Sequence[float] = (),
+        blank: bool = False,
+        field: str = "caption",
+    ):
+        super().__init__()
+        if not tokens or not all(tokens):
+            raise ValueError("a prompt needs at least one reading in each group of tokens")
+        self.fields = (field,)
+        parts = list(dict.fromkeys([*(one for group in tokens for one in group), *vector]))
+        self.readings = nn.ModuleList(parts)
+        self.groups, self.vectors = (
+            [[parts.index(one) for one in group] for group in tokens],
+            [parts.index(one) for one in vector],
+        )
+        self.sizes, self.blank = tuple(sizes), blank
+        self.register_buffer("examples", torch.zeros(0, dtype=torch.uint8))
+
+    @property
+    def parts(self) -> list[Read]:
+        """Each reading once."""
+        return cast("list[Read]", list(self.readings))
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """Its encoders' sub-modules that touch symbols: where it learns, their matrices are not for Muon."""
+        named = [(i, edge) for i, one in enumerate(self.readings) if isinstance(one, Reading) for edge in one.encoder.edges]
+        return tuple(f"readings.{i}.encoder.{edge}" for i, edge in named)
+
+    def forward(self, batch: Batch, *, drop: float = 0.0, rng: Streams | None = None) -> Condition:
+        texts = batch[self.fields[0]]
+        told = self._encode(texts) if drop < 1 else None
+        if told is None or (drop > 0 and rng is not None):
+            null = self._null(batch, texts, told)
+            kept = rng.uniform() >= drop if told is not None and rng is not None else None
+            told = null if told is None or kept is None else _either(kept, told, null)
+        return tell(told, self._sizes(batch, len(texts), told)) if self.sizes else told
+
+    def unheard(self, texts: Sequence[str]) -> list[str]:
+        """What of each text no encoder hears, for it is too long: "" where nothing."""
+        rests = zip(*(part.unheard(texts) for part in self.parts), strict=True)
+        return [min(each, key=len) for each in rests]
+
+    def learn(self, data: Any) -> None:
+        texts = list(data.columns[self.fields[0]])
+        for part in self.parts:
+            part.learn(texts)
+        some = json.dumps(texts[:: -(-len(texts) // EXAMPLES)]).encode()
+        self.examples = torch.from_numpy(np.frombuffer(some, dtype=np.uint8).copy()).to(self.examples.device)
+
+    def guess(self, rng: Streams) -> Batch:
+        if not len(self.examples):
+            return {self.fields[0]: [""] * len(rng)}
+        some = json.loads(self.examples.cpu().numpy().tobytes())
+        return {self.fields[0]: [some[i] for i in rng.integers(len(some)).tolist()]}
+
+    def _encode(self, texts: Sequence[str]) -> Condition:
+        """What the networks are told of texts; of equal ones the encoders read one."""
+        if isinstance(texts, str) or not len(texts):
+            raise ValueError(f"a list of captions is wanted, a row each, not {texts!r}")
+        once = list(dict.fromkeys(texts))
+        found = [part(once) for part in self.parts]
+        groups = [torch.cat([found[i][0] for i in group], 2) for group in self.groups]
+        width = max(group.shape[2] for group in groups)
+        tokens = torch.cat([nn.functional.pad(group, (0, width - group.shape[2])) for group in groups], 1)
+        mask = torch.cat([found[group[0]][1] for group in self.groups], 1) if any(part.masked for part in self.parts) else None
+        vectors = [vector for i in self.vectors if (vector := found[i][2]) is not None]
+        if len(vectors) < len(self.vectors):
+            raise ValueError("a reading whose vector is to be told has none: its encoder is no CLIP")
+        told = Condition(torch.cat(vectors, 1) if vectors else None, tokens, mask)
+        rows = torch.tensor([once.index(text) for text in texts], device=tokens.device)
+        return told if len(once) == len(texts) else told.map(lambda slot: slot[rows])
+
+    def _null(self, batch: Batch, texts: Sequence[str], told: Condition | None) -> Condition:
+        said = batch.get("negative")
+        if said is not None and (isinstance(said, str) or len(said) != len(texts)):
+            raise ValueError(f"negative is {said!r}; it must be a list of {len(texts)} texts, one for each caption")
+        if said is not None or not self.blank:
+            return self._encode(said if said is not None else [""] * len(texts))
+        like = told if told is not None else self._encode([""] * len(texts))
+        mask = like.mask
+        zeros = like.map(torch.zeros_like)
+        return zeros if mask is None else Condition(zeros.vector, zeros.tokens, mask)
+
+    def _sizes(self, batch: Batch, rows: int, told: Condition) -> Tensor:
+        assert told.tokens is not None
+        said = batch.get("sizes")
+        given = torch.tensor(self.sizes).expand(rows, -1) if said is None else torch.as_tensor(said)
+        if given.shape != (rows, len(self.sizes)):
+            raise ValueError(f"sizes is of shape {tuple(given.shape)}; it must be ({rows}, {len(self.sizes)})")
+        return given.to(told.tokens)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        saved = state_dict.get(prefix + "examples")
+        if saved is not None:  # its length is the captions' doing
+            self.examples = self.examples.new_empty(saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _either(kept: Tensor, told: Condition, null: Condition) -> Condition:
+    """Rows of one condition where kept bool[B], else of the other."""
+    slots: dict[str, Tensor] = {}
+    for f in fields(Condition):
+        one, other = getattr(told, f.name), getattr(null, f.name)
+        if one is not None:
+            slots[f.name] = torch.where(kept.to(one.device).view(-1, *[1] * (one.dim() - 1)), one, other)
+    return Condition(**slots)
+
+
+# -- as the pipelines of diffusers tell them -----------------------------------------------------------------------------
+
+
+def stable_diffusion(tokens: Tokens, text: Text, skip: int = 0) -> Prompt:
+    """Stable Diffusion 1 and 2 (Rombach 2022): one CLIP's states, normalised.
+
+    Args:
+        skip: of its last layers, left out, in the negative prompt too (where diffusers, told to skip, leaves out none).
+    """
+    return Prompt([[Reading(tokens, text, skip=skip)]])
+
+
+def stable_diffusion_xl(
+    first: tuple[Tokens, Text],
+    second: tuple[Tokens, Text],
+    sizes: Sequence[float] = (1024, 1024, 0, 0, 1024, 1024),
+    blank: bool = True,
+) -> Prompt:
+    """Stable Diffusion XL (Podell 2023): two CLIPs' states before the last layer; the second's projection and six sizes.
+
+    Args:
+        blank: as force_zeros_for_empty_prompt in the pipeline's model_index.json.
+    """
+    one, two = (Reading(*each, skip=1, norm=False) for each in (first, second))
+    return Prompt([[one, two]], [two], sizes=sizes, blank=blank)
+
+
+def stable_diffusion_3(first: tuple[Tokens, Text], second: tuple[Tokens, Text], t5: Read) -> Prompt:
+    """Stable Diffusion 3 (Esser 2024): XL's states, filled up to T5's width, before T5's; both projections.
+
+    Args:
+        t5: a `Reading` of T5, or a `Silence` as long and as wide.
+    """
+    one, two = (Reading(*each, skip=1, norm=False) for each in (first, second))
+    return Prompt([[one, two], [cast(nn.Module, t5)]], [one, two])
+
+
+def flux(clip: tuple[Tokens, Text], t5: tuple[Tokens, T5Encoder]) -> Prompt:
+    """Flux: T5's states, and the vector of a CLIP without a projection."""
+    return Prompt([[Reading(*t5)]], [Reading(*clip)])
