@@ -95,16 +95,15 @@ class Silence(nn.Module):
 class Prompt(Conditioner):
     """Captions list[str] -> tokens [B,L,D] and a vector [B,P]; the null condition is the negative prompt's, by default "".
 
-    A batch may bring "negative", a text per row that is told in the caption's stead where it is dropped, and "sizes" float[B,N],
-    instead of `sizes`. A caption too long is cut, in silence: `unheard` says what no encoder has heard. Learns what its
-    tokenizers do not know yet, and keeps some captions, checkpointed, for samples that nobody said anything about.
+    A batch may bring "negative", a text per row, told where the caption is dropped, and "numbers" float[B,N], told instead of
+    `numbers`. A caption too long is cut, in silence: `unheard` says what no encoder hears. Learns what its tokenizers do not
+    know yet, and keeps some captions, checkpointed, for samples that nobody said anything about.
 
     Args:
         tokens: readings whose states are told, one group behind another along the length; within a group along the channels.
             Groups narrower than the widest are filled up with zeros.
         vector: readings whose vectors are told, one behind another.
-        sizes: numbers told behind the vector: of SDXL, the picture's height and width before it was cut out, the rows and columns
-            cut off above and to the left, and the height and width it is wanted in.
+        numbers: told behind the vector.
         blank: the null condition without a negative prompt is zeros; its numbers stay (SDXL).
         field: of the batch, the captions'.
 
@@ -113,7 +112,7 @@ class Prompt(Conditioner):
             of an encoder that has none.
     """
 
-    options = ("negative", "sizes")
+    options = ("negative", "numbers")
     examples: Tensor
 
     def __init__(
@@ -121,7 +120,7 @@ class Prompt(Conditioner):
         tokens: Sequence[Sequence[nn.Module]],
         vector: Sequence[nn.Module] = (),
         *,
-        sizes: Sequence[float] = (),
+        numbers: Sequence[float] = (),
         blank: bool = False,
         field: str = "caption",
     ):
@@ -135,7 +134,7 @@ class Prompt(Conditioner):
             [[parts.index(one) for one in group] for group in tokens],
             [parts.index(one) for one in vector],
         )
-        self.sizes, self.blank = tuple(sizes), blank
+        self.numbers, self.blank = tuple(numbers), blank
         self.register_buffer("examples", torch.zeros(0, dtype=torch.uint8))
 
     @property
@@ -156,7 +155,7 @@ class Prompt(Conditioner):
             null = self._null(batch, texts, told)
             kept = rng.uniform() >= drop if told is not None and rng is not None else None
             told = null if told is None or kept is None else _either(kept, told, null)
-        return tell(told, self._sizes(batch, len(texts), told)) if self.sizes else told
+        return tell(told, self._numbers(batch, len(texts), told)) if self.numbers else told
 
     def unheard(self, texts: Sequence[str]) -> list[str]:
         """What of each text no encoder hears, for it is too long: "" where nothing."""
@@ -204,12 +203,12 @@ class Prompt(Conditioner):
         zeros = like.map(torch.zeros_like)
         return zeros if mask is None else Condition(zeros.vector, zeros.tokens, mask)
 
-    def _sizes(self, batch: Batch, rows: int, told: Condition) -> Tensor:
+    def _numbers(self, batch: Batch, rows: int, told: Condition) -> Tensor:
         assert told.tokens is not None
-        said = batch.get("sizes")
-        given = torch.tensor(self.sizes).expand(rows, -1) if said is None else torch.as_tensor(said)
-        if given.shape != (rows, len(self.sizes)):
-            raise ValueError(f"sizes is of shape {tuple(given.shape)}; it must be ({rows}, {len(self.sizes)})")
+        said = batch.get("numbers")
+        given = torch.tensor(self.numbers).expand(rows, -1) if said is None else torch.as_tensor(said)
+        if given.shape != (rows, len(self.numbers)):
+            raise ValueError(f"numbers is of shape {tuple(given.shape)}; it must be ({rows}, {len(self.numbers)})")
         return given.to(told.tokens)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
@@ -250,10 +249,12 @@ def stable_diffusion_xl(
     """Stable Diffusion XL (Podell 2023): two CLIPs' states before the last layer; the second's projection and six sizes.
 
     Args:
+        sizes: the picture's height and width before it was cut out, the rows and columns cut off above and to the left, and the
+            height and width it is wanted in.
         blank: as force_zeros_for_empty_prompt in the pipeline's model_index.json.
     """
     one, two = (Reading(*each, skip=1, norm=False) for each in (first, second))
-    return Prompt([[one, two]], [two], sizes=sizes, blank=blank)
+    return Prompt([[one, two]], [two], numbers=sizes, blank=blank)
 
 
 def stable_diffusion_3(first: tuple[Tokens, Text], second: tuple[Tokens, Text], t5: Read) -> Prompt:
@@ -266,6 +267,10 @@ def stable_diffusion_3(first: tuple[Tokens, Text], second: tuple[Tokens, Text], 
     return Prompt([[one, two], [cast(nn.Module, t5)]], [one, two])
 
 
-def flux(clip: tuple[Tokens, Text], t5: tuple[Tokens, T5Encoder]) -> Prompt:
-    """Flux: T5's states, and the vector of a CLIP without a projection."""
-    return Prompt([[Reading(*t5)]], [Reading(*clip)])
+def flux(clip: tuple[Tokens, Text], t5: tuple[Tokens, T5Encoder], guidance: float | None = None) -> Prompt:
+    """Flux: T5's states, and the vector of a CLIP without a projection.
+
+    Args:
+        guidance: told behind the vector, to networks that were taught to guide themselves (guidance_embeds); None = not told.
+    """
+    return Prompt([[Reading(*t5)]], [Reading(*clip)], numbers=() if guidance is None else (guidance,))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maquette.contracts import Condition, Network
-from maquette.nn.attention import attend, hidden
+from maquette.nn.attention import attend
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -24,8 +24,8 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # of red, green, blue in 0..1; published image towers take pixels less these, ...
-DEVIATION = (0.26862954, 0.26130258, 0.27577711)  # ... divided by these
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of red, green and blue in 0..1, where the published weights learned, ...
+DEVIATION = (0.26862954, 0.26130258, 0.27577711)  # ... and their standard deviations
 
 
 @dataclass(frozen=True)
@@ -242,6 +242,22 @@ class CLIP(Network):
         return self.logit_scale.exp() * images @ texts.T
 
 
+def seen(images: Tensor, side: int) -> Tensor:
+    """Images as published towers take them, [B,3,H,W] in 0..1 -> [B,3,side,side]: the middle square, of mean 0 and deviation 1.
+
+    Resized by cubics (Keys 1981, a = -1/2), across and then down, each time to 256 levels: so were those they learned from.
+    """
+    high, wide = images.shape[2:]
+    tall, broad = (int(side * each / min(high, wide)) for each in (high, wide))
+    for size in ((high, broad), (tall, broad)):
+        if size != images.shape[2:]:
+            images = F.interpolate(images, size, mode="bicubic", antialias=True)
+            images = (images * 255).round().clamp(0, 255) / 255
+    top, left = (tall - side) // 2, (broad - side) // 2
+    mean, deviation = (images.new_tensor(each)[:, None, None] for each in (MEAN, DEVIATION))
+    return (images[:, :, top : top + side, left : left + side] - mean) / deviation
+
+
 def _projection(plan: TowerPlan) -> nn.Linear | None:
     if plan.projection_dim is None:
         return None
@@ -344,10 +360,9 @@ class _Layers(nn.Module):
     def forward(self, h: Tensor, mask: Tensor | None, skip: int) -> tuple[Tensor, Tensor]:
         if not 0 <= skip <= len(self.layers):
             raise ValueError(f"skip is {skip}; this tower has 0 .. {len(self.layers)} layers to leave out")
-        bias = None if mask is None else hidden(mask, h.dtype)
         wanted = h
         for i, layer in enumerate(self.layers):
-            h = layer(h, bias)
+            h = layer(h, mask)
             wanted = h if i < len(self.layers) - skip else wanted
         return wanted, h
 
@@ -367,8 +382,8 @@ class _Block(nn.Module):
                 nn.init.normal_(layer.weight, std=std)
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        x = x + self.self_attn(self.layer_norm1(x), bias)
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + self.self_attn(self.layer_norm1(x), mask)
         return x + self.mlp(self.layer_norm2(x))
 
 
@@ -380,9 +395,9 @@ class _Attention(nn.Module):
         self.heads, self.causal = heads, causal
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
 
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = (each(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for each in (self.q_proj, self.k_proj, self.v_proj))
-        return self.out_proj(attend(q, k, v, self.causal, bias).transpose(1, 2).flatten(2))
+        return self.out_proj(attend(q, k, v, self.causal, mask).transpose(1, 2).flatten(2))
 
 
 class _MLP(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maquette.contracts import Condition, Network
-from maquette.nn.attention import attend, hidden
+from maquette.nn.attention import attend
 from maquette.nn.norm import RMSNorm
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {  # of feed_forward_proj, "gated-" or not
@@ -130,12 +130,11 @@ class _Stack(nn.Module):
         if not 0 <= skip <= len(self.block):
             raise ValueError(f"skip is {skip}; this T5 has 0 .. {len(self.block)} layers to leave out")
         h = self.dropout(h)
-        unseen = None if mask is None else hidden(mask, h.dtype)
         bias: Tensor | None = None
         for block in cast("list[_Block]", list(self.block)[: len(self.block) - skip]):
             distances = block.distances(h.shape[1])
             if distances is not None:
-                bias = distances if unseen is None else distances + unseen
+                bias = distances if mask is None else distances.masked_fill(~mask[:, None, None], -torch.inf)
             h = block(h, bias)
         return self.dropout(self.final_layer_norm(h) if norm else h)
 

@@ -37,36 +37,36 @@ class Memory:
         return self.keys[:, :, :end].to(k.dtype), self.values[:, :, :end].to(v.dtype)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    causal: bool,
+    real: Tensor | None = None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
     """softmax(q k' / sqrt(C) + bias) v (Vaswani 2017, eq. 1): [B,H,T,C], [B,G,S,C], [B,G,S,C] -> [B,H,T,C].
 
-    Causal: the T queries are the newest of the S positions, and none sees a later one.
-
-    Args:
-        bias: added to the scores [B,H,T,S], axes of size 1 for what is alike; see `hidden` for positions not to be seen.
-        scale: instead of 1 / sqrt(C).
+    Causal: the T queries are the newest of the S positions, and none sees a later one. None sees a position that `real`,
+    bool[B,S], denies; one that sees nothing at all gets no number. `bias` [B,H,T,S] may have axes of size 1; `scale` stands in
+    the place of 1 / sqrt(C).
     """
     new, seen = q.shape[2], k.shape[2]
     mask = torch.ones(new, seen, dtype=torch.bool, device=q.device).tril(seen - new) if causal and new > 1 else None
+    square = mask is not None and new == seen and real is None and bias is None
+    if real is not None:
+        mask = real[:, None, None] if mask is None else mask & real[:, None, None]
+    if bias is not None:
+        mask = bias.to(q.dtype) if mask is None else bias.to(q.dtype).masked_fill(~mask, -torch.inf)
     if q.device.type == "cpu" and new > 1 and seen <= SHORT:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
         scores = (q * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)) @ k.mT
-        if bias is not None:
-            scores = scores + bias
         if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf)
+            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
         return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
-    square = mask is not None and bias is None and new == seen
     shared = k.shape[1] != q.shape[1]
-    if bias is not None:
-        mask = bias.to(q.dtype) if mask is None else bias.to(q.dtype).masked_fill(~mask, -torch.inf)
     return F.scaled_dot_product_attention(q, k, v, None if square else mask, is_causal=square, scale=scale, enable_gqa=shared)
-
-
-def hidden(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A bias that hides the positions where a mask bool[B,S] is False, [B,1,1,S]: 0 or the lowest number, not -inf, of which a
-    row would be NaN."""
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)[:, None, None]
 
 
 class Attention(nn.Module):

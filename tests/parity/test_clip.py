@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from maquette.contracts import Condition
-from maquette.networks.clip import CLIP, Plan, Text, TextPlan, Vision, VisionPlan
+from maquette.networks.clip import CLIP, Plan, Text, TextPlan, Vision, VisionPlan, seen
 
 transformers = pytest.importorskip("transformers", reason="the reference is transformers' CLIP")
 END = 95
@@ -159,6 +159,17 @@ def test_gradients_are_theirs() -> None:
         assert p.grad is not None, name
         size = float(expected[name].grad.abs().max())
         torch.testing.assert_close(p.grad, expected[name].grad, atol=1e-4 * max(size, 1), rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (40, 61), (61, 40), (13, 9), (33, 16)])
+def test_images_are_prepared_as_theirs(shape: tuple[int, int]) -> None:
+    processor = transformers.CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    images = torch.randint(0, 256, (2, 3, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    expected = processor(list(images.permute(0, 2, 3, 1).numpy()), return_tensors="pt").pixel_values
+    found = seen(images.float() / 255, 16)
+    assert found.shape == expected.shape
+    level = 1.001 / 255 / 0.26  # a number half way between two levels may fall to either
+    assert (found - expected).abs().max() <= level and (found - expected).abs().gt(1e-5).float().mean() < 0.01
 
 
 def test_old_configurations_say_a_tower_twice() -> None:

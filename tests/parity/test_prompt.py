@@ -157,7 +157,7 @@ def test_stable_diffusion_xl(tmp_path: Path, blank: bool, negative: list[str] | 
     torch.testing.assert_close(untold.tokens, null, atol=1e-4, rtol=0)
     torch.testing.assert_close(untold.vector, torch.cat([null_vector, sizes], 1), atol=1e-4, rtol=0)
     assert bool((untold.tokens == 0).all()) == (blank and negative is None)
-    other = prompt({"caption": CAPTIONS, "sizes": 2 * sizes}).vector
+    other = prompt({"caption": CAPTIONS, "numbers": 2 * sizes}).vector
     assert other is not None and torch.equal(other[:, -6:], 2 * sizes)
 
 
@@ -192,6 +192,9 @@ def test_flux(tmp_path: Path) -> None:
         tokens, vector, _ = pipe.encode_prompt(texts, device="cpu", max_sequence_length=120)
         close(mine.tokens, tokens)
         close(mine.vector, vector)
+    guided = flux(one[2:], two[2:], guidance=3.5)({"caption": CAPTIONS}).vector
+    assert found.vector is not None and guided is not None
+    assert torch.equal(guided[:, :-1], found.vector) and bool((guided[:, -1] == 3.5).all())
 
 
 def test_hidden_fill_is_told_as_a_mask(tmp_path: Path) -> None:
@@ -210,7 +213,7 @@ def small(blank: bool = False) -> Prompt:
     """A prompt of an encoder and a tokenizer of our own, which learns from captions."""
     plan = TextPlan(16, 32, 8, 2, 2, vocab_size=VOCAB, max_position_embeddings=12, eos_token_id=VOCAB - 1)
     reading = Reading(Tokens(length=12), Text(plan))
-    return Prompt([[reading]], [reading], blank=blank, field="text", sizes=(1.0,))
+    return Prompt([[reading]], [reading], blank=blank, field="text", numbers=(1.0,))
 
 
 def taught(blank: bool = False) -> Prompt:
@@ -306,7 +309,7 @@ def test_what_cannot_be_told_is_refused() -> None:
     for batch, says in [
         ({"text": "a cat"}, "list of captions"),
         ({"text": []}, "list of captions"),
-        ({"text": ["a"], "sizes": torch.ones(1, 2)}, r"sizes is of shape \(1, 2\)"),
+        ({"text": ["a"], "numbers": torch.ones(1, 2)}, r"numbers is of shape \(1, 2\)"),
     ]:
         with pytest.raises(ValueError, match=says):
             prompt(batch)
