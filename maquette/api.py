@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,9 @@ def sample(
     begun = found.begun(start, n, hide, sampler) if start else {}
     told = {**(about or {}), **begun.get("about", {})}
     batch = found.sample(n, seed=seed, about=told, prompt=prompt, start=begun.get("start"), sampler=sampler)
+    if about and found.system.conditioner is not None:
+        for note in found.system.conditioner.notes(batch):
+            print(f"note: {note}", file=sys.stderr)
     if out:
         info = {"run": str(path), "recipe": found.run.record["recipe"], "step": found.progress.step, "seed": seed}
         save_samples(batch, found.system.codec.field, Path(out), {**info, "about": about or {}, "sampler": described(sampler)})

@@ -105,6 +105,10 @@ class Conditioner(nn.Module):
         """The fields it reads, drawn from their training distribution, for a sample nobody said anything about."""
         return {}
 
+    def notes(self, batch: Batch) -> list[str]:
+        """What whoever said this should know of how it was heard: what had to be left out."""
+        return []
+
     def every(self) -> list[tuple[Batch, float]]:
         """Each value its fields can take, as a batch of one row, with its log-probability; [] when uncountable."""
         return []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -27,6 +27,7 @@ class Read(Protocol):
     """What prompts are made of: list[str] -> states [B,L,D], those the networks may see bool[B,L], a vector [B,P] or None."""
 
     masked: bool
+    edges: tuple[str, ...]
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor | None]: ...
 
@@ -52,6 +53,7 @@ class Reading(nn.Module):
         super().__init__()
         self.tokens, self.encoder = tokens, encoder
         self.skip, self.norm, self.masked = skip, norm, masked
+        self.edges = tuple(f"encoder.{edge}" for edge in encoder.edges)
 
     def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor | None]:
         ids, real = self.tokens(texts)
@@ -75,6 +77,7 @@ class Silence(nn.Module):
     """
 
     masked = False
+    edges: tuple[str, ...] = ()
     zeros: Tensor
 
     def __init__(self, length: int, width: int):
@@ -96,8 +99,8 @@ class Prompt(Conditioner):
     """Captions list[str] -> tokens [B,L,D] and a vector [B,P]; the null condition is the negative prompt's, by default "".
 
     A batch may bring "negative", a text per row, told where the caption is dropped, and "numbers" float[B,N], told instead of
-    `numbers`. A caption too long is cut, in silence: `unheard` says what no encoder hears. Learns what its tokenizers do not
-    know yet, and keeps some captions, checkpointed, for samples that nobody said anything about.
+    `numbers`. A caption too long is cut; `notes` say what no encoder hears. Learns what its tokenizers do not know yet, and
+    keeps some captions, checkpointed, for samples that nobody said anything about.
 
     Args:
         tokens: readings whose states are told, one group behind another along the length; within a group along the channels.
@@ -109,7 +112,7 @@ class Prompt(Conditioner):
 
     Raises:
         ValueError: no captions, or not as many negative prompts or numbers as captions; a group without a reading, a vector
-            of an encoder that has none.
+            of an encoder that has none; data to learn from that have no captions.
     """
 
     options = ("negative", "numbers")
@@ -145,16 +148,13 @@ class Prompt(Conditioner):
     @property
     def edges(self) -> tuple[str, ...]:
         """Its encoders' sub-modules that touch symbols: where it learns, their matrices are not for Muon."""
-        named = [(i, edge) for i, one in enumerate(self.readings) if isinstance(one, Reading) for edge in one.encoder.edges]
-        return tuple(f"readings.{i}.encoder.{edge}" for i, edge in named)
+        return tuple(f"readings.{i}.{edge}" for i, part in enumerate(self.parts) for edge in part.edges)
 
     def forward(self, batch: Batch, *, drop: float = 0.0, rng: Streams | None = None) -> Condition:
         texts = batch[self.fields[0]]
-        told = self._encode(texts) if drop < 1 else None
-        if told is None or (drop > 0 and rng is not None):
-            null = self._null(batch, texts, told)
-            kept = rng.uniform() >= drop if told is not None and rng is not None else None
-            told = null if told is None or kept is None else _either(kept, told, null)
+        told = self._encode(texts) if drop < 1 else self._null(batch, len(texts))
+        if 0 < drop < 1 and rng is not None:
+            told = _either(rng.uniform() >= drop, told, self._null(batch, len(texts)))
         return tell(told, self._numbers(batch, len(texts), told)) if self.numbers else told
 
     def unheard(self, texts: Sequence[str]) -> list[str]:
@@ -162,7 +162,14 @@ class Prompt(Conditioner):
         rests = zip(*(part.unheard(texts) for part in self.parts), strict=True)
         return [min(each, key=len) for each in rests]
 
+    def notes(self, batch: Batch) -> list[str]:
+        said = dict.fromkeys(text for name in (self.fields[0], "negative") for text in batch.get(name) or ())
+        cut = zip(said, self.unheard(list(said)), strict=True) if said else ()
+        return [f"no encoder hears the end of {_short(text)}: {_short(rest)}" for text, rest in cut if rest]
+
     def learn(self, data: Any) -> None:
+        if self.fields[0] not in data.columns:
+            raise ValueError(f"the data have no {self.fields[0]!r} to learn prompts from; they have {', '.join(data.columns)}")
         texts = list(data.columns[self.fields[0]])
         for part in self.parts:
             part.learn(texts)
@@ -179,8 +186,8 @@ class Prompt(Conditioner):
         """What the networks are told of texts; of equal ones the encoders read one."""
         if isinstance(texts, str) or not len(texts):
             raise ValueError(f"a list of captions is wanted, a row each, not {texts!r}")
-        once = list(dict.fromkeys(texts))
-        found = [part(once) for part in self.parts]
+        once = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        found = [part(list(once)) for part in self.parts]
         groups = [torch.cat([found[i][0] for i in group], 2) for group in self.groups]
         width = max(group.shape[2] for group in groups)
         tokens = torch.cat([nn.functional.pad(group, (0, width - group.shape[2])) for group in groups], 1)
@@ -189,19 +196,17 @@ class Prompt(Conditioner):
         if len(vectors) < len(self.vectors):
             raise ValueError("a reading whose vector is to be told has none: its encoder is no CLIP")
         told = Condition(torch.cat(vectors, 1) if vectors else None, tokens, mask)
-        rows = torch.tensor([once.index(text) for text in texts], device=tokens.device)
+        rows = torch.tensor([once[text] for text in texts], device=tokens.device)
         return told if len(once) == len(texts) else told.map(lambda slot: slot[rows])
 
-    def _null(self, batch: Batch, texts: Sequence[str], told: Condition | None) -> Condition:
+    def _null(self, batch: Batch, rows: int) -> Condition:
         said = batch.get("negative")
-        if said is not None and (isinstance(said, str) or len(said) != len(texts)):
-            raise ValueError(f"negative is {said!r}; it must be a list of {len(texts)} texts, one for each caption")
+        if said is not None and (isinstance(said, str) or len(said) != rows):
+            raise ValueError(f"negative is {said!r}; it must be a list of {rows} texts, one for each caption")
+        told = self._encode([""] * rows if said is None else said)
         if said is not None or not self.blank:
-            return self._encode(said if said is not None else [""] * len(texts))
-        like = told if told is not None else self._encode([""] * len(texts))
-        mask = like.mask
-        zeros = like.map(torch.zeros_like)
-        return zeros if mask is None else Condition(zeros.vector, zeros.tokens, mask)
+            return told
+        return replace(told.map(torch.zeros_like), mask=told.mask)
 
     def _numbers(self, batch: Batch, rows: int, told: Condition) -> Tensor:
         assert told.tokens is not None
@@ -218,6 +223,11 @@ class Prompt(Conditioner):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
+def _short(text: str, most: int = 60) -> str:
+    """A text as a message names it."""
+    return repr(text if len(text) <= most else text[: most - 3] + "...")
+
+
 def _either(kept: Tensor, told: Condition, null: Condition) -> Condition:
     """Rows of one condition where kept bool[B], else of the other."""
     slots: dict[str, Tensor] = {}
@@ -231,13 +241,13 @@ def _either(kept: Tensor, told: Condition, null: Condition) -> Condition:
 # -- as the pipelines of diffusers tell them -----------------------------------------------------------------------------
 
 
-def stable_diffusion(tokens: Tokens, text: Text, skip: int = 0) -> Prompt:
+def stable_diffusion(tokens: Tokens, text: Text, skip: int = 0, field: str = "caption") -> Prompt:
     """Stable Diffusion 1 and 2 (Rombach 2022): one CLIP's states, normalised.
 
     Args:
         skip: of its last layers, left out, in the negative prompt too (where diffusers, told to skip, leaves out none).
     """
-    return Prompt([[Reading(tokens, text, skip=skip)]])
+    return Prompt([[Reading(tokens, text, skip=skip)]], field=field)
 
 
 def stable_diffusion_xl(
@@ -245,6 +255,7 @@ def stable_diffusion_xl(
     second: tuple[Tokens, Text],
     sizes: Sequence[float] = (1024, 1024, 0, 0, 1024, 1024),
     blank: bool = True,
+    field: str = "caption",
 ) -> Prompt:
     """Stable Diffusion XL (Podell 2023): two CLIPs' states before the last layer; the second's projection and six sizes.
 
@@ -254,23 +265,25 @@ def stable_diffusion_xl(
         blank: as force_zeros_for_empty_prompt in the pipeline's model_index.json.
     """
     one, two = (Reading(*each, skip=1, norm=False) for each in (first, second))
-    return Prompt([[one, two]], [two], numbers=sizes, blank=blank)
+    return Prompt([[one, two]], [two], numbers=sizes, blank=blank, field=field)
 
 
-def stable_diffusion_3(first: tuple[Tokens, Text], second: tuple[Tokens, Text], t5: Read) -> Prompt:
+def stable_diffusion_3(first: tuple[Tokens, Text], second: tuple[Tokens, Text], t5: Read, field: str = "caption") -> Prompt:
     """Stable Diffusion 3 (Esser 2024): XL's states, filled up to T5's width, before T5's; both projections.
 
     Args:
         t5: a `Reading` of T5, or a `Silence` as long and as wide.
     """
     one, two = (Reading(*each, skip=1, norm=False) for each in (first, second))
-    return Prompt([[one, two], [cast(nn.Module, t5)]], [one, two])
+    return Prompt([[one, two], [cast(nn.Module, t5)]], [one, two], field=field)
 
 
-def flux(clip: tuple[Tokens, Text], t5: tuple[Tokens, T5Encoder], guidance: float | None = None) -> Prompt:
+def flux(
+    clip: tuple[Tokens, Text], t5: tuple[Tokens, T5Encoder], guidance: float | None = None, field: str = "caption"
+) -> Prompt:
     """Flux: T5's states, and the vector of a CLIP without a projection.
 
     Args:
         guidance: told behind the vector, to networks that were taught to guide themselves (guidance_embeds); None = not told.
     """
-    return Prompt([[Reading(*t5)]], [Reading(*clip)], numbers=() if guidance is None else (guidance,))
+    return Prompt([[Reading(*t5)]], [Reading(*clip)], numbers=() if guidance is None else (guidance,), field=field)

@@ -122,6 +122,14 @@ class Tokens(Learned):
         size = (len(found), self.length)
         return ids.long().view(size).to(self.learned.device), real.bool().view(size).to(self.learned.device)
 
+    def places(self, texts: Sequence[str]) -> list[list[int]]:
+        """At which of its text's characters each symbol begins, a list of L per text; -1 where it stands for none."""
+        found = self.tokenizer.encode_batch(_checked(texts))
+        return [
+            [-1 if special else start for (start, _), special in zip(one.offsets, one.special_tokens_mask, strict=True)]
+            for one in found
+        ]
+
     def unheard(self, texts: Sequence[str]) -> list[str]:
         """What of each text lies beyond its length and is cut off: "" where nothing does."""
         found = self.tokenizer.encode_batch(_checked(texts))

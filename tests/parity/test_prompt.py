@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from maquette.checkpoint import pack, restore
 from maquette.codecs.pixels import Pixels
 from maquette.conditioners.prompt import Prompt, Reading, Silence, flux, stable_diffusion, stable_diffusion_3, stable_diffusion_xl
+from maquette.conditioners.weighting import Weighted, weigh
 from maquette.contracts import Condition
 from maquette.data.core import Split
 from maquette.data.tokens import Tokens
@@ -287,6 +288,48 @@ def test_its_embeddings_are_not_for_muon() -> None:
     assert [name.rsplit(".", 2)[1] for name in named] == ["token_embedding", "position_embedding", "text_projection"]
 
 
+def test_words_in_brackets_count_more() -> None:
+    reading = taught().readings[0]
+    assert isinstance(reading, Reading)
+    weighted = Weighted(reading)
+    plain, _, vector = reading(["a red circle", "grey", ""])
+    found, mask, same = weighted(["a (red:1.5) circle", "grey", ""])
+    assert found.shape == plain.shape and mask.shape == plain.shape[:2] and vector is not None and same is not None
+    moved = (found - plain).abs().amax(2) > 1e-4
+    at = torch.tensor(reading.tokens.places(["a red circle"])[0])
+    assert torch.equal(moved[0], (at >= 2) & (at < 5)) and int(moved[0].sum()) >= 1 and not bool(moved[1:].any())
+    torch.testing.assert_close((found[0] - plain[2])[moved[0]], 1.5 * (plain[0] - plain[2])[moved[0]], atol=1e-4, rtol=0)
+    torch.testing.assert_close(same, vector)
+    assert torch.equal(weighted(["grey"])[0], reading(["grey"])[0])
+    told = Prompt([[weighted]], [weighted], field="text")({"text": ["a (red:1.5) circle"]}).tokens
+    assert told is not None and torch.allclose(told, found[:1], atol=1e-5)
+    assert weighted.unheard(["(" + "red " * 90 + ":2)"])[0] == reading.unheard(["red " * 90])[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "plain", "weights"),
+    [
+        ("a cat", "a cat", {}),
+        ("a (cat)", "a cat", {2: 1.1, 4: 1.1}),
+        ("a (cat:1.3) on", "a cat on", {2: 1.3, 4: 1.3}),
+        ("(a [cat]:2)!", "a cat!", {0: 2.0, 1: 2.0, 2: 2 / 1.1, 4: 2 / 1.1}),
+        ("((a))", "a", {0: 1.1 * 1.1}),
+        (r"a \(cat\) \[b\] \\", "a (cat) [b] \\", {}),
+        ("at 12:30 (now", "at 12:30 now", {9: 1.1, 11: 1.1}),
+        ("a) ] cat:1.3)", "a) ] cat:1.3)", {}),
+        ("(a: b)", "a: b", {0: 1.1, 3: 1.1}),
+        ("(a:-.5)(b: 2 )", "ab", {0: -0.5, 1: 2.0}),
+        ("", "", {}),
+    ],
+)
+def test_marks_are_read(text: str, plain: str, weights: dict[int, float]) -> None:
+    found, each = weigh(text)
+    assert found == plain and len(each) == len(plain)
+    for at, weight in weights.items():
+        assert each[at] == pytest.approx(weight)
+    assert sum(weight != 1 for weight in each) >= len(weights) and (weights or all(weight == 1 for weight in each))
+
+
 def test_a_caller_says_one_text_or_several() -> None:
     prompt = taught()
     system: Any = SimpleNamespace(conditioner=prompt)
@@ -301,6 +344,9 @@ def test_what_no_encoder_hears_is_said(tmp_path: Path) -> None:
     short, both = stable_diffusion(*one[2:]), flux(one[2:], two[2:])
     long = "a cat " * 50 + "the end"
     assert short.unheard(["a cat", long])[0] == "" == both.unheard(["a cat", "the mat " * 2])[1]
+    notes = short.notes({"caption": ["a cat", long, long], "negative": ["", long + "!", ""]})
+    assert len(notes) == 2 and all(note.startswith("no encoder hears the end of 'a cat a cat") for note in notes)
+    assert short.notes({"caption": ["a cat"]}) == []
     assert long.endswith(short.unheard([long])[0]) and len(both.unheard([long])[0]) <= len(short.unheard([long])[0])
 
 
@@ -316,6 +362,8 @@ def test_what_cannot_be_told_is_refused() -> None:
     for said in ("grey", ["grey"]):
         with pytest.raises(ValueError, match="one for each caption"):
             prompt({"text": ["a", "b"], "negative": said}, drop=1.0)
+    with pytest.raises(ValueError, match="no 'text' to learn prompts from; they have image"):
+        small().learn(Split({"image": torch.zeros(1)}))
     with pytest.raises(ValueError, match="at least one reading"):
         Prompt([[]])
     with pytest.raises(ValueError, match="no CLIP"):
