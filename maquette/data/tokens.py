@@ -86,7 +86,8 @@ class Tokens(Learned):
         most = int(said.get("model_max_length") or LONGEST)
         if not length and most >= LONGEST:
             raise DataError(f"the tokenizer of {folder} does not say how long its texts are; give a length")
-        return cls(_measured(tokenizer, length or most, str(said.get("pad_token") or ""), str(folder)))
+        side = str(said.get("padding_side") or "right")
+        return cls(_measured(tokenizer, length or most, str(said.get("pad_token") or ""), str(folder), side))
 
     @property
     def length(self) -> int:
@@ -143,7 +144,7 @@ class Tokens(Learned):
         return rests
 
 
-def _measured(tokenizer: Tokenizer, length: int, pad: str, where: str) -> Tokenizer:
+def _measured(tokenizer: Tokenizer, length: int, pad: str, where: str, side: str = "right") -> Tokenizer:
     """The tokenizer, made to cut and fill up every text to `length` symbols."""
     filler = tokenizer.token_to_id(pad) if pad else None
     if filler is None:
@@ -152,7 +153,7 @@ def _measured(tokenizer: Tokenizer, length: int, pad: str, where: str) -> Tokeni
     if length < least:
         raise ValueError(f"length is {length}; a text of one symbol and its ends has {least}")
     tokenizer.enable_truncation(length)
-    tokenizer.enable_padding(length=length, pad_id=filler, pad_token=pad)
+    tokenizer.enable_padding(length=length, pad_id=filler, pad_token=pad, direction=side)
     return tokenizer
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,13 @@ def read(folder: Path) -> tuple[Tokenizer, dict[str, Any]]:
         DataError: the folder holds none of the known layouts, or one with what is not read here.
     """
     config = _object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    known = {str(one["content"]): one for one in config.get("added_tokens_decoder", {}).values()}
+    known = {_content(one): one for one in (config.get("added_tokens_decoder") or {}).values()}
     said: dict[str, Any] = dict(config)
     if not known and (folder / "special_tokens_map.json").is_file():  # an older layout, where this file has the last word
         said |= _object(folder / "special_tokens_map.json")
     if (folder / "tokenizer.json").is_file():
-        tokenizer, named = _opened(folder / "tokenizer.json"), {}
+        file = folder / "tokenizer.json"
+        tokenizer, named = _made(file, lambda: Tokenizer.from_file(str(file))), {}
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         named = {**_CLIP, **{name: _content(said[name]) for name in _CLIP if said.get(name)}}
         lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
@@ -65,15 +66,13 @@ def clip(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], named: Map
     """CLIP's byte-level byte pairs: text in lower case, white space as one space, words ending in </w>.
 
     Raises:
-        DataError: a special symbol that the vocabulary lacks.
+        DataError: a special symbol that the vocabulary lacks, or a merge into or of symbols that it lacks.
     """
     for one in named.values():
         if one not in vocab:
             raise DataError(f"the vocabulary of {len(vocab)} symbols has no {one!r}")
-    model = models.BPE(
-        dict(vocab), list(merges), end_of_word_suffix="</w>", continuing_subword_prefix="", unk_token=named["unk_token"]
-    )
-    tokenizer = Tokenizer(model)
+    ends = {"end_of_word_suffix": "</w>", "continuing_subword_prefix": "", "unk_token": named["unk_token"]}
+    tokenizer = _made("merges.txt", lambda: Tokenizer(models.BPE(dict(vocab), list(merges), **ends)))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
@@ -110,9 +109,10 @@ def pieces(raw: bytes, extra: int = 100) -> Tokenizer:
         what = "has no pieces" if not found else "is not a unigram model" if not unigram else "keeps white space unlike T5's"
         raise DataError(f"spiece.model {what}, which is not read here: {_ADVICE}")
     found += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(extra))]
-    tokenizer = Tokenizer(models.Unigram(found, unk_id=trainer.get(40, 0), byte_fallback=bool(trainer.get(35, 0))))
+    unknown, spelt = trainer.get(40, 0), bool(trainer.get(35, 0))
+    tokenizer = _made("spiece.model", lambda: Tokenizer(models.Unigram(found, unk_id=unknown, byte_fallback=spelt)))
     if writes.get(2):
-        tokenizer.normalizer = normalizers.Precompiled(writes[2])
+        tokenizer.normalizer = _made("spiece.model", lambda: normalizers.Precompiled(writes[2]))
     space = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), space])
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always", split=True)
@@ -131,11 +131,12 @@ def pieces(raw: bytes, extra: int = 100) -> Tokenizer:
     return tokenizer
 
 
-def _opened(path: Path) -> Tokenizer:
+def _made(file: str | Path, make: Callable[[], Any]) -> Any:
+    """What `make` makes of a file."""
     try:
-        return Tokenizer.from_file(str(path))
+        return make()
     except Exception as error:  # the library raises nothing narrower
-        raise DataError(f"{path} cannot be read as a tokenizer: {error}") from None
+        raise DataError(f"{file} cannot be read as a tokenizer: {error}") from None
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -150,7 +151,9 @@ def _object(path: Path) -> dict[str, Any]:
 
 def _content(one: Any) -> str:
     """A special symbol's text; files hold it bare or with flags."""
-    return str(one["content"]) if isinstance(one, Mapping) else str(one)
+    if isinstance(one, Mapping) and "content" not in one:
+        raise DataError(f"a special symbol without its 'content': {dict(one)}")
+    return str(one["content"] if isinstance(one, Mapping) else one)
 
 
 def _special(said: Mapping[str, Any], known: Mapping[str, Any]) -> list[Any]:
@@ -206,8 +209,9 @@ def _fields(raw: bytes) -> Iterator[tuple[int, Any]]:
 def _whole(raw: bytes, at: int) -> tuple[int, int]:
     """A number in groups of seven bits, the lowest first, and where it ends."""
     value = shift = 0
-    while True:
+    while shift < 70:
         value |= (raw[at] & 127) << shift
         shift, at = shift + 7, at + 1
         if raw[at - 1] < 128:
             return value, at
+    raise ValueError(f"a number of more than 64 bits at byte {at - 10}")

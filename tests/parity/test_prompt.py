@@ -199,7 +199,7 @@ def test_flux(tmp_path: Path) -> None:
 
 
 def test_hidden_fill_is_told_as_a_mask(tmp_path: Path) -> None:
-    """As PixArt's and Sana's encoders are read."""
+    """As PixArt's encoder is read."""
     tokenizer, theirs, tokens, ours = t5_pair(tmp_path, 30)
     found = Prompt([[Reading(tokens, ours, masked=True)]])({"caption": CAPTIONS})
     given = tokenizer(CAPTIONS, padding="max_length", max_length=30, truncation=True, return_tensors="pt")
