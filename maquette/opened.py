@@ -100,7 +100,7 @@ class Loaded:
         rows = images[torch.arange(n) % len(images)].to(self.system.device)
         if not whole:
             return {"start": occluded(self.system.codec, rows, hide or "bottom")}
-        told = {"about": {"source": rows}} if use == "translated" else {}
+        told: dict[str, Any] = {"about": {"source": rows}} if use == "translated" else {}
         if isinstance(sampler, Adopting):
             told["start"] = sampler.adopt(self.system, self.system.encode({"image": rows}))
         return told

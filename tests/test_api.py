@@ -15,6 +15,7 @@ import torch
 import maquette
 import maquette.train  # the module must not hide the verb
 from maquette import api
+from maquette.conditioners.label import Labels
 
 
 def test_verbs_are_the_packages_attributes():
@@ -33,6 +34,14 @@ def test_a_run_opens_and_draws_what_it_is_told(run):
     images = again.sample(4, about={"label": "3"}, seed=5)
     assert images["image"].shape == (4, 1, 8, 8) and images["label"].tolist() == [3] * 4
     assert torch.equal(images["image"], run.sample(4, about={"label": 3}, seed=5)["image"])
+
+
+def test_whoever_says_something_hears_how_it_was_heard(run, monkeypatch, capsys):
+    monkeypatch.setattr(Labels, "notes", lambda self, batch: [f"{len(batch['label'])} labels, half heard"])
+    maquette.sample(run.run.path, 2)
+    assert capsys.readouterr().err == ""
+    maquette.sample(run.run.path, 2, about={"label": 3})
+    assert capsys.readouterr().err == "note: 2 labels, half heard\n"
 
 
 def test_a_run_needs_no_data_to_be_sampled(run, monkeypatch):
