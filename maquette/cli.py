@@ -237,7 +237,7 @@ def sample_verb(
     n: Annotated[int, typer.Option("-n", help="How many.")] = 16,
     seed: Seed = 0,
     about: Annotated[str, typer.Option(help="""What to make, as JSON: '{"label": 3}'.""")] = "",
-    prompt: Annotated[str, typer.Option(help="How a text begins.")] = "",
+    prompt: Annotated[str, typer.Option(help="How a text begins; what a picture shows.")] = "",
     length: Annotated[int, typer.Option(help="Symbols to write (text).")] = 0,
     start: Annotated[str, typer.Option(help="Pictures to translate, rebuild, invert or complete: a file, folder or .npz.")] = "",
     hide: Annotated[str, typer.Option(help="What of them is to be completed: bottom, top, left, right or middle.")] = "",
@@ -280,7 +280,7 @@ def sample_verb(
         device=device,
         trust=trust,
     )
-    texts = batch.get("text")
+    texts = batch["text"] if suffix == "txt" else None
     if as_json:
         return _print({"run": run, "n": n, "seed": seed, "out": out, "text": texts})
     if texts and (show or not out):

@@ -60,13 +60,15 @@ class Loaded:
 
         Args:
             about: what to make, e.g. {"label": 3}, or from what: {"source": float[n,C,H,W] in 0..1}.
-            prompt: how a text begins.
+            prompt: how a text begins; of a system that reads captions, the caption.
             start: what each sample grows from, as `System.sample` has it; `begun` makes one of pictures.
             sampler: another than the run's own.
         """
         if n < 1:
             raise ValueError(f"n is {n}; it must be 1 or more")
         sampler = sampler or self.system.sampler
+        if prompt and "text" in _heard(self.system):
+            about, prompt = {**(about or {}), "text": prompt}, ""
         told = _told(self.system, self.facts, about or {}, n)
         if prompt:
             start = _prompted(self.system, prompt, n, sampler)
@@ -159,19 +161,24 @@ def _told(system: System, facts: Facts, about: dict[str, Any], n: int) -> Batch 
     """What a caller says of the samples, as batch fields of n rows; only what the system's conditioner reads is taken."""
     if not about:
         return None
-    known = [*system.conditioner.fields, *system.conditioner.options] if system.conditioner is not None else []
+    known = _heard(system)
     for key in about:
         if key not in known:
             raise recipes.UnknownName("field of --about", key, known or ["(this run takes none)"])
-    readers = {"label": _labels, "source": _sources}
-    return {key: readers.get(key, _texts)(facts, value, n) for key, value in about.items()}
+    readers = {"label": _labels, "source": _sources, "text": _sentences, "negative": _sentences}
+    return {key: readers[key](facts, value, n) if key in readers else value for key, value in about.items()}
 
 
-def _texts(facts: Facts, said: Any, n: int) -> Any:
-    """A text, or several in turn: n of them. What is no text stays as it is."""
-    if not isinstance(said, str) and not (isinstance(said, list) and said and isinstance(said[0], str)):
-        return said
-    given = [said] if isinstance(said, str) else said
+def _heard(system: System) -> list[str]:
+    """The fields that a system's conditioner reads."""
+    return [] if system.conditioner is None else [*system.conditioner.fields, *system.conditioner.options]
+
+
+def _sentences(facts: Facts, said: Any, n: int) -> list[str]:
+    """One sentence or several in turn: n of them."""
+    given = said if isinstance(said, list) else [said]
+    if not given or not all(isinstance(text, str) for text in given):
+        raise ValueError(f"--about says {said!r}, which is no sentence and no list of sentences")
     return [given[i % len(given)] for i in range(n)]
 
 

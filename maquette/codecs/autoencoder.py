@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from maquette.contracts import Code, Codec, Network
 from maquette.nn.densities import Likelihood, normal_kl
 from maquette.nn.quantize import Quantizer
+from maquette.nn.ranks import summed
 from maquette.streams import Streams
 
 
@@ -94,6 +96,54 @@ class KLCodec(Autoencoder):
         """KL(q || N(0, 1)) [B]: what bits-back coding would pay (Hinton & van Camp 1993)."""
         mean, logvar = self.posterior(x)
         return normal_kl(mean, logvar, mean.new_zeros(len(mean), 2, *mean.shape[1:]))
+
+
+class LatentCodec(KLCodec):
+    """Images <-> latents that a next stage can model as they are: every channel has mean 0 and variance 1 over the data.
+
+    Moving averages of both move with every training batch that is squeezed (a fixed factor in Rombach 2022, sec. 4.3.2).
+
+    Args:
+        shape: (D, h, w) of the latents.
+        decay: of the averages.
+    """
+
+    first: Tensor
+    second: Tensor
+    seen: Tensor
+
+    def __init__(
+        self, encoder: Network, decoder: Network, likelihood: Likelihood, shape: tuple[int, int, int], decay: float = 0.99
+    ):
+        super().__init__(encoder, decoder, likelihood)
+        self.shape, self.decay = shape, decay
+        for name, size in (("first", shape[:1]), ("second", shape[:1]), ("seen", ())):
+            self.register_buffer(name, torch.zeros(size))
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel, [D,1,1]; 0 and 1 before the first batch."""
+        share = self.seen.clamp(min=1e-12)
+        mean, power = self.first / share, self.second / share
+        spread = torch.where(self.seen > 0, (power - mean.square()).clamp(min=1e-8).sqrt(), 1.0)
+        return mean[:, None, None], spread[:, None, None]
+
+    def encode(self, data: Tensor) -> Code:
+        mean, spread = self.moments()
+        return (super().encode(data) - mean) / spread
+
+    def decode(self, code: Code) -> Tensor:
+        mean, spread = self.moments()
+        return super().decode(code * spread + mean)
+
+    def squeeze(self, x: Tensor, rng: Streams, prior: Tensor | None = None) -> tuple[Code, Tensor]:
+        z, charge = super().squeeze(x, rng, prior)
+        if self.training:
+            with torch.no_grad():
+                places = z.new_full((), len(z) * z[0, 0].numel())
+                total, squared, places = summed(z.sum((0, 2, 3)), z.square().sum((0, 2, 3)), places)
+                for kept, new in ((self.first, total / places), (self.second, squared / places), (self.seen, places / places)):
+                    kept.lerp_(new, 1 - self.decay)
+        return z, charge
 
 
 class SymbolCodec(Autoencoder):

@@ -125,7 +125,7 @@ class Prompt(Conditioner):
         *,
         numbers: Sequence[float] = (),
         blank: bool = False,
-        field: str = "caption",
+        field: str = "text",
     ):
         super().__init__()
         if not tokens or not all(tokens):
@@ -241,7 +241,7 @@ def _either(kept: Tensor, told: Condition, null: Condition) -> Condition:
 # -- as the pipelines of diffusers tell them -----------------------------------------------------------------------------
 
 
-def stable_diffusion(tokens: Tokens, text: Text, skip: int = 0, field: str = "caption") -> Prompt:
+def stable_diffusion(tokens: Tokens, text: Text, skip: int = 0, field: str = "text") -> Prompt:
     """Stable Diffusion 1 and 2 (Rombach 2022): one CLIP's states, normalised.
 
     Args:
@@ -255,7 +255,7 @@ def stable_diffusion_xl(
     second: tuple[Tokens, Text],
     sizes: Sequence[float] = (1024, 1024, 0, 0, 1024, 1024),
     blank: bool = True,
-    field: str = "caption",
+    field: str = "text",
 ) -> Prompt:
     """Stable Diffusion XL (Podell 2023): two CLIPs' states before the last layer; the second's projection and six sizes.
 
@@ -268,7 +268,7 @@ def stable_diffusion_xl(
     return Prompt([[one, two]], [two], numbers=sizes, blank=blank, field=field)
 
 
-def stable_diffusion_3(first: tuple[Tokens, Text], second: tuple[Tokens, Text], t5: Read, field: str = "caption") -> Prompt:
+def stable_diffusion_3(first: tuple[Tokens, Text], second: tuple[Tokens, Text], t5: Read, field: str = "text") -> Prompt:
     """Stable Diffusion 3 (Esser 2024): XL's states, filled up to T5's width, before T5's; both projections.
 
     Args:
@@ -278,9 +278,7 @@ def stable_diffusion_3(first: tuple[Tokens, Text], second: tuple[Tokens, Text], 
     return Prompt([[one, two], [cast(nn.Module, t5)]], [one, two], field=field)
 
 
-def flux(
-    clip: tuple[Tokens, Text], t5: tuple[Tokens, T5Encoder], guidance: float | None = None, field: str = "caption"
-) -> Prompt:
+def flux(clip: tuple[Tokens, Text], t5: tuple[Tokens, T5Encoder], guidance: float | None = None, field: str = "text") -> Prompt:
     """Flux: T5's states, and the vector of a CLIP without a projection.
 
     Args:

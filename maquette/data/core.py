@@ -25,7 +25,7 @@ class Facts:
 
     name: a built-in's name or an absolute path, from which it opens again; size: the side images were brought to
     (0 = as they are); field: "image" or "text"; shape: (C, H, W) of an image; levels: distinct values per channel;
-    sources: whether each image comes with one to be made from, as "source";
+    sources: whether each image comes with one to be made from, as "source"; captions: or with words, as "text";
     classes: label names, in label order; shares: each class's share of the training rows; rows: split -> count;
     bytes: split -> UTF-8 bytes of text; hash: SHA-256 over every row in order.
     kind: "real", "rendered", "simulated" or "own"; factors: a column's name -> what its values 0, 1, ... stand for, where
@@ -48,6 +48,7 @@ class Facts:
     skipped: tuple[tuple[str, str], ...] = fresh(default=(), compare=False)  # (file, reason)
     size: int = 0
     sources: bool = False
+    captions: bool = False
     bytes: dict[str, int] = fresh(default_factory=dict)
     factors: dict[str, tuple[str, ...]] = fresh(default_factory=dict)
 
@@ -123,6 +124,7 @@ def image_data(about: Facts, columns: dict[str, dict[str, Column]]) -> Data:
         shape=tuple(pixels.shape[1:]),
         shares=shares,
         sources="source" in columns["train"],
+        captions="text" in columns["train"],
     )
     return Data(facts, lambda: {split: Split(found, facts.levels) for split, found in columns.items()})
 

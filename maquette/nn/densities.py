@@ -182,6 +182,33 @@ class Normal:
         return self._split(params)[0]
 
 
+class Laplace:
+    """The absolute error of one guess per channel: a Laplace distribution of fixed width, P = C, times the levels' distance.
+
+    What a decoder learns from fastest where codes leave little in doubt; draws are its means.
+
+    Args:
+        levels: distinct values per channel.
+        width: of the distribution, in the images' units of -1..1.
+    """
+
+    def __init__(self, levels: int, width: float = 0.05):
+        self.levels, self.spread = levels, width
+
+    def width(self, channels: int) -> int:
+        return channels
+
+    def nats(self, x: Tensor, params: Tensor) -> Tensor:
+        each = (x.float() - params.float()).abs() / self.spread + math.log(self.spread * (self.levels - 1))
+        return each.flatten(1).sum(1)
+
+    def draw(self, params: Tensor, rng: Streams) -> Tensor:
+        return self.mean(params)
+
+    def mean(self, params: Tensor) -> Tensor:
+        return params.float().clamp(-1, 1)
+
+
 def grey(levels: int) -> Levelled:
     """The likelihood for images of `levels` grey levels: a softmax while they are few (<= 32), else a logistic mixture."""
     return Categorical(levels) if levels <= 32 else LogisticMixture(levels, parts=10)

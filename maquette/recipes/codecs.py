@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 
-from maquette.codecs.autoencoder import KLCodec, SymbolCodec
+from maquette.codecs.autoencoder import LatentCodec, SymbolCodec
 from maquette.codecs.chain import Chain
 from maquette.codecs.pixels import Pixels
 from maquette.conditioners.label import Labels
@@ -15,7 +15,7 @@ from maquette.experiment import Experiment, Fit
 from maquette.networks.patch_discriminator import PatchClassifier, PatchDiscriminator
 from maquette.networks.resnet_grid import GridDecoder, GridEncoder, grid_of
 from maquette.networks.transformer import Style, Transformer
-from maquette.nn.densities import Categorical, Likelihood, LogisticMixture
+from maquette.nn.densities import Categorical, Laplace, Likelihood, LogisticMixture
 from maquette.nn.quantize import FiniteScalarQuantizer, Quantizer, ResidualQuantizer, VectorQuantizer
 from maquette.objectives.coding import Coding, Sharpened
 from maquette.objectives.likelihood import NextCode
@@ -123,12 +123,8 @@ def kl_codec(
         delay: steps before the discriminator joins in.
     """
     opened = _images("kl_codec", data, size)
-    if latent < 1:
-        raise ValueError(f"latent is {latent}; it must be 1 or more")
-    density = _density(opened.facts)
-    encoder, decoder, _ = _networks(opened.facts, 2 * latent, latent, density, depth, patch)
-    codec = Chain(Pixels(opened.facts.levels), KLCodec(encoder, decoder, density))
-    system = System(_critics(opened.facts, depth), Sharpened(kl, features, adversary, delay), Rebuild(), codec)
+    codec, _ = latents_of(opened.facts, latent, depth, patch)
+    system = System(critics_of(opened.facts, depth), Sharpened(kl, features, adversary, delay), Rebuild(), codec)
     return Experiment(system, opened, FIT, KL_CODEC)
 
 
@@ -161,7 +157,7 @@ def vqgan(
     """
     opened = _images("vqgan", data, size)
     codec = _symbols(opened.facts, VectorQuantizer(latent, symbols), _density(opened.facts), depth, patch)
-    system = System(_critics(opened.facts, depth), Sharpened(0.25, features, adversary, delay), Rebuild(), codec)
+    system = System(critics_of(opened.facts, depth), Sharpened(0.25, features, adversary, delay), Rebuild(), codec)
     return Experiment(system, opened, FIT, VQGAN)
 
 
@@ -217,7 +213,7 @@ def vqgan_prior(
     opened = _images("vqgan_prior", data, size)
     coder = _symbols(opened.facts, VectorQuantizer(16, symbols), _density(opened.facts))
     first = Sharpened(0.25, features, adversary, delay)
-    return _prior(opened, coder, depth, dropout, drop, first=first, critics=_critics(opened.facts, 1))
+    return _prior(opened, coder, depth, dropout, drop, first=first, critics=critics_of(opened.facts, 1))
 
 
 def _prior(
@@ -311,12 +307,22 @@ def _networks(
     )
 
 
+def latents_of(facts: Facts, latent: int, depth: int, patch: int) -> tuple[Chain, tuple[int, int, int]]:
+    """An untrained codec of latents, and their shape."""
+    if latent < 1:
+        raise ValueError(f"latent is {latent}; it must be 1 or more")
+    density = Laplace(facts.levels)
+    encoder, decoder, grid = _networks(facts, 2 * latent, latent, density, depth, patch)
+    shape = (latent, *grid)
+    return Chain(Pixels(facts.levels), LatentCodec(encoder, decoder, density, shape)), shape
+
+
 def _symbols(facts: Facts, quantizer: Quantizer, likelihood: Likelihood, depth: int = 1, patch: int = 0) -> Chain:
     encoder, decoder, grid = _networks(facts, quantizer.width, quantizer.width, likelihood, depth, patch)
     return Chain(Pixels(facts.levels), SymbolCodec(encoder, quantizer, decoder, likelihood, grid))
 
 
-def _critics(facts: Facts, depth: int) -> dict[str, Network]:
+def critics_of(facts: Facts, depth: int) -> dict[str, Network]:
     """The discriminator, and the judge where there are labels to learn from."""
     critics: dict[str, Network] = {"discriminator": PatchDiscriminator(facts.shape[0], 32 * depth)}
     if len(facts.classes) > 1:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from maquette import api, recipes
 
@@ -16,16 +18,19 @@ TINY: dict[str, Any] = {"depth": 1, "width": 32, "heads": 2, "vocab": 300, "cont
 SMALL = {"font_digits": "digits", "font_digits8:digits": "digits:digits"}  # data that stand in for larger ones
 TINY |= {"symbols": 16, "books": 2, "delay": 2}
 # every recipe by itself, and those of a second stage also on a run of the first
+FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec"}
 CASES = [(name, False) for name in recipes.catalogue()]
 CASES += [(name, True) for name, listed in recipes.catalogue().items() if "codec" in listed.arguments]
 
 
-def tiny(name: str, text: Path) -> dict[str, Any]:
-    """Arguments for the smallest system of a recipe, on digits or on a small folder of text."""
+def tiny(name: str, text: Path, captioned: Path) -> dict[str, Any]:
+    """Arguments for the smallest system of a recipe, on digits or on a small folder of text or of captioned pictures."""
     known = recipes.catalogue()[name].arguments
     found = {key: value for key, value in TINY.items() if key in known}
     if "stdlib" in str(known.get("data")):
         found["data"] = str(text)
+    if known.get("data") == "scenes":
+        found["data"] = str(captioned)
     if known.get("data") in SMALL:
         found["data"] = SMALL[known["data"]]
     return found
@@ -41,12 +46,25 @@ def text_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def codec_run(tmp_path_factory) -> Path:
-    """A trained codec of symbols, for a second stage to build on."""
-    out = tmp_path_factory.mktemp("codec") / "run"
-    own = {key: value for key, value in TINY.items() if key in recipes.catalogue()["vq_vae"].arguments}
-    api.train("vq_vae", out=out, quiet=True, **{**own, "steps": 2, "batch": 8})
-    return out
+def captioned(tmp_path_factory) -> Path:
+    """A few pictures with a sentence beside each."""
+    folder, rng = tmp_path_factory.mktemp("captioned"), np.random.default_rng(0)
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"picture {i % 7} of {'red' if i % 2 else 'blue'} noise")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def codec_runs(tmp_path_factory, text_folder, captioned) -> dict[str, Path]:
+    """A trained codec for each recipe of a second stage to build on."""
+    runs = {}
+    for second, first in FIRST.items():
+        runs[second] = tmp_path_factory.mktemp(first) / "run"
+        own = {key: value for key, value in TINY.items() if key in recipes.catalogue()[first].arguments}
+        data = tiny(second, text_folder, captioned).get("data", "digits")
+        api.train(first, out=runs[second], quiet=True, data=data, **{**own, "steps": 2, "batch": 8})
+    return runs
 
 
 @pytest.fixture(params=CASES, ids=[name + "-on-a-run" * staged for name, staged in CASES])
@@ -60,6 +78,6 @@ def recipe(case) -> str:
 
 
 @pytest.fixture
-def arguments(case, text_folder, request) -> dict[str, Any]:
-    found = tiny(case[0], text_folder)
-    return {**found, "codec": str(request.getfixturevalue("codec_run"))} if case[1] else found
+def arguments(case, text_folder, captioned, request) -> dict[str, Any]:
+    found = tiny(case[0], text_folder, captioned)
+    return {**found, "codec": str(request.getfixturevalue("codec_runs")[case[0]])} if case[1] else found

@@ -117,7 +117,7 @@ def _quiet() -> Any:
 
 def told(prompt: Prompt, **batch: Any) -> tuple[Condition, Condition]:
     """The condition, and the null condition."""
-    batch = {"caption": CAPTIONS, **batch}
+    batch = {"text": CAPTIONS, **batch}
     return prompt(batch), prompt(batch, drop=1.0)
 
 
@@ -137,7 +137,7 @@ def test_stable_diffusion(tmp_path: Path, config: dict[str, Any], negative: list
     states = theirs(
         tokenizer(CAPTIONS, padding="max_length", truncation=True, return_tensors="pt").input_ids, output_hidden_states=True
     )
-    close(stable_diffusion(tokens, ours, skip=1)({"caption": CAPTIONS}).tokens, theirs.final_layer_norm(states.hidden_states[-2]))
+    close(stable_diffusion(tokens, ours, skip=1)({"text": CAPTIONS}).tokens, theirs.final_layer_norm(states.hidden_states[-2]))
 
 
 @pytest.mark.parametrize("negative", [None, NEGATIVE])
@@ -158,7 +158,7 @@ def test_stable_diffusion_xl(tmp_path: Path, blank: bool, negative: list[str] | 
     torch.testing.assert_close(untold.tokens, null, atol=1e-4, rtol=0)
     torch.testing.assert_close(untold.vector, torch.cat([null_vector, sizes], 1), atol=1e-4, rtol=0)
     assert bool((untold.tokens == 0).all()) == (blank and negative is None)
-    other = prompt({"caption": CAPTIONS, "numbers": 2 * sizes}).vector
+    other = prompt({"text": CAPTIONS, "numbers": 2 * sizes}).vector
     assert other is not None and torch.equal(other[:, -6:], 2 * sizes)
 
 
@@ -193,7 +193,7 @@ def test_flux(tmp_path: Path) -> None:
         tokens, vector, _ = pipe.encode_prompt(texts, device="cpu", max_sequence_length=120)
         close(mine.tokens, tokens)
         close(mine.vector, vector)
-    guided = flux(one[2:], two[2:], guidance=3.5)({"caption": CAPTIONS}).vector
+    guided = flux(one[2:], two[2:], guidance=3.5)({"text": CAPTIONS}).vector
     assert found.vector is not None and guided is not None
     assert torch.equal(guided[:, :-1], found.vector) and bool((guided[:, -1] == 3.5).all())
 
@@ -201,7 +201,7 @@ def test_flux(tmp_path: Path) -> None:
 def test_hidden_fill_is_told_as_a_mask(tmp_path: Path) -> None:
     """As PixArt's encoder is read."""
     tokenizer, theirs, tokens, ours = t5_pair(tmp_path, 30)
-    found = Prompt([[Reading(tokens, ours, masked=True)]])({"caption": CAPTIONS})
+    found = Prompt([[Reading(tokens, ours, masked=True)]])({"text": CAPTIONS})
     given = tokenizer(CAPTIONS, padding="max_length", max_length=30, truncation=True, return_tensors="pt")
     close(found.tokens, theirs(**given).last_hidden_state)
     assert found.mask is not None and torch.equal(found.mask, given.attention_mask.bool())
@@ -335,7 +335,7 @@ def test_a_caller_says_one_text_or_several() -> None:
     system: Any = SimpleNamespace(conditioner=prompt)
     said = _told(system, cast(Any, None), {"text": "a cat", "negative": ["a", "b"]}, 3)
     assert said == {"text": ["a cat"] * 3, "negative": ["a", "b", "a"]}
-    with pytest.raises(UnknownName, match="caption"):
+    with pytest.raises(UnknownName, match="text"):
         _told(system, cast(Any, None), {"caption": "a cat"}, 3)
 
 
@@ -344,9 +344,9 @@ def test_what_no_encoder_hears_is_said(tmp_path: Path) -> None:
     short, both = stable_diffusion(*one[2:]), flux(one[2:], two[2:])
     long = "a cat " * 50 + "the end"
     assert short.unheard(["a cat", long])[0] == "" == both.unheard(["a cat", "the mat " * 2])[1]
-    notes = short.notes({"caption": ["a cat", long, long], "negative": ["", long + "!", ""]})
+    notes = short.notes({"text": ["a cat", long, long], "negative": ["", long + "!", ""]})
     assert len(notes) == 2 and all(note.startswith("no encoder hears the end of 'a cat a cat") for note in notes)
-    assert short.notes({"caption": ["a cat"]}) == []
+    assert short.notes({"text": ["a cat"]}) == []
     assert long.endswith(short.unheard([long])[0]) and len(both.unheard([long])[0]) <= len(short.unheard([long])[0])
 
 
@@ -368,4 +368,4 @@ def test_what_cannot_be_told_is_refused() -> None:
         Prompt([[]])
     with pytest.raises(ValueError, match="no CLIP"):
         reading = Reading(prompt.readings[0].tokens, T5Encoder(t5.Plan(VOCAB, 16, 4, 16, 1, 2)))  # type: ignore[arg-type]
-        Prompt([[reading]], [reading])({"caption": ["a"]})
+        Prompt([[reading]], [reading])({"text": ["a"]})
