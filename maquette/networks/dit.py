@@ -8,27 +8,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maquette.contracts import Condition, Network
 from maquette.nn.attention import attend
 from maquette.nn.conv import fold, unfold, zeroed
-from maquette.nn.embed import TimeEmbedding, widened
-
-
-def places(high: int, wide: int, width: int, slowest: float = 10_000.0) -> Tensor:
-    """Sines and cosines of each patch's row and column, a quarter of the channels each: [high * wide, width]."""
-    frequency = slowest ** -(torch.arange(width // 4, dtype=torch.float32) / (width // 4))
-    row, column = (torch.arange(n, dtype=torch.float32)[:, None] * frequency for n in (high, wide))
-    down, across = (torch.cat([angle.sin(), angle.cos()], 1) for angle in (row, column))
-    return torch.cat([down.repeat_interleave(wide, 0), across.repeat(high, 1)], 1)
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x [B,N,D] scaled and shifted by a condition's [B,D]."""
-    return x * (1 + scale[:, None]) + shift[:, None]
+from maquette.nn.embed import TimeEmbedding, places, widened
+from maquette.nn.norm import modulate
 
 
 class Block(nn.Module):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from maquette.nn.norm import RMSNorm
 from maquette.nn.rope import Turn, rotate
 
-SHORT = 512  # up to here a CPU is faster with two plain matrix products than with its fused attention kernel
+SHORT = 512  # up to here a CPU learns, or works in half precision, faster with two matrix products than with its fused kernel
 
 
 class Memory:
@@ -59,7 +59,8 @@ def attend(
         mask = real[:, None, None] if mask is None else mask & real[:, None, None]
     if bias is not None:
         mask = bias.to(q.dtype) if mask is None else bias.to(q.dtype).masked_fill(~mask, -torch.inf)
-    if q.device.type == "cpu" and new > 1 and seen <= SHORT:
+    plain = q.dtype != torch.float32 or torch.is_grad_enabled()
+    if q.device.type == "cpu" and new > 1 and seen <= SHORT and plain:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
         scores = (q * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)) @ k.mT
         if mask is not None:

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def fourier(t: Tensor, width: int, scale: float = 1000.0, slowest: float = 10_000.0) -> Tensor:
@@ -34,6 +35,31 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         return self.mlp(fourier(t, self.features))
+
+
+class TwoLayers(nn.Module):
+    """Linear, SiLU, linear, under diffusers' names: [B,D] -> [B,E]."""
+
+    def __init__(self, inside: int, outside: int):
+        super().__init__()
+        self.linear_1, self.linear_2 = nn.Linear(inside, outside), nn.Linear(outside, outside)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(F.silu(self.linear_1(x)))
+
+
+def places(high: int, wide: int, width: int, slowest: float = 10_000.0, span: float | None = None) -> Tensor:
+    """Sines and cosines of each place's row and column, a quarter of the channels each: [high * wide, width].
+
+    With `span`, rows and columns are counted from 0 to it however many there are, so that every picture lies where one of that
+    side did.
+    """
+    frequency = slowest ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    row, column = (
+        torch.arange(n, dtype=torch.float64)[:, None] * (1 if span is None else span / n) * frequency for n in (high, wide)
+    )
+    down, across = (torch.cat([angle.sin(), angle.cos()], 1).float() for angle in (row, column))
+    return torch.cat([down.repeat_interleave(wide, 0), across.repeat(high, 1)], 1)
 
 
 def widened(told: nn.Linear | None, more: int, width: int) -> nn.Linear:

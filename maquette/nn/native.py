@@ -71,7 +71,7 @@ def over_rows(name: str, rows: int, like: Tensor, *arguments: Tensor | int | flo
         else ctypes.c_int64(a)
         for a in arguments
     ]
-    shares = min(torch.get_num_threads(), rows)
+    shares = max(1, min(torch.get_num_threads(), rows))
     ends = [rows * i // shares for i in range(shares + 1)]
     parts: list[list[Any]] = [[ctypes.c_int64(a), ctypes.c_int64(b)] for a, b in pairwise(ends)]
     if shares == 1:

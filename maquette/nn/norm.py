@@ -25,3 +25,13 @@ class RMSNorm(nn.Module):
         wide = x.float()
         y = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
         return y if self.weight is None else y * self.weight.to(x.dtype)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x [B,N,D] scaled by 1 + scale and shifted, [B,D] both, in one pass."""
+    return torch.addcmul(shift[:, None], x, 1 + scale[:, None])
+
+
+def gated(x: Tensor, gate: Tensor, h: Tensor) -> Tensor:
+    """x and a branch h [B,N,D] through a condition's gate [B,D], in one pass."""
+    return torch.addcmul(x, gate[:, None], h)
