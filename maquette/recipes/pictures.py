@@ -8,13 +8,14 @@ from dataclasses import replace
 from maquette.codecs.autoencoder import LatentCodec
 from maquette.codecs.chain import Chain
 from maquette.conditioners.prompt import Prompt, Reading
-from maquette.contracts import Codec
+from maquette.contracts import Network
 from maquette.data import Data, Facts, open_data
 from maquette.data.cached import cached
 from maquette.data.tokens import Tokens
 from maquette.experiment import Experiment, Fit
 from maquette.networks.clip import Text
 from maquette.networks.clip_plans import TextPlan
+from maquette.networks.mmdit import MMDiT, Plan
 from maquette.networks.unet import UNet
 from maquette.objectives.coding import Sharpened
 from maquette.objectives.denoising import Denoising
@@ -23,6 +24,7 @@ from maquette.processes import flow as straight
 from maquette.processes.gaussian import Balanced
 from maquette.recipes.codecs import critics_of, latents_of
 from maquette.recipes.diffusion import levels_of
+from maquette.recipes.masked import patch_of
 from maquette.runs import trained
 from maquette.samplers.solvers import DPM
 from maquette.system import System
@@ -51,7 +53,7 @@ def latent_diffusion(
         codec: a run of kl_codec; without one, its codec is trained alongside, in this run.
         data: a built-in set of captioned images, or a folder of yours.
         size: side in pixels that images are brought to; 0 keeps them as they are.
-        depth: the one dial: residual blocks per resolution; channels grow with it.
+        depth: the one dial: channels grow with it.
         patch: pixels to a side that a latent vector stands for, without a codec's run.
         latent: numbers in a latent vector, without a codec's run.
         words: symbols of a caption that are read.
@@ -59,16 +61,88 @@ def latent_diffusion(
         guidance: of samples, unless a dial says otherwise; 1 = off.
     """
     opened = _captioned("latent_diffusion", data, size, depth)
-    facts = opened.facts
-    coder, shape = _stage_one(codec, facts) if codec else latents_of(facts, latent, 1, patch)
-    first = None if codec else Sharpened(1e-4, delay=60)
-    width = 64 * (depth + 1)
-    reader = _reader(width, words)
+    chain, shape, first = _coder(codec, opened.facts, latent, patch)
+    width = 128 * depth
     folding, mults = levels_of(shape)
-    net = UNet(shape[0], 64 * depth, mults, depth, vector=width, tokens=width, folding=folding)
+    if len(mults) == 1 and shape[1] % 2 == shape[2] % 2 == 0:
+        mults = (1, 2)  # small as the latents are
+    net = UNet(shape[0], width, mults, 2, vector=width, tokens=width, folding=folding)
+    return _of_latents(opened, chain, shape, first, net, _reader(width, words), drop, guidance, Fit(lr=2e-3))
+
+
+def mmdit(
+    codec: str = "",
+    data: str = "scenes",
+    size: int = 0,
+    depth: int = 6,
+    patch: int = 8,
+    latent: int = 16,
+    words: int = 16,
+    drop: float = 0.1,
+    guidance: float = 2.0,
+) -> Experiment:
+    """MM-DiT: caption and latents as two streams that attend as one, then as one stream (Esser 2024, arXiv:2403.03206).
+
+    Flux's shape: double-stream blocks, then single-stream ones; rotary places by row and column; the caption's vector with the
+    time. A straight path at logit-normal times. The text encoder learns here, with the transformer.
+
+    Args:
+        codec: a run of kl_codec; without one, its codec is trained alongside, in this run.
+        data: a built-in set of captioned images, or a folder of yours.
+        size: side in pixels that images are brought to; 0 keeps them as they are.
+        depth: the one dial: blocks, a third of them of two streams; channels grow with it.
+        patch: pixels to a side that a latent vector stands for, without a codec's run.
+        latent: numbers in a latent vector, without a codec's run.
+        words: symbols of a caption that are read.
+        drop: chance that a training row is not told its caption; above 0 makes guidance possible.
+        guidance: of samples, unless a dial says otherwise; 1 = off.
+    """
+    opened = _captioned("mmdit", data, size, depth)
+    chain, shape, first = _coder(codec, opened.facts, latent, patch)
+    heads = max(1, depth)
+    plan = Plan(
+        in_channels=shape[0],
+        out_channels=shape[0],
+        patch_size=tokens_of(shape),
+        num_layers=max(1, depth // 3),
+        num_single_layers=depth - max(1, depth // 3),
+        num_attention_heads=heads,
+        attention_head_dim=32,
+        joint_attention_dim=128,
+        pooled_projection_dim=128,
+    )
+    fit = Fit(lr=2e-3, muon=0.02)
+    return _of_latents(opened, chain, shape, first, MMDiT(plan), _reader(128, words), drop, guidance, fit)
+
+
+def tokens_of(shape: tuple[int, int, int]) -> int:
+    """Latents to a side of a token: as many as leave at most 16 tokens, where that is few, else 64."""
+    high, wide = shape[1:]
+    return 1 if high * wide <= 16 else patch_of(high, wide, most=16 if high * wide <= 64 else 64)
+
+
+def _coder(path: str, facts: Facts, latent: int, patch: int) -> tuple[Chain, tuple[int, int, int], Sharpened | None]:
+    """A codec of latents, their shape, and how it learns where it is not trained already."""
+    if path:
+        return *_stage_one(path, facts), None
+    return *latents_of(facts, latent, 1, patch), Sharpened(1e-4, delay=300)
+
+
+def _of_latents(
+    opened: Data,
+    coder: Chain,
+    shape: tuple[int, int, int],
+    first: Sharpened | None,
+    net: Network,
+    reader: Prompt,
+    drop: float,
+    guidance: float,
+    fit: Fit,
+) -> Experiment:
+    """A network that denoises a codec's latents, told captions. `first`: how the codec learns in the same run; None = not."""
     process = straight.flow(reading=Balanced(1.0))
     system = System(
-        {"main": net, "ema": copy.deepcopy(net), **(critics_of(facts, 1) if first else {})},
+        {"main": net, "ema": copy.deepcopy(net), **(critics_of(opened.facts, 1) if first else {})},
         Together(first, Denoising(process, drop)) if first else Denoising(process, drop),
         DPM(process, shape, steps=20, guidance=guidance),
         coder,
@@ -77,7 +151,7 @@ def latent_diffusion(
         follow={"ema": ("main", 0.9995)},
     )
     rows = opened if first else cached(opened, coder.field, lambda images: coder.encode(images.to(system.device)))
-    return Experiment(system, rows, Fit(steps=6000, batch=64, lr=2e-3, bf16=True))
+    return Experiment(system, rows, replace(fit, steps=6000, batch=128, bf16=True))
 
 
 def _reader(width: int, words: int, depth: int = 2) -> Prompt:
@@ -104,7 +178,7 @@ def _captioned(recipe: str, data: str, size: int, depth: int) -> Data:
     return opened
 
 
-def _stage_one(path: str, facts: Facts) -> tuple[Codec, tuple[int, ...]]:
+def _stage_one(path: str, facts: Facts) -> tuple[Chain, tuple[int, int, int]]:
     """The codec of a trained run, with its weights.
 
     Raises:
