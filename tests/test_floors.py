@@ -13,7 +13,7 @@ FLOORS = [
     {"codecs", "conditioners", "objectives", "samplers", "metrics"},
     {"system", "experiment"},
     {"train", "checkpoint", "distributed", "evaluate", "baselines", "lossless", "completion"},
-    {"recipes", "runs"},
+    {"recipes", "runs", "hub"},
     {"report", "doctor", "exhibits", "compare", "parcel", "opened", "training", "api", "cli"},
 ]
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}

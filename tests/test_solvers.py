@@ -12,12 +12,14 @@ import torch
 
 from maquette.contracts import Condition, Network
 from maquette.nn.paths import slerp
+from maquette.processes.chain import Arc, Bent, Emptied, Ends, Even, Leading, Rise, chain
 from maquette.processes.flow import flow
 from maquette.processes.gaussian import Betas, Clean, Cosine, Gaussian, Noise, Velocity
-from maquette.processes.karras import Growing, karras
+from maquette.processes.karras import Growing, grown, karras
 from maquette.samplers.guidance import Guided
 from maquette.samplers.interpolation import between
-from maquette.samplers.solvers import DDIM, DPM, Churn, Euler, Heun, Look, Solver
+from maquette.samplers.multistep import PLMS
+from maquette.samplers.solvers import DDIM, DPM, Ancestral, Churn, Euler, Heun, Look, Solver
 from maquette.streams import Streams
 
 CENTRES, WIDTH = torch.tensor([[1.0, 0.0], [-0.5, 0.9], [-0.5, -0.9]]), 0.25
@@ -139,6 +141,65 @@ def test_churn_adds_noise_and_keeps_the_distribution(name: str) -> None:
     assert abs(float(away.square().mean()) - 2 * WIDTH**2) < 0.02
 
 
+@pytest.mark.parametrize("solver", [Euler, Ancestral])
+def test_first_order_solvers_draw_the_same_from_x_and_from_x_over_alpha(solver: type[Solver]) -> None:
+    """Euler's and the ancestral sampler's steps do not depend on how x_t is scaled, nor does the network see it."""
+    for spacing in (Even(), Leading(1), Ends(fine=True), Bent(7.0)):
+        process = Gaussian(Betas(curve=Rise(0.00085, 0.012, 2.0), spacing=spacing), Velocity(), unit=True)
+        net = Mixture(Gaussian(process.schedule, X))
+        found = [drawn(solver(way, (2,), 12), net, 64) for way in (process, grown(process))]
+        torch.testing.assert_close(*found, atol=1e-3, rtol=1e-3)
+    with pytest.raises(ValueError, match=r"Unit\(\) shows the network something else"):
+        grown(grown(process))
+
+
+def test_a_chain_read_between_its_steps_is_where_it_visits() -> None:
+    for spacing in (Ends(fine=True), Bent(7.0), Bent(math.inf), Bent(7.0, Leading(1))):
+        schedule = Betas(spacing=spacing)
+        for steps in (1, 4, 20):
+            times, table = schedule.grid(steps), chain(schedule.curve, 1000)
+            alpha, sigma = schedule.levels(times)
+            assert len(times) == steps + 1 and bool((times.diff() < 0).all()) and float(times[-1]) == 0
+            assert torch.allclose(alpha**2 + sigma**2, torch.ones(steps + 1)) and float(sigma[-1]) == 0
+            whole = Betas().levels((times * 1000).round() / 1000)[1]
+            assert (sigma - whole).abs().max() < 0.02
+            if isinstance(spacing, Bent) and steps > 2 and spacing.within is None:
+                ratio = (sigma / alpha)[:-1].double()
+                even = ratio.log() if math.isinf(spacing.rho) else ratio ** (1 / 7)
+                torch.testing.assert_close(even.diff(), even.diff().mean().expand(steps - 1), rtol=1e-4, atol=1e-5)
+                assert float(ratio[0]) == pytest.approx(float(table.ratios[-1]), rel=1e-5)
+
+
+def test_an_emptied_chain_keeps_nothing_and_the_floor_that_is_asked_for() -> None:
+    for curve in (Rise(), Rise(0.00085, 0.012, 2.0, single=True), Arc()):
+        before, after = curve.kept(1000), Emptied(curve).kept(1000)
+        assert float(after[-1]) == 0 and float(after[0]) == pytest.approx(float(before[0]), rel=1e-6)
+        assert bool((after.diff() < 0).all()) and float(Emptied(curve, 2.0**-24).kept(1000)[-1]) == 2.0**-24
+
+
+@pytest.mark.parametrize(("dial", "value"), [("quantile", 1.1), ("quantile", -0.1), ("quantile", math.nan), ("most", 0.5)])
+def test_bounds_out_of_range_are_refused_by_name(dial: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{dial} is {value}"):
+        Euler(flow(), (2,), **{dial: value})  # type: ignore[arg-type]
+
+
+def test_a_quantile_keeps_estimates_within_bounds_row_by_row() -> None:
+    """Imagen's: what is beyond the quantile, if that is above 1, is cut there and all of the row is divided by it."""
+    solver = Euler(flow(), (4,), quantile=0.5, most=3.0)
+    x = torch.tensor([[0.1, -0.2, 0.3, -0.4], [2.0, -2.0, 2.0, -8.0], [9.0, -9.0, 9.0, 0.0]])
+    wanted = torch.stack([x[0], x[1].clamp(-2, 2) / 2, x[2].clamp(-3, 3) / 3])
+    torch.testing.assert_close(solver.within(x), wanted)
+
+
+@pytest.mark.parametrize("name", ["flow", "cosine"])
+def test_plms_looks_once_a_step_but_for_the_first(name: str) -> None:
+    net = Mixture(PATHS[name])
+    found = drawn(PLMS(PATHS[name], (2,), 10), net, 200)
+    assert net.calls == 11
+    nearest = (found[:, None] - CENTRES).norm(dim=-1).amin(1)
+    assert float(nearest.mean()) < 2 * WIDTH
+
+
 # -- DPM-Solver++ --------------------------------------------------------------------------------------------------------
 
 
@@ -157,11 +218,11 @@ def _between(process: Gaussian, sampler: Solver, steps: int) -> float:
         return c * mean + ((c**2 * variance + d**2) / (a**2 * variance + b**2)).sqrt() * (x - a * mean)
 
     begun = x = process.corrupt(mean + 0.5 * torch.randn(n, 2), times[0], Streams.of(0, n))
-    look = Look(process, ideal, None, 0.0)  # type: ignore[arg-type]
+    look = Look(process, ideal, None)  # type: ignore[arg-type]
     for t, s in pairwise(times):
         guess, eps = look.at(x, t)
         x = sampler.step(look, x, guess, eps, t, s, Streams.of(0, n))
-        look.last = t, guess
+        look.past = [(t, x, guess)]
     return float((x - exact(begun, times[0], times[-1])).abs().mean())
 
 
@@ -215,7 +276,7 @@ def test_an_inverted_start_is_edited_by_another_condition() -> None:
     noise = sampler.invert(net, x, told[0])
     edited = drawn(DDIM(process, (2,), 50, inverted=True, strength=1.0), net, 8, start=x, cond=told[0])
     torch.testing.assert_close(edited, x, atol=0.02, rtol=0)
-    look = Look(process, net, told[1], 0.0)
+    look = Look(process, net, told[1])
     moved = noise
     for t, s in pairwise(process.grid(50)[:, None].expand(-1, 8)):
         moved = sampler.step(look, moved, *look.at(moved, t), t, s, Streams.of(0, 8))

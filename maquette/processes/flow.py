@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from maquette.processes.chain import strides
 from maquette.processes.gaussian import Gaussian, Reading
 from maquette.streams import Streams
 
@@ -23,20 +25,37 @@ class Straight:
         shift: of all times, in training and in sampling (Esser 2024, eq. 23): their odds t / (1 - t) are multiplied by it.
             Noise destroys a small image sooner than a large one, so below 1 for small and above 1 for large ones.
         spread: standard deviation of logit(t) in training.
+        ends: the first and the last time before 0 that sampling visits, before the shift; the last 0 = a stride off 0.
+        terminal: where the visits are stretched to, so that the last one is at this time; 0 = left as they are.
+        rho: visits in even steps of t^(1 / rho) between the first and the last; of its log where infinite; 0 = left as they are.
     """
 
     shift: float = 1.0
     spread: float = 1.0
+    ends: tuple[float, float] = (1.0, 0.0)
+    terminal: float = 0.0
+    rho: float = 0.0
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        t = t.float()
         return 1 - t, t
 
     def times(self, rng: Streams) -> Tensor:
         return torch.sigmoid(math.log(self.shift) + self.spread * rng.normal())
 
     def grid(self, steps: int) -> Tensor:
-        t = torch.linspace(1, 0, steps + 1)
-        return self.shift * t / (1 + (self.shift - 1) * t)
+        """Where `ends`, `terminal` or `rho` say otherwise than even strides, in double precision."""
+        if (*self.ends, self.terminal, self.rho) == (1, 0, 0, 0):
+            t = torch.linspace(1, 0, steps + 1)
+            return self.shift * t / (1 + (self.shift - 1) * t)
+        first, last = self.ends
+        t = torch.from_numpy(np.linspace(first, last, steps) if last else np.linspace(first, 0, steps + 1)[:-1])
+        t = self.shift * t / (1 + (self.shift - 1) * t)
+        if self.terminal and steps > 1:
+            t = 1 - (1 - t) * (1 - self.terminal) / (1 - t[-1])
+        if self.rho:
+            t = strides(t[0], t[-1], steps, self.rho)
+        return torch.cat([t, torch.zeros(1, dtype=t.dtype)])
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ Knows no network and no solver. A new schedule or parameterisation is a class wi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from maquette.contracts import Code, Condition, Network
+from maquette.processes.chain import Curve, Even, Rise, Spacing, chain
 from maquette.streams import Streams
 
 
@@ -43,8 +43,8 @@ class View(Protocol):
     def show(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """x_t [B,...] as the network sees it."""
 
-    def hear(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The time as the network hears it, in sigma's shape: rising with sigma / alpha, finite at 0."""
+    def hear(self, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The time as the network hears it, in t's shape: rising with t, finite at 0."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Scaled:
     def show(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return x_t * ((alpha * self.spread).square() + sigma.square()).rsqrt()
 
-    def hear(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def hear(self, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return (sigma / alpha).clamp(min=self.least).log() / 4
 
 
@@ -129,37 +129,61 @@ class Cosine:
         return torch.linspace(1, 0, steps + 1)
 
 
-@lru_cache(maxsize=8)
-def _table(total: int, first: float, last: float) -> Tensor:
-    """alpha^2 after k = 0 .. total steps of linearly rising beta, in float64 [total + 1]."""
-    kept = 1 - torch.linspace(first, last, total, dtype=torch.float64)
-    return torch.cat([torch.ones(1, dtype=torch.float64), kept.cumprod(0)])
+@dataclass(frozen=True)
+class Stepped:
+    """x_t as it is, and times in whole steps of a chain alone: the nearest one, or the last one passed.
+
+    Args:
+        total: steps of the chain.
+        cut: the last one passed.
+    """
+
+    total: int = 1000
+    cut: bool = False
+
+    def show(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return x_t
+
+    def hear(self, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        step = t.double() * self.total
+        return ((step + 1e-9).floor() if self.cut else step.round()) / self.total
 
 
 @dataclass(frozen=True)
 class Betas:
-    """DDPM's discrete chain: `total` steps of linearly rising beta (Ho 2020, section 4); time t is step t * total.
+    """DDPM's discrete chain of `total` steps (Ho 2020, section 4); time t is step t * total.
 
-    Times between two steps are read at the nearer one.
+    Args:
+        total: steps.
+        curve: what each keeps of the data.
+        spacing: which of them sampling visits. Where those are whole steps, a time between two is read at the nearer one.
+        ends: the step that sampling ends with; 0 = the data. Above, a little noise is left in what is drawn.
     """
 
     total: int = 1000
-    first: float = 1e-4
-    last: float = 0.02
+    curve: Curve = field(default_factory=Rise)
+    spacing: Spacing = field(default_factory=Even)
+    ends: int = 0
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        step = (t * self.total).round().long().clamp(0, self.total)
-        squared = _table(self.total, self.first, self.last).to(t.device)[step]
-        return squared.sqrt().float(), (1 - squared).sqrt().float()
+        table = chain(self.curve, self.total)
+        if self.spacing.whole:
+            step = (t * self.total).round().long().clamp(0, self.total)
+            squared = table.kept.to(t.device)[step]
+            return squared.sqrt().float(), (1 - squared).sqrt().float()
+        ratio = self.spacing.ratio(t.double().cpu() * self.total, table).to(t.device)
+        alpha = (1 + ratio.square()).rsqrt()
+        return alpha.float(), (ratio * alpha).float()
 
     def times(self, rng: Streams) -> Tensor:
         return (rng.integers(self.total) + 1).float() / self.total
 
     def grid(self, steps: int) -> Tensor:
-        """Whole steps of the chain, evenly spaced; at most `total` of them."""
+        """What the spacing visits, then the end; at most `total` steps. Between two steps of the chain in double precision."""
         if steps > self.total:
             raise ValueError(f"steps is {steps}; this chain has only {self.total}, nearest is {self.total}")
-        return torch.linspace(self.total, 0, steps + 1, dtype=torch.float64).round().float() / self.total
+        visits = torch.cat([self.spacing.visits(steps, chain(self.curve, self.total)), torch.tensor([self.ends])])
+        return (visits.float() if self.spacing.whole else visits) / self.total
 
 
 @dataclass(frozen=True)
@@ -173,6 +197,7 @@ class Gaussian:
             the velocity that follows from it (Li & He 2025).
         cap: the weight of x's squared error is at most this; with `Noise` paid, min-SNR (Hang 2023, eq. 8).
         view: what the network is shown; None = x_t and t as they are.
+        unit: pure noise is what the network sees with deviation 1, as published samplers begin, whatever sigma says.
     """
 
     schedule: Schedule
@@ -180,6 +205,7 @@ class Gaussian:
     paid: Reading | None = None
     cap: float = math.inf
     view: View | None = None
+    unit: bool = False
 
     def times(self, rng: Streams) -> Tensor:
         """Training times [B]."""
@@ -197,10 +223,14 @@ class Gaussian:
         shape = (-1, *[1] * (like.dim() - 1))
         return alpha.reshape(shape), sigma.reshape(shape)
 
-    def prior(self, shape: tuple[int, ...], rng: Streams) -> Tensor:
-        """Pure noise at t = 1, [B, *shape]; what alpha(1) would keep of the data is forgotten."""
-        _, sigma = self.schedule.levels(torch.ones(1, device=rng.keys.device))
-        return rng.normal(*shape) * sigma.reshape(1, *[1] * len(shape))
+    def prior(self, shape: tuple[int, ...], rng: Streams, t: Tensor | None = None) -> Tensor:
+        """Pure noise at time t [], 1 where none is said, [B, *shape]; what alpha(t) would keep of the data is forgotten."""
+        noise = rng.normal(*shape)
+        whole = t is None or bool(t > 1 - 1e-6)  # a shifted grid begins with 1 but for rounding
+        alpha, sigma = self.levels(torch.ones(1, device=noise.device) if whole or t is None else t[None], noise)
+        if not self.unit:
+            return noise * sigma
+        return noise if self.view is None else noise / self.view.show(torch.ones_like(sigma), alpha, sigma)
 
     def corrupt(self, x: Code, t: Tensor, rng: Streams) -> Tensor:
         """x [B,...] at time t [B]."""
@@ -216,7 +246,7 @@ class Gaussian:
 
     def heard(self, t: Tensor) -> Tensor:
         """Times as the network hears them, in t's shape."""
-        return t if self.view is None else self.view.hear(*self.schedule.levels(t))
+        return (t if self.view is None else self.view.hear(t, *self.schedule.levels(t))).float()
 
     def when(self, ratio: Tensor) -> Tensor:
         """The time [B] at which sigma / alpha is `ratio` [B], at most 1: by halving, since it rises on every schedule."""

@@ -11,7 +11,7 @@ import torch
 
 from maquette.contracts import Code, Condition
 from maquette.nn.paths import slerp
-from maquette.samplers.solvers import DDIM, Look
+from maquette.samplers.solvers import DDIM
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def between(system: System, solver: DDIM, first: Code, last: Code, count: int, c
     net = system.steady("main")
     ends = solver.invert(net, torch.stack([first, last]), _rows(cond, 2))
     noise = slerp(ends[:1], ends[1:], count)[0]
-    look = Look(solver.process, net, _rows(cond, count), solver.clip)
+    look = solver.looking(net, _rows(cond, count))
     *_, found = solver.walk(look, noise, solver.process.grid(solver.steps).to(noise.device), Streams.of(0, count))
     return found
 

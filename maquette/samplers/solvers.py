@@ -7,8 +7,8 @@ and DDIM's one and the same, for every schedule (Song 2021, eq. 13). Drafts are 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -25,25 +25,32 @@ if TYPE_CHECKING:
     from maquette.system import System
 
 
+def free(x: Tensor) -> Tensor:
+    """Estimates of x without bounds."""
+    return x
+
+
 @dataclass
 class Look:
-    """What a solver sees at a time: its process's reading of the (guided, conditioned) network.
+    """What a solver sees at a time: its process's reading of the (guided, conditioned) network, kept within bounds.
 
-    `last` is the time of the step before and the estimate of x made there, for solvers that look back.
+    `past` has, for solvers that look back, (t, x_t, estimate of x) of the steps before, the last one last; `final` says that
+    the step being made is the last one. `loose`: the noise is the one implied before the estimate was kept within bounds.
     """
 
     process: Gaussian
     net: Network
     cond: Condition | None
-    clip: float
-    last: tuple[Tensor, Tensor] | None = None
+    within: Callable[[Tensor], Tensor] = free
+    loose: bool = False
+    past: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+    final: bool = False
 
     def at(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Estimates of x and of the noise in x_t, each [B,...], at time t [B]."""
-        x = self.process.denoise(self.net, x_t, t, self.cond)
-        if self.clip > 0:
-            x = x.clamp(-self.clip, self.clip)
-        return x, self.process.noise(x, x_t, t)
+        free = self.process.denoise(self.net, x_t, t, self.cond)
+        x = self.within(free)
+        return x, self.process.noise(free if self.loose else x, x_t, t)
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,9 @@ class Solver:
         guided_from, guided_to: times between which it guides, 0 = data, 1 = noise (Kynkaanniemi 2024).
         rescale: how far a guided output is brought back to the deviation of the plain one; 0 = not (Lin 2023, sec. 3.4).
         clip: estimates of x are kept within -clip .. clip; 0 = off.
+        quantile: each estimate is kept within this quantile of its own sizes, if that is above 1, and divided by it (Saharia
+            2022, Imagen, sec. 2.3, "dynamic thresholding"); 0 = off, and above it is done in place of `clip`.
+        most: at which that quantile is cut.
         strength: with a code to start from, the time from which it is restored; 1 forgets it (Meng 2022, SDEdit).
     """
 
@@ -70,6 +80,8 @@ class Solver:
     guided_from: float = 0.0
     guided_to: float = 1.0
     rescale: float = 0.0
+    quantile: float = 0.0
+    most: float = 1.0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -84,6 +96,10 @@ class Solver:
             )
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"rescale is {self.rescale}; it must lie in 0 .. 1, and 0 = off")
+        if not 0 <= self.quantile <= 1:
+            raise ValueError(f"quantile is {self.quantile}; it must lie in 0 .. 1, and 0 = off")
+        if not self.most >= 1:
+            raise ValueError(f"most is {self.most}; it must be at least 1")
 
     def draw(
         self,
@@ -99,9 +115,9 @@ class Solver:
         times = self.process.grid(self.steps).to(rng.keys.device)
         between = self.process.heard(torch.tensor([self.guided_from, self.guided_to])).tolist()
         net = guided(system.steady("main"), self.guidance, null, (between[0], between[1]), self.rescale)
-        look = Look(self.process, net, cond, self.clip)
+        look = self.looking(net, cond)
         if start is None:
-            x_t = self.process.prior(self.shape, rng)
+            x_t = self.process.prior(self.shape, rng, times[0])
         else:
             times = times[min(self.steps - 1, round(self.steps * (1 - self.strength))) :]
             x_t = self.dissolve(look, start.to(times.device), times, rng)
@@ -109,14 +125,32 @@ class Solver:
 
     def walk(self, look: Look, x_t: Tensor, times: Tensor, rng: Streams) -> Iterator[Code]:
         """Estimates of the codes that x_t [B,...] at the first of falling times leads to; the last is the sample."""
-        for t, s in pairwise(times[:, None].expand(-1, len(x_t))):
+        legs = self.legs(times)
+        for i, (t, s) in enumerate(legs[..., None].expand(-1, -1, len(x_t))):
             x_t, t = self.stir(x_t, t, rng)
+            look.final = i + 1 == len(legs)
             guess, noise = look.at(x_t, t)
-            x_t = self.step(look, x_t, guess, noise, t, s, rng)
-            look.last = t, guess
-            if s[0] > 0:
+            x_s = self.step(look, x_t, guess, noise, t, s, rng)
+            look.past = [*look.past[-2:], (t, x_t, guess)]
+            x_t = x_s
+            if not look.final:
                 yield guess
         yield x_t
+
+    def legs(self, times: Tensor) -> Tensor:
+        """From where to where each step goes, [steps, 2]."""
+        return torch.stack([times[:-1], times[1:]], 1)
+
+    def looking(self, net: Network, cond: Condition | None) -> Look:
+        """The network as this solver sees it."""
+        return Look(self.process, net, cond, self.within)
+
+    def within(self, x: Tensor) -> Tensor:
+        """Estimates of x [B,...] within bounds."""
+        if self.quantile:
+            bound = x.abs().flatten(1).quantile(self.quantile, 1).clamp(1, self.most).reshape(-1, *[1] * (x.dim() - 1))
+            return x.clamp(-bound, bound) / bound
+        return x.clamp(-self.clip, self.clip) if self.clip else x
 
     def dissolve(self, look: Look, x: Code, times: Tensor, rng: Streams) -> Tensor:
         """A code to vary, brought to the first of the times that are still to be walked."""
@@ -145,15 +179,39 @@ class DPM(Solver):
     """DPM-Solver++(2M): second order from one look a step and a look back at the last one (Lu 2022b, alg. 2).
 
     The first step and the last, where log(alpha / sigma) is not finite, are of first order.
+
+    Args:
+        fresh: the noise that the ancestral sampler adds: SDE-DPM-Solver++(2M) (Lu 2022b, app. C).
+        settle: the last step of a walk of fewer steps than this is of first order wherever it ends.
     """
+
+    fresh: bool = False
+    settle: float = 0.0
 
     def step(self, look: Look, x_t: Tensor, x: Tensor, eps: Tensor, t: Tensor, s: Tensor, rng: Streams) -> Tensor:
         (alpha_t, sigma_t), (alpha, sigma) = self.process.levels(t, x), self.process.levels(s, x)
-        if look.last is not None and bool((sigma > 0).all()):
-            alpha_b, sigma_b = self.process.levels(look.last[0], x)
+        settling = look.final and self.steps < self.settle
+        if look.past and not settling and bool((sigma > 0).all()):
+            before, _, guess = look.past[-1]
+            alpha_b, sigma_b = self.process.levels(before, x)
             ahead, behind = (alpha * sigma_t / (sigma * alpha_t)).log(), (alpha_t * sigma_b / (sigma_t * alpha_b)).log()
-            x = x + ahead / (2 * behind) * (x - look.last[1])  # where alpha_b = 0, behind is infinite and this is x
+            x = x + ahead / (2 * behind) * (x - guess)  # where alpha_b = 0, behind is infinite and this is x
+        if self.fresh:
+            mean, spread, _ = posterior(self.process, x_t, x, t, s)
+            return mean + spread * rng.normal(*x.shape[1:])
         return sigma / sigma_t * x_t + (alpha - alpha_t * sigma / sigma_t) * x
+
+
+def posterior(process: Gaussian, x_t: Tensor, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and deviation of q(x_s | x_t, x), then the deviation of q(x_t | x_s), which bounds that of q(x_s | x_t) from above.
+
+    Ho 2020, eq. 7 and sec. 3.2; any schedule: Kingma 2021, app. A. At the data's end both deviations are 0.
+    """
+    (alpha_t, sigma_t), (alpha, sigma) = process.levels(t, x), process.levels(s, x)
+    ratio = alpha_t / alpha
+    between = (sigma_t.square() - (ratio * sigma).square()).clamp(min=0)  # variance of x_t given x_s
+    mean = (ratio * sigma.square() * x_t + alpha * between * x) / sigma_t.square()
+    return mean, torch.where(sigma > 0, between.sqrt() * sigma / sigma_t, 0.0), torch.where(sigma > 0, between.sqrt(), 0.0)
 
 
 @dataclass(frozen=True)
@@ -215,11 +273,16 @@ class DDIM(Solver):
         inverted: a code to start from is not corrupted but inverted: what is drawn is the code itself where nothing else
             is said, and the code edited where its condition or the guidance is another one.
         rounds: of the inversion, each a look per step; 1 is the plain one, more come closer to undoing the steps exactly.
+        loose: where an estimate is clipped, the noise stays the one that was implied before; published samplers do so.
+        chain: above 0, steps of a chain of which each step here makes a whole number, the same for all, wherever the next
+            one begins; so published samplers count.
     """
 
     eta: float = 0.0
     inverted: bool = False
     rounds: int = 3
+    loose: bool = False
+    chain: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -237,12 +300,22 @@ class DDIM(Solver):
         kept = (sigma.square() - fresh.square()).clamp(min=0).sqrt()
         return alpha * x + kept * eps + fresh * rng.normal(*x.shape[1:])
 
+    def legs(self, times: Tensor) -> Tensor:
+        if not self.chain:
+            return super().legs(times)
+        end = times[1:].clone()
+        end[:-1] = times[:-2] - self.chain // self.steps / self.chain
+        return torch.stack([times[:-1], end], 1)
+
+    def looking(self, net: Network, cond: Condition | None) -> Look:
+        return replace(super().looking(net, cond), loose=self.loose)
+
     def dissolve(self, look: Look, x: Code, times: Tensor, rng: Streams) -> Tensor:
         return self.uphill(look, x, times.flip(0)) if self.inverted else super().dissolve(look, x, times, rng)
 
     def invert(self, net: Network, x: Code, cond: Condition | None = None) -> Tensor:
         """The noise from which eta 0 draws x, [B,...]: the same steps, uphill."""
-        return self.uphill(Look(self.process, net, cond, 0.0), x, self.process.grid(self.steps).flip(0).to(x.device))
+        return self.uphill(Look(self.process, net, cond), x, self.process.grid(self.steps).flip(0).to(x.device))
 
     def uphill(self, look: Look, x: Code, times: Tensor) -> Tensor:
         """x_t at the last of rising times, from x at the first.
@@ -326,9 +399,5 @@ class Ancestral(Solver):
     large: bool = False
 
     def step(self, look: Look, x_t: Tensor, x: Tensor, eps: Tensor, t: Tensor, s: Tensor, rng: Streams) -> Tensor:
-        (alpha_t, sigma_t), (alpha, sigma) = self.process.levels(t, x), self.process.levels(s, x)
-        ratio = alpha_t / alpha
-        between = (sigma_t.square() - (ratio * sigma).square()).clamp(min=0)
-        mean = (ratio * sigma.square() * x_t + alpha * between * x) / sigma_t.square()
-        spread = between.sqrt() if self.large else (between.sqrt() * sigma / sigma_t)
-        return mean + torch.where(sigma > 0, spread, 0.0) * rng.normal(*x.shape[1:])
+        mean, small, large = posterior(self.process, x_t, x, t, s)
+        return mean + (large if self.large else small) * rng.normal(*x.shape[1:])
