@@ -119,6 +119,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (sums[:, :, :-1] / sums[:, :, -1:]).to(v.dtype)
 
 
+def heed(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k' / sqrt(C)) v where the mask bool[B,S] is True: [B,H,T,C], [B,H,S,C] twice -> [B,H,T,C]."""
+    return F.scaled_dot_product_attention(q, k, v, None if mask is None else mask[:, None, None])
+
+
 @torch.library.custom_op("maquette::weigh", mutates_args=())
 def _weigh(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """v exp(q' k)', [B,H,C,T] twice and [B,H,D,T] -> [B,H,D,T]: sums of values by weights that are not yet shares."""

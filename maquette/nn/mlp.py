@@ -23,3 +23,21 @@ class SwiGLU(nn.Module):
         """[..., D] -> [..., D]."""
         gate, up = self.gate_up(x).chunk(2, -1)
         return self.down(F.silu(gate) * up)
+
+
+class GEGLU(nn.Module):
+    """value(x) * GELU(gate(x)) (Shazeer 2020, eq. 6), value and gate in one matrix product.
+
+    Args:
+        width: channels in.
+        hidden: channels out.
+    """
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.proj = nn.Linear(width, 2 * hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., hidden]."""
+        value, gate = self.proj(x).chunk(2, -1)
+        return value * F.gelu(gate)
