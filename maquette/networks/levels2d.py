@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maquette.contracts import Condition
-from maquette.nn.channels_last import attend, norm_silu, up_conv
+from maquette.nn.channels_last import Pointwise, attend, norm_silu, up_conv
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Block(nn.Module):
         self.time_emb_proj = nn.Linear(kind.told, outside) if kind.told else None
         self.norm2 = nn.GroupNorm(kind.groups, outside, eps=kind.eps)
         self.conv2 = nn.Conv2d(outside, outside, 3, padding=1)
-        self.conv_shortcut = nn.Conv2d(inside, outside, 1) if inside != outside else None
+        self.conv_shortcut = Pointwise(inside, outside) if inside != outside else None
         self.dropout = nn.Dropout(kind.dropout)
 
     def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from maquette.contracts import Condition
-from maquette.nn.channels_last import heed, norm_silu
+from maquette.nn.channels_last import Pointwise, heed, norm_silu
 from maquette.nn.mlp import GEGLU
 
 
@@ -26,7 +26,7 @@ class Transformer2D(nn.Module):
     def __init__(self, channels: int, heads: int, depth: int, words: int, groups: int, linear: bool):
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.proj_in, self.proj_out = (nn.Linear(channels, channels) if linear else _Same(channels) for _ in range(2))
+        self.proj_in, self.proj_out = (nn.Linear(channels, channels) if linear else Pointwise(channels, channels) for _ in range(2))
         self.transformer_blocks = nn.ModuleList(_Block(channels, heads, words) for _ in range(depth))
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:
@@ -35,16 +35,6 @@ class Transformer2D(nn.Module):
         for block in self.transformer_blocks:
             h = block(h, cond)
         return x + self.proj_out(h).view(batch, height, width, channels).permute(0, 3, 1, 2)
-
-
-class _Same(nn.Conv2d):
-    """A 1 x 1 convolution of places [B,T,C]: as many channels out as in."""
-
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight[:, :, 0, 0], self.bias)
 
 
 class _Block(nn.Module):
@@ -74,10 +64,7 @@ class _Heed(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
     def forward(self, x: Tensor, seen: Tensor, mask: Tensor | None = None) -> Tensor:
-        q, k, v = (
-            each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in (self.to_q(x), self.to_k(seen), self.to_v(seen))
-        )
-        return self.to_out[0](heed(q, k, v, mask).transpose(1, 2).flatten(2))
+        return self.to_out[0](heed(self.to_q(x), self.to_k(seen), self.to_v(seen), self.heads, mask))
 
 
 class _Feed(nn.Module):

@@ -95,6 +95,22 @@ def _norm_back(ctx: Any, grad: Tensor, *unused: Any) -> tuple[Tensor | None, ...
 _norm_silu.register_autograd(_norm_back, setup_context=_keep_norm)
 
 
+class Pointwise(nn.Conv2d):
+    """A 1 x 1 convolution as a matrix: [B,C,H,W] -> [B,C',H,W], or of places, [B,T,C] -> [B,T,C'].
+
+    One thread of a CPU is slow at 1 x 1 convolutions of its own, and leaves channels first in memory.
+    """
+
+    def __init__(self, inside: int, outside: int):
+        super().__init__(inside, outside, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.flatten(1)
+        if x.ndim == 3:
+            return F.linear(x, weight, self.bias)
+        return F.linear(x.permute(0, 2, 3, 1), weight, self.bias).permute(0, 3, 1, 2)
+
+
 def up_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """conv(nearest neighbours at twice the resolution), [B,C,H,W] -> [B,C',2H,2W], for a 3 x 3 convolution padded by 1.
 
@@ -119,9 +135,58 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (sums[:, :, :-1] / sums[:, :, -1:]).to(v.dtype)
 
 
-def heed(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k' / sqrt(C)) v where the mask bool[B,S] is True: [B,H,T,C], [B,H,S,C] twice -> [B,H,T,C]."""
-    return F.scaled_dot_product_attention(q, k, v, None if mask is None else mask[:, None, None])
+def heed(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Attention of places to what they see where the mask bool[B,S] is True: [B,T,D], [B,S,D] twice -> [B,T,D].
+
+    Native on a CPU where no gradient is asked for.
+    """
+    if native(q) and not _learns(q, k, v):
+        bias = None if mask is None else torch.where(mask, 0.0, -1e30)
+        return _heed(q, k, v, heads, bias)
+    q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, None if mask is None else mask[:, None, None]).transpose(1, 2).flatten(2)
+
+
+def geglu(x: Tensor) -> Tensor:
+    """The first half of the channels times GELU of the second: [..., 2D] -> [..., D]. Native where no gradient is asked for."""
+    if native(x) and not _learns(x) and x.shape[-1] % 32 == 0:
+        return _geglu(x)
+    value, gate = x.chunk(2, -1)
+    return value * F.gelu(gate)
+
+
+def _learns(*inputs: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+
+
+@torch.library.custom_op("maquette::heed", mutates_args=())
+def _heed(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None) -> Tensor:
+    q, k, v = (x if x.stride(2) == 1 and x.stride(0) == x.shape[1] * x.stride(1) else x.contiguous() for x in (q, k, v))
+    bias = None if bias is None else bias.float().contiguous()
+    batch, places, width = q.shape
+    out = q.new_empty(batch, places, width)
+    sizes = (places, k.shape[1], heads, width // heads, (width // heads) ** -0.5)
+    over_rows("heed", batch * heads, q, *sizes, q, q.stride(1), k, k.stride(1), v, v.stride(1), bias, out)
+    return out
+
+
+@_heed.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+@torch.library.custom_op("maquette::geglu", mutates_args=())
+def _geglu(x: Tensor) -> Tensor:
+    x = x.contiguous()
+    width = x.shape[-1] // 2
+    out = x.new_empty(*x.shape[:-1], width)
+    over_rows("geglu", x.numel() // x.shape[-1], x, width, x, out)
+    return out
+
+
+@_geglu.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
 
 
 @torch.library.custom_op("maquette::weigh", mutates_args=())

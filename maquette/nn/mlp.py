@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from maquette.nn.channels_last import geglu
+
 
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)) (Shazeer 2020, eq. 6), gate and up in one matrix product.
@@ -39,5 +41,4 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., hidden]."""
-        value, gate = self.proj(x).chunk(2, -1)
-        return value * F.gelu(gate)
+        return geglu(self.proj(x))

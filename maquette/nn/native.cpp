@@ -27,6 +27,19 @@ static inline void store(half* p, V v) {  // to the nearest, ties to even
     std::memcpy(p, &h, sizeof h);
 #endif
 }
+static inline float one(const float* p) { return *p; }
+static inline float one(const half* p) {
+    uint32_t i = uint32_t(*p) << 16;
+    float x;
+    std::memcpy(&x, &i, 4);
+    return x;
+}
+static inline void set(float* p, float x) { *p = x; }
+static inline void set(half* p, float x) {
+    uint32_t i;
+    std::memcpy(&i, &x, 4);
+    *p = (i + 0x7fff + ((i >> 16) & 1)) >> 16;
+}
 static inline V least(V a, V b) { return a < b ? a : b; }
 static inline V most(V a, V b) { return a > b ? a : b; }
 
@@ -172,6 +185,104 @@ static void product(int64_t first, int64_t last, T* x, const T* y) {
     for (int64_t i = 16 * first; i < 16 * last; i += 16) store(x + i, load(x + i) * load(y + i));
 }
 
+static inline float top(V v) {
+    float m = v[0];
+    for (int i = 1; i < 16; i++) m = v[i] > m ? v[i] : m;
+    return m;
+}
+static inline float total(V v) {
+    float t = 0;
+    for (int i = 0; i < 16; i++) t += v[i];
+    return t;
+}
+
+// sums of `count` rows of `from`, 16 U wide, by the weights of Q queries: to[Q][wide] += by[Q][count] from[count][wide]
+template <int Q, int U>
+static inline void mix(int64_t count, const float* by, int64_t step, const float* from, int64_t wide, float* to) {
+    V sum[Q][U] = {};
+    for (int64_t i = 0; i < count; i++) {
+        V row[U];
+        for (int u = 0; u < U; u++) row[u] = load(from + i * wide + 16 * u);
+        for (int q = 0; q < Q; q++)
+            for (int u = 0; u < U; u++) sum[q][u] += by[q * step + i] * row[u];
+    }
+    for (int q = 0; q < Q; q++)
+        for (int u = 0; u < U; u++) store(to + q * wide + 16 * u, sum[q][u]);
+}
+template <int Q>
+static inline void mix(int64_t count, const float* by, int64_t step, const float* from, int64_t wide, float* to) {
+    int64_t at = 0;
+    for (; at + 32 <= wide; at += 32) mix<Q, 2>(count, by, step, from + at, wide, to + at);
+    if (at < wide) mix<Q, 1>(count, by, step, from + at, wide, to + at);
+}
+
+// attention of T queries to S keys, a head of a row of the batch at a time: q [B,T,H,C], k, v [B,S,H,C], places qs, ks, vs numbers
+// apart; bias [B,S] or none; y [B,T,H,C]. Eight queries at a time, whose scores stay in the nearest caches.
+template <class T>
+static void heed(int64_t first, int64_t last, int64_t places, int64_t seen, int64_t H, int64_t C, float scale, const T* q, int64_t qs,
+                 const T* k, int64_t ks, const T* v, int64_t vs, const float* bias, T* y) {
+    const int Q = 8;
+    const int64_t S = (seen + 31) / 32 * 32, W = (C + 15) / 16 * 16;
+    std::vector<float> keys(C * S), values(S * W), asked(Q * C), scores(Q * S), sums(Q * W), off(S, -1e30f);
+    for (int64_t row = first; row < last; row++) {
+        const int64_t b = row / H, h = row % H;
+        for (int64_t s = 0; s < seen; s++) {
+            const T *key = k + (b * seen + s) * ks + h * C, *value = v + (b * seen + s) * vs + h * C;
+            for (int64_t c = 0; c < C; c++) keys[c * S + s] = one(key + c), values[s * W + c] = one(value + c);
+            off[s] = bias ? bias[b * seen + s] : 0.f;
+        }
+        for (int64_t t = 0; t < places; t += Q) {
+            for (int i = 0; i < Q; i++) {  // the last ones again where fewer are left
+                const T* from = q + (b * places + (t + i < places ? t + i : places - 1)) * qs + h * C;
+                for (int64_t c = 0; c < C; c++) asked[i * C + c] = scale * one(from + c);
+            }
+            V most_of[Q];
+            for (int i = 0; i < Q; i++) most_of[i] = wide(-1e30f);
+            for (int64_t s = 0; s < S; s += 32) {
+                V sum[Q][2];
+                for (int i = 0; i < Q; i++) sum[i][0] = load(&off[s]), sum[i][1] = load(&off[s + 16]);
+                for (int64_t c = 0; c < C; c++) {
+                    V one = load(&keys[c * S + s]), two = load(&keys[c * S + s + 16]);
+                    for (int i = 0; i < Q; i++) sum[i][0] += asked[i * C + c] * one, sum[i][1] += asked[i * C + c] * two;
+                }
+                for (int i = 0; i < Q; i++) {
+                    store(&scores[i * S + s], sum[i][0]), store(&scores[i * S + s + 16], sum[i][1]);
+                    most_of[i] = most(most_of[i], most(sum[i][0], sum[i][1]));
+                }
+            }
+            float share[Q];
+            for (int i = 0; i < Q; i++) {
+                const V high = wide(top(most_of[i]));
+                V all = {};
+                for (int64_t s = 0; s < S; s += 16) {
+                    V e = expo(load(&scores[i * S + s]) - high);
+                    all += e;
+                    store(&scores[i * S + s], e);
+                }
+                share[i] = 1 / total(all);
+            }
+            mix<Q>(seen, &scores[0], S, &values[0], W, &sums[0]);
+            for (int i = 0; i < Q && t + i < places; i++)
+                for (int64_t c = 0; c < C; c++) set(y + ((b * places + t + i) * H + h) * C + c, sums[i * W + c] * share[i]);
+        }
+    }
+}
+
+// value times GELU(gate), exact: the error function by Abramowitz & Stegun 7.1.26, to 1.5e-7. x [N,2D], y [N,D], D in sixteens
+template <class T>
+static void geglu(int64_t first, int64_t last, int64_t D, const T* x, T* y) {
+    for (int64_t n = first; n < last; n++)
+        for (int64_t i = 0; i < D; i += 16) {
+            V g = load(x + 2 * n * D + D + i), a = g < 0.f ? -g : g, t = 1.f / (1.f + 0.3275911f * 0.70710678f * a);
+            V p = 1.061405429f * t - 1.453152027f;
+            p = p * t + 1.421413741f;
+            p = p * t - 0.284496736f;
+            p = p * t + 0.254829592f;
+            V tail = 0.5f * p * t * expo(-0.5f * a * a);  // of the normal distribution beyond |g|
+            store(y + n * D + i, load(x + 2 * n * D + i) * g * (g < 0.f ? tail : 1.f - tail));
+        }
+}
+
 #define EXPORT(NAME, T)                                                                                                              \
     extern "C" void norm_##NAME(int64_t first, int64_t last, int64_t P, int64_t C, int64_t G, float eps, int silu, const T* x,        \
                                 const float* shift, const float* weight, const float* bias, T* y, float* sums, float* scale,          \
@@ -189,6 +300,11 @@ static void product(int64_t first, int64_t last, T* x, const T* y) {
         gelu_back(first, last, x, grad, dx);                                                                                         \
     }                                                                                                                                \
     extern "C" void exponential_##NAME(int64_t first, int64_t last, T* x) { exponential(first, last, x); }                            \
-    extern "C" void product_##NAME(int64_t first, int64_t last, T* x, const T* y) { product(first, last, x, y); }
+    extern "C" void product_##NAME(int64_t first, int64_t last, T* x, const T* y) { product(first, last, x, y); }                      \
+    extern "C" void heed_##NAME(int64_t first, int64_t last, int64_t places, int64_t seen, int64_t H, int64_t C, float scale,         \
+                                const T* q, int64_t qs, const T* k, int64_t ks, const T* v, int64_t vs, const float* bias, T* y) {    \
+        heed(first, last, places, seen, H, C, scale, q, qs, k, ks, v, vs, bias, y);                                                   \
+    }                                                                                                                                \
+    extern "C" void geglu_##NAME(int64_t first, int64_t last, int64_t D, const T* x, T* y) { geglu(first, last, D, x, y); }
 EXPORT(float32, float)
 EXPORT(bfloat16, half)
