@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from maquette.contracts import Condition, Network
 from maquette.networks.levels2d import Attention, Block, Down, Kind, Level, Up, attending, divides, refuse
-from maquette.nn.channels_last import layout, norm_silu
+from maquette.nn.channels_last import lay, layout, norm_silu
 
 WHAT = "this autoencoder"
 _ONLY: dict[str, tuple[Any, ...]] = {
@@ -111,6 +111,7 @@ class LatentEncoder(Network):
         self.mid_block = plan.middle()
         self.conv_norm_out = nn.GroupNorm(plan.norm_num_groups, widths[-1], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[-1], outside, 3, padding=1)
+        lay(self)
 
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
         by = 2 ** (len(self.plan.block_out_channels) - 1)
@@ -139,6 +140,7 @@ class LatentDecoder(Network):
             self.up_blocks.append(plan.level(level, inside, up=Up(width) if level else None))
         self.conv_norm_out = nn.GroupNorm(plan.norm_num_groups, widths[0], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[0], plan.out_channels, 3, padding=1)
+        lay(self)
 
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
         h = self.conv_in(layout(x.to(self.conv_in.weight.dtype)))

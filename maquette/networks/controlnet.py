@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from maquette.contracts import Condition, Network
 from maquette.networks.plans2d import Frame, TextPlan
 from maquette.networks.unet2d import Descent, UNet2D
-from maquette.nn.channels_last import layout
+from maquette.nn.channels_last import lay, layout
 
 
 class ControlNet(Descent):
@@ -35,6 +35,7 @@ class ControlNet(Descent):
         self.controlnet_cond_embedding = _Reader(channels, widths, plan.block_out_channels[0])
         self.controlnet_down_blocks = nn.ModuleList(_zero(width, width, 1) for width in self.skips)
         self.controlnet_mid_block = _zero(self.skips[-1], self.skips[-1], 1)
+        lay(self)
 
     @classmethod
     def of(cls, config: Mapping[str, Any], steps: int = 1000) -> ControlNet:

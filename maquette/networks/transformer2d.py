@@ -26,7 +26,9 @@ class Transformer2D(nn.Module):
     def __init__(self, channels: int, heads: int, depth: int, words: int, groups: int, linear: bool):
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.proj_in, self.proj_out = (nn.Linear(channels, channels) if linear else Pointwise(channels, channels) for _ in range(2))
+        self.proj_in, self.proj_out = (
+            nn.Linear(channels, channels) if linear else Pointwise(channels, channels) for _ in range(2)
+        )
         self.transformer_blocks = nn.ModuleList(_Block(channels, heads, words) for _ in range(depth))
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:

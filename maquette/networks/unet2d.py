@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from maquette.contracts import Condition, Network
 from maquette.networks.levels2d import Down, Two, Up
 from maquette.networks.plans2d import Frame
-from maquette.nn.channels_last import layout, norm_silu
+from maquette.nn.channels_last import lay, layout, norm_silu
 from maquette.nn.embed import fourier
 
 
@@ -152,6 +152,7 @@ class UNet2D(Descent):
             now = width
         self.conv_norm_out = nn.GroupNorm(plan.norm_num_groups, now, eps=plan.norm_eps)
         self.conv_out = nn.Conv2d(now, plan.out_channels, 3, padding=1)
+        lay(self)
 
     def forward(
         self,

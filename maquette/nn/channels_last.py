@@ -39,6 +39,12 @@ def layout(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last if native(x) or x.device.type != "cpu" else torch.contiguous_format)
 
 
+def lay(module: nn.Module) -> None:
+    """Put convolutions' weights where `layout` puts their inputs; else every call of a convolution copies them."""
+    if built():
+        module.to(memory_format=torch.channels_last)
+
+
 Kept = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # the result, sums, scale and offset [B,C], stats [B,2,G]
 
 
