@@ -34,9 +34,11 @@ def test_upsampling_and_convolution_are_one() -> None:
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("most", [channels_last.MOST, 0])
 @pytest.mark.parametrize("size", [1.0, 40.0])  # small scores need no maximum; large ones overflow without it
 @pytest.mark.parametrize("heads", [1, 3])
-def test_attention_is_softmax(heads: int, size: float) -> None:
+def test_attention_is_softmax(heads: int, size: float, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels_last, "MOST", most)
     q, k, v = (torch.randn(2, heads, 8, 10) for _ in range(3))
     q, k = q * size, k * size
     found = slopes(attend, q, k, v)

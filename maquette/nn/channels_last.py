@@ -45,6 +45,7 @@ def lay(module: nn.Module) -> None:
         module.to(memory_format=torch.channels_last)
 
 
+MOST = 1 << 26  # scores of a row
 Kept = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # the result, sums, scale and offset [B,C], stats [B,2,G]
 
 
@@ -131,9 +132,10 @@ def up_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q' k / sqrt(C)) v of many small heads, [B,H,C,T] each -> [B,H,C,T]; every place sees every place.
 
-    On a CPU with scores of one row of the batch at a time, which stay in its cache; backwards they are computed again.
+    On a CPU with scores of one row of the batch at a time, which stay in its cache; backwards they are computed again. Of very
+    large images they would fill memory, and are never made whole.
     """
-    if q.device.type != "cpu":
+    if q.device.type != "cpu" or q.shape[1] * q.shape[3] ** 2 > MOST:
         return F.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT
     ones = torch.ones_like(v[:, :, :1])
     sums = _weigh(q * (1 / math.sqrt(q.shape[2])), k, torch.cat([v, ones], 2))

@@ -93,7 +93,7 @@ class Sharpened(Coding):
         """The codec's move."""
         codec, x = self.parts(system, batch)
         z, charge = codec.squeeze(x, rng)
-        params, dims, begun = codec.decoder(z), x[0].numel(), step >= self.delay
+        params, dims, begun = codec.rebuilt(z), x[0].numel(), step >= self.delay
         again = codec.likelihood.mean(params)
         rebuilt, charge = codec.likelihood.nats(x, params).mean() / dims, charge.mean() / dims
         logs: Logs = {"distortion": rebuilt, "charge": charge}

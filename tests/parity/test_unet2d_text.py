@@ -176,3 +176,32 @@ def test_what_is_told_is_checked() -> None:
     ]:
         with pytest.raises(ValueError, match=says):
             found(ours, {**told, part: wrong})
+
+
+@pytest.mark.parametrize("name", ["stable-diffusion-v1-5", "stable-diffusion-xl-base-1.0", "stable-diffusion-xl-refiner-1.0"])
+def test_every_tensor_has_its_name_and_shape_at_full_size(name: str) -> None:
+    full: dict[str, Any] = {
+        "stable-diffusion-v1-5": {**types(True, True, True, False), "cross_attention_dim": 768},
+        "stable-diffusion-xl-base-1.0": {
+            "block_out_channels": (320, 640, 1280),
+            "attention_head_dim": [5, 10, 20],
+            "transformer_layers_per_block": [1, 2, 10],
+            "cross_attention_dim": 2048,
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        },
+        "stable-diffusion-xl-refiner-1.0": {
+            **types(False, True, True, False),
+            "block_out_channels": (384, 768, 1536, 1536),
+            "attention_head_dim": [6, 12, 24, 24],
+            "transformer_layers_per_block": 4,
+            "cross_attention_dim": 1280,
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2560,
+        },
+    }
+    with torch.device("meta"):
+        theirs = diffusers.UNet2DConditionModel(**{**PUBLISHED[name], **full[name]})
+        ours = UNet2D(TextPlan.of(theirs.config))
+    shapes = {key: value.shape for key, value in theirs.state_dict().items()}
+    assert {key: value.shape for key, value in ours.state_dict().items()} == shapes
