@@ -84,6 +84,8 @@ def test_heed_is_softmax(places: int, seen: int, head: int, dtype: torch.dtype, 
     learned = heed(q.requires_grad_(), k, v, heads, mask)  # PyTorch's own
     torch.testing.assert_close(learned.double(), expected, **near)
     assert learned.requires_grad
+    nothing = heed(q.detach(), k, v, heads, torch.zeros_like(mask))
+    torch.testing.assert_close(nothing.double(), v.double().mean(1, keepdim=True).expand_as(q), **near)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

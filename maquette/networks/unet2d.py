@@ -113,8 +113,10 @@ class Descent(Network):
         if vector is None or rest or not 0 <= numbers <= given:
             wants = f"of {inside} numbers" if not each else f"whose last numbers become {each} waves each, {inside} in all"
             raise ValueError(f"this U-Net is told of a vector {wants}, by its condition, not {given} numbers")
+        if not numbers:
+            return vector.float()
         still, told = vector.float().split([given - numbers, numbers], 1)
-        return torch.cat([still, self.waves(told.flatten(), each or 2).view(len(vector), -1)], 1)
+        return torch.cat([still, self.waves(told.flatten(), each).view(len(vector), -1)], 1)
 
     def waves(self, numbers: Tensor, width: int) -> Tensor:
         """Cosines and sines of some numbers: [N] -> float32[N,width]."""

@@ -41,8 +41,9 @@ def layout(x: Tensor) -> Tensor:
 
 def lay(module: nn.Module) -> None:
     """Put convolutions' weights where `layout` puts their inputs; else every call of a convolution copies them."""
-    if built():
-        module.to(memory_format=torch.channels_last)
+    for p in module.parameters() if built() else ():
+        if p.ndim == 4:
+            p.data = p.data.contiguous(memory_format=torch.channels_last)
 
 
 MOST = 1 << 26  # scores of a row
@@ -144,15 +145,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def heed(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """Attention of places to what they see where the mask bool[B,S] is True: [B,T,D], [B,S,D] twice -> [B,T,D].
+    """Attention of places to what they see where the mask bool[B,S] is True (to all alike where it is not at all): [B,T,D],
+    [B,S,D] twice -> [B,T,D] (Vaswani 2017, sec. 3.2).
 
     Native on a CPU where no gradient is asked for.
     """
+    bias = None if mask is None else torch.where(mask, 0.0, max(-1e30, torch.finfo(q.dtype).min))
     if native(q) and not _learns(q, k, v):
-        bias = None if mask is None else torch.where(mask, 0.0, -1e30)
         return _heed(q, k, v, heads, bias)
     q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, None if mask is None else mask[:, None, None]).transpose(1, 2).flatten(2)
+    bias = None if bias is None else bias.to(q.dtype)[:, None, None]
+    return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2)
 
 
 def geglu(x: Tensor) -> Tensor:

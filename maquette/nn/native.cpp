@@ -229,7 +229,7 @@ static void heed(int64_t first, int64_t last, int64_t places, int64_t seen, int6
     const int Q = 8, N = Unit<T>::N;
     const int64_t S = (seen + 31) / 32 * 32, W = (C + 15) / 16 * 16, D = (C + N - 1) / N;
     std::vector<E> keys(D * S), values(S / N * W), asked(Q * D), weights(Q * S / N);
-    std::vector<float> scores(Q * S), sums(Q * W), off(S, -1e30f);
+    std::vector<float> scores(Q * S), sums(Q * W), off(S, -3e38f);
     for (int64_t row = first; row < last; row++) {
         const int64_t b = row / H, h = row % H;
         for (int64_t s = 0; s < seen; s++) {
@@ -244,7 +244,7 @@ static void heed(int64_t first, int64_t last, int64_t places, int64_t seen, int6
                 for (int64_t c = 0; c < C; c++) set((P*)&asked[i * D] + c, one(from + c));
             }
             V high[Q];
-            for (int i = 0; i < Q; i++) high[i] = wide(-1e30f);
+            for (int i = 0; i < Q; i++) high[i] = wide(-3e38f);
             for (int64_t s = 0; s < S; s += 32) {
                 V sum[Q][2];
                 for (int i = 0; i < Q; i++) sum[i][0] = load(&off[s]), sum[i][1] = load(&off[s + 16]);
@@ -258,10 +258,10 @@ static void heed(int64_t first, int64_t last, int64_t places, int64_t seen, int6
             }
             float share[Q];
             for (int i = 0; i < Q; i++) {
-                const V by = wide(scale * 1.44269504f), off = wide(top(high[i])) * by;
+                const V by = wide(scale * 1.44269504f), best = wide(top(high[i]));
                 V all = {};
                 for (int64_t s = 0; s < S; s += 16) {
-                    V e = two(most(load(&scores[i * S + s]) * by - off, wide(-126.f)));
+                    V e = two(most((load(&scores[i * S + s]) - best) * by, wide(-126.f)));
                     all += e;
                     store((P*)&weights[i * S / N] + s, e);
                 }
