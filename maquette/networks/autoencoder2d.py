@@ -82,11 +82,11 @@ class LatentPlan:
         said = {f.name: config[f.name] for f in fields(cls) if f.name in config and f.name != "attention"}
         return cls(**{**said, "block_out_channels": tuple(config["block_out_channels"]), "attention": down})
 
-    def level(self, level: int, inside: list[int], **change: nn.Module | None) -> Level:
+    def level(self, level: int, inside: list[int], down: nn.Module | None = None, up: nn.Module | None = None) -> Level:
         """The blocks of a resolution, which take these channels in."""
         width, kind = self.block_out_channels[level], Kind(self.norm_num_groups)
         attentions = [Attention(kind, width) for _ in inside] if self.attention[level] else []
-        return Level([Block(kind, i, width) for i in inside], attentions, **change)
+        return Level([Block(kind, i, width) for i in inside], attentions, down, up)
 
     def middle(self) -> Level:
         """Two blocks, and attention between them."""

@@ -100,7 +100,9 @@ class Frame:
 
     @classmethod
     def _attention(cls, config: Mapping[str, Any]) -> tuple[bool, ...]:
-        down = attending(config.get("down_block_types", cls.kinds[0]), cls.kinds[0], WHAT)
+        if "down_block_types" not in config:
+            return cls.attention
+        down = attending(config["down_block_types"], cls.kinds[0], WHAT)
         if "up_block_types" in config and attending(config["up_block_types"], cls.kinds[1], WHAT)[::-1] != down:
             both = f"down_block_types {list(config['down_block_types'])} and up_block_types {list(config['up_block_types'])}"
             raise ValueError(f"{both} do not attend at the same resolutions")
@@ -115,11 +117,11 @@ class Frame:
         """One layer's attention at a resolution, 0 the highest."""
         raise NotImplementedError
 
-    def level(self, level: int, inside: list[int], **change: nn.Module | None) -> Level:
+    def level(self, level: int, inside: list[int], down: nn.Module | None = None, up: nn.Module | None = None) -> Level:
         """The blocks of a resolution, which take these channels in."""
         width = self.block_out_channels[level]
         attentions = [self.attend(level) for _ in inside] if self.attention[level] else []
-        return Level([Block(self.kind, i, width) for i in inside], attentions, **change)
+        return Level([Block(self.kind, i, width) for i in inside], attentions, down, up)
 
     def middle(self) -> Level | None:
         """Two blocks, and attention between them."""

@@ -178,6 +178,11 @@ def test_what_is_told_is_checked() -> None:
             found(ours, {**told, part: wrong})
 
 
+def test_what_a_configuration_leaves_out_is_as_theirs() -> None:
+    with torch.device("meta"):
+        assert TextPlan.of({}) == TextPlan.of(diffusers.UNet2DConditionModel().config)
+
+
 @pytest.mark.parametrize("name", ["stable-diffusion-v1-5", "stable-diffusion-xl-base-1.0", "stable-diffusion-xl-refiner-1.0"])
 def test_every_tensor_has_its_name_and_shape_at_full_size(name: str) -> None:
     full: dict[str, Any] = {
