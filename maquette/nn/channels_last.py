@@ -47,6 +47,7 @@ def lay(module: nn.Module) -> None:
 
 
 MOST = 1 << 26  # scores of a row
+FEW = 256  # places of a batch
 Kept = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # the result, sums, scale and offset [B,C], stats [B,2,G]
 
 
@@ -122,8 +123,11 @@ class Pointwise(nn.Conv2d):
 def up_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """conv(nearest neighbours at twice the resolution), [B,C,H,W] -> [B,C',2H,2W], for a 3 x 3 convolution padded by 1.
 
-    Equal neighbours meet summed weights: a transposed 4 x 4 convolution of stride 2, with 4/9 of the products.
+    Equal neighbours meet summed weights: a transposed 4 x 4 convolution of stride 2, with 4/9 of the products. Where places are
+    few, summing weights costs more than it saves.
     """
+    if len(x) * x.shape[2] * x.shape[3] < FEW:
+        return conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
     weight = conv.weight.flip(2, 3).transpose(0, 1)
     weight = F.pad(weight, (0, 1)) + F.pad(weight, (1, 0))
     weight = F.pad(weight, (0, 0, 0, 1)) + F.pad(weight, (0, 0, 1, 0))
