@@ -41,7 +41,7 @@ class Autoencoder(Codec):
         """What the codes of x cost to send under the bottleneck's own, unlearned prior, in nats [B]."""
         raise NotImplementedError
 
-    def seen(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         """What the bottleneck reads of x [B,C,H,W]."""
         return self.encoder(x)
 
@@ -82,7 +82,7 @@ class KLCodec(Autoencoder):
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x), [B,D,*S] each, in float32."""
-        mean, logvar = self.seen(x).float().chunk(2, 1)
+        mean, logvar = self.features(x).float().chunk(2, 1)
         return mean, logvar.clamp(*self.bounds)
 
     def encode(self, data: Tensor) -> Code:
@@ -171,7 +171,7 @@ class SymbolCodec(Autoencoder):
         self.bos, self.length = quantizer.symbols, grid[0] * grid[1] * quantizer.books
 
     def encode(self, data: Tensor) -> Code:
-        return self.quantizer(self.seen(data).flatten(2).mT)[1].flatten(1)
+        return self.quantizer(self.features(data).flatten(2).mT)[1].flatten(1)
 
     def decode(self, code: Code) -> Tensor:
         return self.mean(self.latent(code))
@@ -183,7 +183,7 @@ class SymbolCodec(Autoencoder):
 
     def squeeze(self, x: Tensor, rng: Streams, prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The quantised latent [B,D,h,w], a gradient straight through it, and the squared errors [B] to commit to (eq. 3)."""
-        z, _, error = self.quantizer(self.seen(x).flatten(2).mT, rng)
+        z, _, error = self.quantizer(self.features(x).flatten(2).mT, rng)
         return z.mT.contiguous().unflatten(2, self.grid), error  # channels first in memory: norms run faster
 
     def rate(self, x: Tensor) -> Tensor:

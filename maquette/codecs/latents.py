@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from maquette.codecs.autoencoder import Autoencoder, KLCodec
 from maquette.contracts import Code
 from maquette.networks.autoencoder2d import LatentDecoder, LatentEncoder, LatentPlan
-from maquette.nn.densities import Laplace, Likelihood
+from maquette.nn.densities import Absolute, Likelihood
 from maquette.nn.quantize import LearnedQuantizer
 from maquette.streams import Streams
 
@@ -31,7 +31,7 @@ class Latents(Autoencoder):
         self.quant_conv = nn.Conv2d(read, outside, 1) if plan.use_quant_conv else None
         self.post_quant_conv = nn.Conv2d(inside, plan.latent_channels, 1) if plan.use_post_quant_conv else None
 
-    def seen(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         h = self.encoder(x)
         return h if self.quant_conv is None else self.quant_conv(h)
 
@@ -59,7 +59,7 @@ class KLLatents(Latents, KLCodec):
         if plan.num_vq_embeddings is not None:
             raise ValueError(f"num_vq_embeddings is {plan.num_vq_embeddings}: this plan is a VQModel's, for VQLatents")
         both = 2 * plan.latent_channels
-        super().__init__(plan, both, both, plan.latent_channels, likelihood or Laplace())
+        super().__init__(plan, both, both, plan.latent_channels, likelihood or Absolute())
 
     def encode(self, data: Tensor) -> Code:
         return self.shown(self.posterior(data)[0])
@@ -78,18 +78,18 @@ class VQLatents(Latents):
         if plan.num_vq_embeddings is None:
             raise ValueError("num_vq_embeddings is None: this plan is an AutoencoderKL's, for KLLatents")
         width = plan.vq_embed_dim or plan.latent_channels
-        super().__init__(plan, plan.latent_channels, width, width, likelihood or Laplace())
+        super().__init__(plan, plan.latent_channels, width, width, likelihood or Absolute())
         self.quantize = LearnedQuantizer(width, plan.num_vq_embeddings)
 
     def encode(self, data: Tensor) -> Code:
-        return self.shown(self.seen(data))
+        return self.shown(self.features(data))
 
     def decode(self, code: Code) -> Tensor:
         return self.mean(self._quantised(self.latent(code))[0])
 
     def symbols(self, x: Tensor) -> Tensor:
         """The points that stand for x [B,C,H,W]: int64[B,h,w]."""
-        return self._quantised(self.seen(x))[1]
+        return self._quantised(self.features(x))[1]
 
     def points(self, symbols: Tensor) -> Tensor:
         """int64[B,h,w] -> the points that they stand for, [B,D,h,w]."""
@@ -97,7 +97,7 @@ class VQLatents(Latents):
 
     def squeeze(self, x: Tensor, rng: Streams, prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The quantised latent [B,D,h,w], a gradient straight through it, and the quantiser's errors [B]."""
-        z, _, error = self._quantised(self.seen(x))
+        z, _, error = self._quantised(self.features(x))
         return z, error
 
     def rate(self, x: Tensor) -> Tensor:

@@ -158,7 +158,7 @@ class LogisticMixture:
         return torch.stack(image, 1)
 
 
-class Laplace:
+class Absolute:
     """Real numbers, each with a Laplace density around its own mean, all of one width: absolute errors, P = C.
 
     Args:
