@@ -9,7 +9,7 @@ from torch.library import opcheck
 from torch.nn import functional as F
 
 from maquette.nn import channels_last
-from maquette.nn.channels_last import attend, norm_silu, up_conv
+from maquette.nn.channels_last import Pointwise, attend, geglu, heed, norm_silu, up_conv
 from maquette.nn.native import built
 
 CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
@@ -23,9 +23,10 @@ def slopes(call, *inputs: Tensor) -> list[Tensor]:
     return [out, *torch.autograd.grad((out * towards).sum(), inputs)]
 
 
-def test_upsampling_and_convolution_are_one() -> None:
+@pytest.mark.parametrize("height", [4, 24])  # few places and many
+def test_upsampling_and_convolution_are_one(height: int) -> None:
     conv = nn.Conv2d(6, 5, 3, padding=1).double()
-    x = torch.randn(2, 6, 4, 7, dtype=torch.float64)
+    x = torch.randn(2, 6, height, 7, dtype=torch.float64)
     for found, expected in zip(
         slopes(lambda x: up_conv(x, conv), x),
         slopes(lambda x: conv(F.interpolate(x, scale_factor=2.0, mode="nearest")), x),
@@ -34,9 +35,11 @@ def test_upsampling_and_convolution_are_one() -> None:
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("most", [channels_last.MOST, 0])
 @pytest.mark.parametrize("size", [1.0, 40.0])  # small scores need no maximum; large ones overflow without it
 @pytest.mark.parametrize("heads", [1, 3])
-def test_attention_is_softmax(heads: int, size: float) -> None:
+def test_attention_is_softmax(heads: int, size: float, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels_last, "MOST", most)
     q, k, v = (torch.randn(2, heads, 8, 10) for _ in range(3))
     q, k = q * size, k * size
     found = slopes(attend, q, k, v)
@@ -56,6 +59,51 @@ def test_attention_in_bfloat16_is_as_near_as_theirs() -> None:
     half = [x.bfloat16() for x in (q, k, v)]
     for one, other, truth in zip(slopes(attend, *half), slopes(plain, *half), exact, strict=True):
         assert (one - truth).norm() < 2 * (other - truth).norm() + 0.01 * truth.norm()
+
+
+@pytest.mark.skipif(not built(), reason="nothing compiles here")
+@pytest.mark.parametrize("size", [1.0, 40.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("places", "seen", "head"), [(16, 77, 8), (9, 33, 40), (1, 1, 3), (21, 32, 16), (8, 100, 72)])
+def test_heed_is_softmax(places: int, seen: int, head: int, dtype: torch.dtype, size: float) -> None:
+    """Without gradients native, whatever the sizes; masked and not; q, k and v apart or parts of one tensor."""
+    heads = 3
+    exact = [torch.randn(2, n, heads * head, dtype=torch.float64) * s for n, s in ((places, size), (seen, 1), (seen, 1))]
+    exact = [x.to(dtype).double() for x in exact]
+    q, k, v = (x.to(dtype) for x in exact)
+    both = torch.cat([k, v], 2).chunk(2, 2)  # not contiguous
+    mask = torch.rand(2, seen) < 0.5
+    mask[:, 0] = True
+    near = {"atol": 3e-5 * size, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.03, "rtol": 0.02}
+    with torch.no_grad():
+        for given in (None, mask):
+            split = [x.unflatten(2, (heads, head)).transpose(1, 2) for x in exact]
+            expected = F.scaled_dot_product_attention(*split, None if given is None else given[:, None, None])
+            expected = expected.transpose(1, 2).flatten(2)
+            for found in (heed(q, k, v, heads, given), heed(q, *both, heads, given)):
+                torch.testing.assert_close(found.double(), expected, **near)
+    learned = heed(q.requires_grad_(), k, v, heads, mask)  # PyTorch's own
+    torch.testing.assert_close(learned.double(), expected, **near)
+    assert learned.requires_grad
+    nothing = heed(q.detach(), k, v, heads, torch.zeros_like(mask))
+    torch.testing.assert_close(nothing.double(), v.double().mean(1, keepdim=True).expand_as(q), **near)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_geglu_is_pytorchs(dtype: torch.dtype) -> None:
+    x = torch.cat([torch.randn(2, 7, 32), torch.linspace(-9, 9, 448).view(2, 7, 32)], 2).to(dtype)
+    value, gate = x.double().chunk(2, -1)
+    near = {"atol": 1e-6, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 1e-3, "rtol": 1e-2}
+    with torch.no_grad():
+        torch.testing.assert_close(geglu(x).double(), value * F.gelu(gate), **near)
+    assert geglu(x.requires_grad_()).requires_grad
+
+
+def test_a_pointwise_convolution_is_one() -> None:
+    conv, x = Pointwise(6, 4).double(), torch.randn(2, 6, 3, 5, dtype=torch.float64)
+    expected = F.conv2d(x, conv.weight, conv.bias)
+    torch.testing.assert_close(conv(x), expected)
+    torch.testing.assert_close(conv(x.flatten(2).mT), expected.flatten(2).mT)
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -111,3 +159,7 @@ def test_the_compiler_may_see_them() -> None:
     opcheck(channels_last._norm_silu, (x.requires_grad_(), per_channel, *parameters, 4, 1e-5, True), test_utils=CHECKS)
     q, k, v = (torch.randn(2, 3, 4, 8, requires_grad=True) for _ in range(3))
     opcheck(channels_last._weigh, (q, k, v), test_utils=CHECKS)
+    with torch.no_grad():
+        q, k, v = torch.randn(2, 9, 16), torch.randn(2, 7, 16), torch.randn(2, 7, 16)
+        opcheck(channels_last._heed, (q, k, v, 2, None), test_utils=CHECKS)
+        opcheck(channels_last._geglu, (torch.randn(3, 5, 64),), test_utils=CHECKS)

@@ -11,7 +11,8 @@ from maquette.contracts import Condition
 from maquette.data import open_data
 from maquette.distributed import World
 from maquette.experiment import Fit
-from maquette.networks.unet2d import Plan, UNet2D
+from maquette.networks.plans2d import Plan
+from maquette.networks.unet2d import UNet2D
 from maquette.objectives.denoising import Denoising
 from maquette.processes.gaussian import Betas, Gaussian, Noise
 from maquette.samplers.solvers import DDIM

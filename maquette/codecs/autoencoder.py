@@ -41,17 +41,25 @@ class Autoencoder(Codec):
         """What the codes of x cost to send under the bottleneck's own, unlearned prior, in nats [B]."""
         raise NotImplementedError
 
+    def features(self, x: Tensor) -> Tensor:
+        """What the bottleneck reads of x [B,C,H,W]."""
+        return self.encoder(x)
+
+    def rebuilt(self, z: Tensor) -> Tensor:
+        """The likelihood's parameters [B,P,H,W] of z [B,D,*S]."""
+        return self.decoder(z)
+
     def nats(self, x: Tensor, z: Tensor) -> Tensor:
         """-log p(x | z) [B]: the distortion."""
-        return self.likelihood.nats(x, self.decoder(z))
+        return self.likelihood.nats(x, self.rebuilt(z))
 
     def mean(self, z: Tensor) -> Tensor:
         """E[x | z], [B,C,H,W]; not rounded."""
-        return self.likelihood.mean(self.decoder(z))
+        return self.likelihood.mean(self.rebuilt(z))
 
     def draw(self, z: Code, rng: Streams) -> Tensor:
         """x ~ p(x | z), [B,C,H,W] in -1..1."""
-        return self.likelihood.draw(self.decoder(z), rng)
+        return self.likelihood.draw(self.rebuilt(z), rng)
 
     @property
     def last(self) -> Tensor:
@@ -70,10 +78,12 @@ class KLCodec(Autoencoder):
     The encoder gives posterior means and log-variances [B, 2 D, *S].
     """
 
+    bounds = (-12.0, 8.0)  # of log-variances; beyond them e^logvar means nothing in float32, and gradients explode
+
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x), [B,D,*S] each, in float32."""
-        mean, logvar = self.encoder(x).float().chunk(2, 1)
-        return mean, logvar.clamp(-12, 8)  # beyond them e^logvar means nothing in float32, and gradients explode
+        mean, logvar = self.features(x).float().chunk(2, 1)
+        return mean, logvar.clamp(*self.bounds)
 
     def encode(self, data: Tensor) -> Code:
         return self.posterior(data)[0]
@@ -161,7 +171,7 @@ class SymbolCodec(Autoencoder):
         self.bos, self.length = quantizer.symbols, grid[0] * grid[1] * quantizer.books
 
     def encode(self, data: Tensor) -> Code:
-        return self.quantizer(self.encoder(data).flatten(2).mT)[1].flatten(1)
+        return self.quantizer(self.features(data).flatten(2).mT)[1].flatten(1)
 
     def decode(self, code: Code) -> Tensor:
         return self.mean(self.latent(code))
@@ -173,7 +183,7 @@ class SymbolCodec(Autoencoder):
 
     def squeeze(self, x: Tensor, rng: Streams, prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The quantised latent [B,D,h,w], a gradient straight through it, and the squared errors [B] to commit to (eq. 3)."""
-        z, _, error = self.quantizer(self.encoder(x).flatten(2).mT, rng)
+        z, _, error = self.quantizer(self.features(x).flatten(2).mT, rng)
         return z.mT.contiguous().unflatten(2, self.grid), error  # channels first in memory: norms run faster
 
     def rate(self, x: Tensor) -> Tensor:

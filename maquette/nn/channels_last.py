@@ -39,6 +39,15 @@ def layout(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last if native(x) or x.device.type != "cpu" else torch.contiguous_format)
 
 
+def lay(module: nn.Module) -> None:
+    """Put convolutions' weights where `layout` puts their inputs; else every call of a convolution copies them."""
+    for p in module.parameters() if built() else ():
+        if p.ndim == 4:
+            p.data = p.data.contiguous(memory_format=torch.channels_last)
+
+
+MOST = 1 << 26  # scores of a row
+FEW = 256  # places of a batch
 Kept = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # the result, sums, scale and offset [B,C], stats [B,2,G]
 
 
@@ -95,11 +104,30 @@ def _norm_back(ctx: Any, grad: Tensor, *unused: Any) -> tuple[Tensor | None, ...
 _norm_silu.register_autograd(_norm_back, setup_context=_keep_norm)
 
 
+class Pointwise(nn.Conv2d):
+    """A 1 x 1 convolution as a matrix: [B,C,H,W] -> [B,C',H,W], or of places, [B,T,C] -> [B,T,C'].
+
+    One thread of a CPU is slow at 1 x 1 convolutions of its own, and leaves channels first in memory.
+    """
+
+    def __init__(self, inside: int, outside: int):
+        super().__init__(inside, outside, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.flatten(1)
+        if x.ndim == 3:
+            return F.linear(x, weight, self.bias)
+        return F.linear(x.permute(0, 2, 3, 1), weight, self.bias).permute(0, 3, 1, 2)
+
+
 def up_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """conv(nearest neighbours at twice the resolution), [B,C,H,W] -> [B,C',2H,2W], for a 3 x 3 convolution padded by 1.
 
-    Equal neighbours meet summed weights: a transposed 4 x 4 convolution of stride 2, with 4/9 of the products.
+    Equal neighbours meet summed weights: a transposed 4 x 4 convolution of stride 2, with 4/9 of the products. Where places are
+    few, summing weights costs more than it saves.
     """
+    if len(x) * x.shape[2] * x.shape[3] < FEW:
+        return conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
     weight = conv.weight.flip(2, 3).transpose(0, 1)
     weight = F.pad(weight, (0, 1)) + F.pad(weight, (1, 0))
     weight = F.pad(weight, (0, 0, 0, 1)) + F.pad(weight, (0, 0, 1, 0))
@@ -109,14 +137,71 @@ def up_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q' k / sqrt(C)) v of many small heads, [B,H,C,T] each -> [B,H,C,T]; every place sees every place.
 
-    On a CPU with scores of one row of the batch at a time, which stay in its cache; backwards they are computed again.
+    On a CPU with scores of one row of the batch at a time, which stay in its cache; backwards they are computed again. Of very
+    large images they would fill memory, and are never made whole.
     """
-    if q.device.type != "cpu":
+    if q.device.type != "cpu" or q.shape[1] * q.shape[3] ** 2 > MOST:
         return F.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT
     ones = torch.ones_like(v[:, :, :1])
     sums = _weigh(q * (1 / math.sqrt(q.shape[2])), k, torch.cat([v, ones], 2))
     sums = sums.to(torch.promote_types(sums.dtype, torch.float32))
     return (sums[:, :, :-1] / sums[:, :, -1:]).to(v.dtype)
+
+
+def heed(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Attention of places to what they see where the mask bool[B,S] is True (to all alike where it is not at all): [B,T,D],
+    [B,S,D] twice -> [B,T,D] (Vaswani 2017, sec. 3.2).
+
+    Native on a CPU where no gradient is asked for.
+    """
+    bias = None if mask is None else torch.where(mask, 0.0, max(-1e30, torch.finfo(q.dtype).min))
+    if native(q) and not _learns(q, k, v):
+        return _heed(q, k, v, heads, bias)
+    q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    bias = None if bias is None else bias.to(q.dtype)[:, None, None]
+    return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2)
+
+
+def geglu(x: Tensor) -> Tensor:
+    """The first half of the channels times GELU of the second: [..., 2D] -> [..., D]. Native where no gradient is asked for."""
+    if native(x) and not _learns(x) and x.shape[-1] % 32 == 0:
+        return _geglu(x)
+    value, gate = x.chunk(2, -1)
+    return value * F.gelu(gate)
+
+
+def _learns(*inputs: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+
+
+@torch.library.custom_op("maquette::heed", mutates_args=())
+def _heed(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None) -> Tensor:
+    q, k, v = (x if x.stride(2) == 1 and x.stride(0) == x.shape[1] * x.stride(1) else x.contiguous() for x in (q, k, v))
+    bias = None if bias is None else bias.float().contiguous()
+    batch, places, width = q.shape
+    out = q.new_empty(batch, places, width)
+    sizes = (places, k.shape[1], heads, width // heads, (width // heads) ** -0.5)
+    over_rows("heed", batch * heads, q, *sizes, q, q.stride(1), k, k.stride(1), v, v.stride(1), bias, out)
+    return out
+
+
+@_heed.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+@torch.library.custom_op("maquette::geglu", mutates_args=())
+def _geglu(x: Tensor) -> Tensor:
+    x = x.contiguous()
+    width = x.shape[-1] // 2
+    out = x.new_empty(*x.shape[:-1], width)
+    over_rows("geglu", x.numel() // x.shape[-1], x, width, x, out)
+    return out
+
+
+@_geglu.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
 
 
 @torch.library.custom_op("maquette::weigh", mutates_args=())

@@ -158,6 +158,30 @@ class LogisticMixture:
         return torch.stack(image, 1)
 
 
+class Absolute:
+    """Real numbers, each with a Laplace density around its own mean, all of one width: absolute errors, P = C.
+
+    Args:
+        scale: the mean absolute error.
+    """
+
+    def __init__(self, scale: float = 1.0):
+        self.scale = scale
+
+    def width(self, channels: int) -> int:
+        return channels
+
+    def nats(self, x: Tensor, params: Tensor) -> Tensor:
+        return ((x - params.float()).abs() / self.scale + math.log(2 * self.scale)).flatten(1).sum(1)
+
+    def draw(self, params: Tensor, rng: Streams) -> Tensor:
+        away = rng.uniform(*params.shape[1:]) - 0.5
+        return params.float() - self.scale * away.sign() * (-2 * away.abs()).log1p()
+
+    def mean(self, params: Tensor) -> Tensor:
+        return params
+
+
 class Normal:
     """Real numbers, each with a Gaussian of its own mean and width: x [B,C,*S], params [B, 2 C, *S]."""
 

@@ -27,12 +27,25 @@ static inline void store(half* p, V v) {  // to the nearest, ties to even
     std::memcpy(p, &h, sizeof h);
 #endif
 }
+static inline float one(const float* p) { return *p; }
+static inline float one(const half* p) {
+    uint32_t i = uint32_t(*p) << 16;
+    float x;
+    std::memcpy(&x, &i, 4);
+    return x;
+}
+static inline void set(float* p, float x) { *p = x; }
+static inline void set(half* p, float x) {
+    uint32_t i;
+    std::memcpy(&i, &x, 4);
+    *p = (i + 0x7fff + ((i >> 16) & 1)) >> 16;
+}
 static inline V least(V a, V b) { return a < b ? a : b; }
 static inline V most(V a, V b) { return a > b ? a : b; }
 
-// e^x to 2e-7: 2^n times a polynomial of the rest (Cephes, exp2f)
-static inline V expo(V x) {
-    V y = least(most(x, wide(-87.f)), wide(88.f)) * 1.44269504f, up = y + 12582912.f, f = y - (up - 12582912.f);
+// 2^y to 2e-7: 2^n times a polynomial of the rest (Cephes, exp2f)
+static inline V two(V y) {
+    V up = y + 12582912.f, f = y - (up - 12582912.f);
     V p = f * 1.535336188319500e-4f + 1.339887440266574e-3f;
     p = p * f + 9.618437357674640e-3f;
     p = p * f + 5.550332471162809e-2f;
@@ -41,6 +54,7 @@ static inline V expo(V x) {
     p = p * f + 1.f;
     return (V)((I)p + ((I)up << 23));
 }
+static inline V expo(V x) { return two(least(most(x, wide(-87.f)), wide(88.f)) * 1.44269504f); }
 static inline V sigmoid(V y) { return 1.f / (1.f + expo(-y)); }
 
 // x [B,P,C]; shift, sums, scale, offset [B,C]; stats [B,2,G] (mean, 1/deviation)
@@ -172,6 +186,111 @@ static void product(int64_t first, int64_t last, T* x, const T* y) {
     for (int64_t i = 16 * first; i < 16 * last; i += 16) store(x + i, load(x + i) * load(y + i));
 }
 
+static inline float top(V v) {
+    float m = v[0];
+    for (int i = 1; i < 16; i++) m = v[i] > m ? v[i] : m;
+    return m;
+}
+static inline float total(V v) {
+    float t = 0;
+    for (int i = 0; i < 16; i++) t += v[i];
+    return t;
+}
+
+// What attention multiplies: a float, or a pair of bfloat16 where the machine multiplies pairs. P is how one number is kept, N of
+// them make an element E; a vector of elements times one element.
+template <class T> struct Unit { typedef float P; typedef float E; static const int N = 1; };
+static inline V dot(V sum, const float* row, float by) { return sum + load(row) * by; }
+#ifdef __AVX512BF16__
+template <> struct Unit<half> { typedef half P; typedef uint32_t E; static const int N = 2; };
+static inline V dot(V sum, const uint32_t* row, uint32_t by) {
+    return (V)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_loadu_si512(row), (__m512bh)_mm512_set1_epi32(by));
+}
+#endif
+
+// to[q][wide] = sums of `count` rows of `from`, by weights [Q][step]
+template <int Q, int U, class E>
+static inline void mix(int64_t count, const E* by, int64_t step, const E* from, int64_t wide, float* to) {
+    V sum[Q][U] = {};
+    for (int64_t i = 0; i < count; i++)
+        for (int q = 0; q < Q; q++)
+            for (int u = 0; u < U; u++) sum[q][u] = dot(sum[q][u], from + i * wide + 16 * u, by[q * step + i]);
+    for (int q = 0; q < Q; q++)
+        for (int u = 0; u < U; u++) store(to + q * wide + 16 * u, sum[q][u]);
+}
+
+// attention of T queries to S keys, a head of a row of the batch at a time: q [B,T,H,C], k, v [B,S,H,C], places qs, ks, vs numbers
+// apart; bias [B,S] or none; y [B,T,H,C]. Eight queries at a time, whose scores stay in the nearest caches.
+template <class T>
+static void heed(int64_t first, int64_t last, int64_t places, int64_t seen, int64_t H, int64_t C, float scale, const T* q, int64_t qs,
+                 const T* k, int64_t ks, const T* v, int64_t vs, const float* bias, T* y) {
+    typedef typename Unit<T>::P P;
+    typedef typename Unit<T>::E E;
+    const int Q = 8, N = Unit<T>::N;
+    const int64_t S = (seen + 31) / 32 * 32, W = (C + 15) / 16 * 16, D = (C + N - 1) / N;
+    std::vector<E> keys(D * S), values(S / N * W), asked(Q * D), weights(Q * S / N);
+    std::vector<float> scores(Q * S), sums(Q * W), off(S, -3e38f);
+    for (int64_t row = first; row < last; row++) {
+        const int64_t b = row / H, h = row % H;
+        for (int64_t s = 0; s < seen; s++) {
+            const T *key = k + (b * seen + s) * ks + h * C, *value = v + (b * seen + s) * vs + h * C;
+            for (int64_t c = 0; c < C; c++) set((P*)&keys[0] + (c / N * S + s) * N + c % N, one(key + c));
+            for (int64_t c = 0; c < C; c++) set((P*)&values[0] + (s / N * W + c) * N + s % N, one(value + c));
+            off[s] = bias ? bias[b * seen + s] : 0.f;
+        }
+        for (int64_t t = 0; t < places; t += Q) {
+            for (int i = 0; i < Q; i++) {  // the last one again where fewer are left
+                const T* from = q + (b * places + (t + i < places ? t + i : places - 1)) * qs + h * C;
+                for (int64_t c = 0; c < C; c++) set((P*)&asked[i * D] + c, one(from + c));
+            }
+            V high[Q];
+            for (int i = 0; i < Q; i++) high[i] = wide(-3e38f);
+            for (int64_t s = 0; s < S; s += 32) {
+                V sum[Q][2];
+                for (int i = 0; i < Q; i++) sum[i][0] = load(&off[s]), sum[i][1] = load(&off[s + 16]);
+                for (int64_t c = 0; c < D; c++)
+                    for (int i = 0; i < Q; i++)
+                        for (int u = 0; u < 2; u++) sum[i][u] = dot(sum[i][u], &keys[c * S + s + 16 * u], asked[i * D + c]);
+                for (int i = 0; i < Q; i++) {
+                    store(&scores[i * S + s], sum[i][0]), store(&scores[i * S + s + 16], sum[i][1]);
+                    high[i] = most(high[i], most(sum[i][0], sum[i][1]));
+                }
+            }
+            float share[Q];
+            for (int i = 0; i < Q; i++) {
+                const V by = wide(scale * 1.44269504f), best = wide(top(high[i]));
+                V all = {};
+                for (int64_t s = 0; s < S; s += 16) {
+                    V e = two(most((load(&scores[i * S + s]) - best) * by, wide(-126.f)));
+                    all += e;
+                    store((P*)&weights[i * S / N] + s, e);
+                }
+                share[i] = 1 / total(all);
+            }
+            int64_t c = 0;
+            for (; c + 32 <= W; c += 32) mix<Q, 2>((seen + N - 1) / N, &weights[0], S / N, &values[c], W, &sums[c]);
+            if (c < W) mix<Q, 1>((seen + N - 1) / N, &weights[0], S / N, &values[c], W, &sums[c]);
+            for (int i = 0; i < Q && t + i < places; i++)
+                for (int64_t c = 0; c < C; c++) set(y + ((b * places + t + i) * H + h) * C + c, sums[i * W + c] * share[i]);
+        }
+    }
+}
+
+// value times GELU(gate), exact: the error function by Abramowitz & Stegun 7.1.26, to 1.5e-7. x [N,2D], y [N,D], D in sixteens
+template <class T>
+static void geglu(int64_t first, int64_t last, int64_t D, const T* x, T* y) {
+    for (int64_t n = first; n < last; n++)
+        for (int64_t i = 0; i < D; i += 16) {
+            V g = load(x + 2 * n * D + D + i), a = g < 0.f ? -g : g, t = 1.f / (1.f + 0.3275911f * 0.70710678f * a);
+            V p = 1.061405429f * t - 1.453152027f;
+            p = p * t + 1.421413741f;
+            p = p * t - 0.284496736f;
+            p = p * t + 0.254829592f;
+            V tail = 0.5f * p * t * expo(-0.5f * a * a);  // of the normal distribution beyond |g|
+            store(y + n * D + i, load(x + 2 * n * D + i) * g * (g < 0.f ? tail : 1.f - tail));
+        }
+}
+
 #define EXPORT(NAME, T)                                                                                                              \
     extern "C" void norm_##NAME(int64_t first, int64_t last, int64_t P, int64_t C, int64_t G, float eps, int silu, const T* x,        \
                                 const float* shift, const float* weight, const float* bias, T* y, float* sums, float* scale,          \
@@ -189,6 +308,11 @@ static void product(int64_t first, int64_t last, T* x, const T* y) {
         gelu_back(first, last, x, grad, dx);                                                                                         \
     }                                                                                                                                \
     extern "C" void exponential_##NAME(int64_t first, int64_t last, T* x) { exponential(first, last, x); }                            \
-    extern "C" void product_##NAME(int64_t first, int64_t last, T* x, const T* y) { product(first, last, x, y); }
+    extern "C" void product_##NAME(int64_t first, int64_t last, T* x, const T* y) { product(first, last, x, y); }                      \
+    extern "C" void heed_##NAME(int64_t first, int64_t last, int64_t places, int64_t seen, int64_t H, int64_t C, float scale,         \
+                                const T* q, int64_t qs, const T* k, int64_t ks, const T* v, int64_t vs, const float* bias, T* y) {    \
+        heed(first, last, places, seen, H, C, scale, q, qs, k, ks, v, vs, bias, y);                                                   \
+    }                                                                                                                                \
+    extern "C" void geglu_##NAME(int64_t first, int64_t last, int64_t D, const T* x, T* y) { geglu(first, last, D, x, y); }
 EXPORT(float32, float)
 EXPORT(bfloat16, half)

@@ -47,6 +47,11 @@ def straight_through(x: Tensor, z: Tensor) -> Tensor:
     return x + (z - x).detach()
 
 
+def nearest(x: Tensor, book: Tensor) -> Tensor:
+    """[B,T,D] and points [K,D] -> int64[B,T]: the point at the smallest distance (van den Oord 2017, eq. 1)."""
+    return (book.square().sum(1) - 2 * x @ book.T).argmin(-1)
+
+
 class VectorQuantizer(Quantizer):
     """The nearest of K learned points, each the moving average of the vectors it stands for (van den Oord 2017, app. A.1).
 
@@ -100,8 +105,8 @@ class VectorQuantizer(Quantizer):
 
     @torch.no_grad()
     def nearest(self, x: Tensor) -> Tensor:
-        """[B,T,D] -> int64[B,T]: the point at the smallest distance (van den Oord 2017, eq. 1)."""
-        return (self.book.square().sum(1) - 2 * x @ self.book.T).argmin(-1)
+        """[B,T,D] -> int64[B,T]: the point at the smallest distance."""
+        return nearest(x, self.book)
 
     @torch.no_grad()
     def follow(self, x: Tensor, code: Tensor) -> None:
@@ -128,6 +133,38 @@ class VectorQuantizer(Quantizer):
         dead = dead[: len(chosen)]
         self.book[dead], self.count[dead], self.total[dead] = vectors[chosen], fair, vectors[chosen] * fair
         self.revived += len(dead)
+
+
+class LearnedQuantizer(Quantizer):
+    """The nearest of K points that are parameters, and learn by gradient as all else (van den Oord 2017, eq. 3).
+
+    Its errors are commitment's, and a quarter of them again, by which points come to the vectors that chose them.
+
+    Args:
+        width: D.
+        symbols: K.
+    """
+
+    pull = 0.25
+
+    def __init__(self, width: int, symbols: int):
+        super().__init__()
+        if not 2 <= symbols <= MOST:
+            raise ValueError(f"symbols is {symbols}; a codebook holds 2 .. {MOST}, nearest is {min(max(symbols, 2), MOST)}")
+        self.width, self.symbols = width, symbols
+        self.embedding = nn.Embedding(symbols, width)
+        nn.init.uniform_(self.embedding.weight, -1 / symbols, 1 / symbols)
+
+    def forward(self, x: Tensor, rng: Streams | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        x, book = x.float(), self.embedding.weight.float()
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            code = nearest(x, book)
+        z = book[code]
+        error = (x - z.detach()).square() + self.pull * (x.detach() - z).square()
+        return straight_through(x, z), code[..., None], error.flatten(1).sum(1)
+
+    def embed(self, code: Tensor) -> Tensor:
+        return self.embedding.weight[code[..., 0]].float()
 
 
 class ResidualQuantizer(Quantizer):

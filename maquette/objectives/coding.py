@@ -93,7 +93,7 @@ class Sharpened(Coding):
         """The codec's move."""
         codec, x = self.parts(system, batch)
         z, charge = codec.squeeze(x, rng)
-        params, dims, begun = codec.decoder(z), x[0].numel(), step >= self.delay
+        params, dims, begun = codec.rebuilt(z), x[0].numel(), step >= self.delay
         again = codec.likelihood.mean(params)
         rebuilt, charge = codec.likelihood.nats(x, params).mean() / dims, charge.mean() / dims
         logs: Logs = {"distortion": rebuilt, "charge": charge}
@@ -121,7 +121,7 @@ class Sharpened(Coding):
         if step < self.delay:  # a loss of nothing, at next to no cost
             return 0 * system.nets["discriminator"](x[:1]).float().mean(), {}
         with torch.no_grad():
-            again = codec.likelihood.mean(codec.decoder(codec.squeeze(x, rng)[0]))
+            again = codec.mean(codec.squeeze(x, rng)[0])
         real, fake = system.nets["discriminator"](torch.cat([x, again.to(x.dtype)])).float().chunk(2)
         loss = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
         return loss, {"apart": (real.mean() - fake.mean()).detach()}

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from maquette.contracts import Condition
-from maquette.networks.unet2d import Plan, UNet2D
+from maquette.networks.plans2d import Plan
+from maquette.networks.unet2d import UNet2D
 
 diffusers = pytest.importorskip("diffusers", reason="the reference is diffusers' UNet2DModel")
 PLAIN = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
