@@ -161,18 +161,22 @@ class LogisticMixture:
 class Absolute:
     """Real numbers, each with a Laplace density around its own mean, all of one width: absolute errors, P = C.
 
+    What a decoder learns from fastest where its codes leave little in doubt.
+
     Args:
         scale: the mean absolute error.
+        levels: distinct values in -1..1, for nats of grey levels: the density times their distance; 0 = of the density alone.
     """
 
-    def __init__(self, scale: float = 1.0):
-        self.scale = scale
+    def __init__(self, scale: float = 1.0, levels: int = 0):
+        self.scale, self.levels = scale, levels
 
     def width(self, channels: int) -> int:
         return channels
 
     def nats(self, x: Tensor, params: Tensor) -> Tensor:
-        return ((x - params.float()).abs() / self.scale + math.log(2 * self.scale)).flatten(1).sum(1)
+        width = self.scale * (self.levels - 1) if self.levels else 2 * self.scale
+        return ((x - params.float()).abs() / self.scale + math.log(width)).flatten(1).sum(1)
 
     def draw(self, params: Tensor, rng: Streams) -> Tensor:
         away = rng.uniform(*params.shape[1:]) - 0.5
@@ -204,33 +208,6 @@ class Normal:
 
     def mean(self, params: Tensor) -> Tensor:
         return self._split(params)[0]
-
-
-class Laplace:
-    """The absolute error of one guess per channel: a Laplace distribution of fixed width, P = C, times the levels' distance.
-
-    What a decoder learns from fastest where codes leave little in doubt; draws are its means.
-
-    Args:
-        levels: distinct values per channel.
-        width: of the distribution, in the images' units of -1..1.
-    """
-
-    def __init__(self, levels: int, width: float = 0.05):
-        self.levels, self.spread = levels, width
-
-    def width(self, channels: int) -> int:
-        return channels
-
-    def nats(self, x: Tensor, params: Tensor) -> Tensor:
-        each = (x.float() - params.float()).abs() / self.spread + math.log(self.spread * (self.levels - 1))
-        return each.flatten(1).sum(1)
-
-    def draw(self, params: Tensor, rng: Streams) -> Tensor:
-        return self.mean(params)
-
-    def mean(self, params: Tensor) -> Tensor:
-        return params.float().clamp(-1, 1)
 
 
 def grey(levels: int) -> Levelled:
