@@ -1,6 +1,6 @@
 """Text to image on scenes: do samples show what held-out captions ask for? Pairs of colour and shape that no training row has.
 
-    python benchmarks/pictures.py [--seeds 0,1] [--systems latent_diffusion] [--codec 480s] [--budget 720s] [--keep FOLDER]
+    python benchmarks/pictures.py [--seeds 0,1] [--systems latent_diffusion,mmdit] [--codec 480s] [--budget 720s] [--keep FOLDER]
 
 Each system is trained by `maquette train` on one thread, latents' codec first; ten minutes of two cores are 1,200 CPU-seconds.
 Adherence (maquette/metrics/adherence.py) with guidance and without, of the same captions and the same noise; the difference
@@ -34,7 +34,7 @@ GUIDED = 2.0
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--seeds", default="0,1")
-    asked.add_argument("--systems", default="latent_diffusion")
+    asked.add_argument("--systems", default="latent_diffusion,mmdit")
     asked.add_argument("--codec", default="480s")
     asked.add_argument("--budget", default="720s")
     asked.add_argument("--keep", default="")
@@ -48,7 +48,7 @@ def main() -> None:
             place, more = folder / f"{name}-seed{seed}", []
             if name in STAGED:
                 codec = folder / f"kl_codec-seed{seed}"
-                trained(codec, "kl_codec", seed, given.codec, ["--patch", "8", "--latent", "16", "--delay", "300"])
+                trained(codec, "kl_codec", seed, given.codec, ["--patch", "4", "--latent", "4", "--delay", "300"])
                 more = ["--codec", str(codec)]
             trained(place, name, seed, given.budget, more)
             found[f"{name}, seed {seed}"] = judged(place, codec if more else None)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maquette.contracts import Condition, Network
-from maquette.nn.conv import CrossAttention, Down, ResBlock, SpatialAttention, Up, fold, group_norm, unfold, zeroed
+from maquette.nn.conv import Down, ResBlock, SpatialAttention, Up, fold, group_norm, unfold, zeroed
 from maquette.nn.embed import TimeEmbedding, widened
 
 
@@ -24,7 +24,7 @@ class UNet(Network):
         width: channels at the highest resolution.
         mults: width at each resolution, as multiples; H and W must divide by 2^(len - 1) * folding.
         blocks: residual blocks per resolution on the way down; one more on the way up.
-        vector, tokens, field: widths of the condition's slots; 0 = never told. Tokens are attended to at every resolution.
+        vector, field: widths of the condition's slots; 0 = never told.
         dropout: share of hidden activations dropped in training.
         folding: squares of this many pixels a side become channels first: large images, cheaper.
     """
@@ -38,7 +38,6 @@ class UNet(Network):
         mults: tuple[int, ...] = (1, 2),
         blocks: int = 2,
         vector: int = 0,
-        tokens: int = 0,
         field: int = 0,
         dropout: float = 0.0,
         folding: int = 1,
@@ -55,16 +54,16 @@ class UNet(Network):
         for level, to in enumerate(widths):
             lowest = level == len(widths) - 1
             for _ in range(blocks):
-                self.down.append(_Stage(now, to, embedding, dropout, lowest, tokens))
+                self.down.append(_Stage(now, to, embedding, dropout, attention=lowest))
                 skips.append(now := to)
             if not lowest:
                 self.down.append(Down(now))
                 skips.append(now)
-        first = _Stage(now, now, embedding, dropout, True, tokens)
+        first = _Stage(now, now, embedding, dropout, attention=True)
         self.middle = nn.ModuleList([first, ResBlock(now, now, embedding, dropout)])
         for level, to in reversed(list(enumerate(widths))):
             for _ in range(blocks + 1):
-                self.up.append(_Stage(now + skips.pop(), to, embedding, dropout, level == len(widths) - 1, tokens))
+                self.up.append(_Stage(now + skips.pop(), to, embedding, dropout, attention=level == len(widths) - 1))
                 now = to
             if level:
                 self.up.append(Up(now))
@@ -84,16 +83,15 @@ class UNet(Network):
         if self.field:
             hint = cond.field if cond is not None and cond.field is not None else x.new_zeros(len(x), self.field, *x.shape[2:])
             x = torch.cat([x, hint], 1)
-        words = cond.tokens if cond is not None else None
         h = self.stem(fold(x, self.folding))
         kept = [h]
         for layer in self.down:
-            h = layer(h) if isinstance(layer, Down) else layer(h, embedding, words)
+            h = layer(h) if isinstance(layer, Down) else layer(h, embedding)
             kept.append(h)
-        first, last = self.middle
-        h = last(first(h, embedding, words), embedding)
+        for layer in self.middle:
+            h = layer(h, embedding)
         for layer in self.up:
-            h = layer(h) if isinstance(layer, Up) else layer(torch.cat([h, kept.pop()], 1), embedding, words)
+            h = layer(h) if isinstance(layer, Up) else layer(torch.cat([h, kept.pop()], 1), embedding)
         return unfold(self.head(F.silu(self.norm(h))), self.folding)
 
     def _embed(self, x: Tensor, t: Tensor | None, cond: Condition | None) -> Tensor:
@@ -105,14 +103,12 @@ class UNet(Network):
 
 
 class _Stage(nn.Module):
-    """A residual block, then attention to the image and to the condition's tokens, where asked."""
+    """A residual block, and attention where asked."""
 
-    def __init__(self, inside: int, outside: int, embedding: int, dropout: float, attention: bool, tokens: int):
+    def __init__(self, inside: int, outside: int, embedding: int, dropout: float, attention: bool):
         super().__init__()
         self.block = ResBlock(inside, outside, embedding, dropout)
         self.attention = SpatialAttention(outside) if attention else nn.Identity()
-        self.words = CrossAttention(outside, tokens) if tokens else None
 
-    def forward(self, x: Tensor, embedding: Tensor, words: Tensor | None) -> Tensor:
-        h = self.attention(self.block(x, embedding))
-        return h if self.words is None or words is None else self.words(h, words)
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return self.attention(self.block(x, embedding))

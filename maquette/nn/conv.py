@@ -70,31 +70,6 @@ class SpatialAttention(nn.Module):
         return x + self.out(h.mT.reshape(batch, channels, height, width))
 
 
-class CrossAttention(nn.Module):
-    """Every place of an image attends to a sentence's tokens, plus the input (Rombach 2022, eq. 3): [B,C,H,W] -> [B,C,H,W].
-
-    Args:
-        channels: of the image.
-        tokens: width of a token.
-        head: channels of a head.
-    """
-
-    def __init__(self, channels: int, tokens: int, head: int = 32):
-        super().__init__()
-        self.heads = max(1, channels // head)
-        self.norm, self.read = group_norm(channels), nn.LayerNorm(tokens)
-        self.ask, self.answer = nn.Conv2d(channels, channels, 1), nn.Linear(tokens, 2 * channels)
-        self.out = zeroed(nn.Conv2d(channels, channels, 1))
-
-    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        """x [B,C,H,W], tokens [B,L,D] -> [B,C,H,W]."""
-        batch, channels, height, width = x.shape
-        q = self.ask(self.norm(x)).view(batch, self.heads, channels // self.heads, height * width).mT
-        k, v = self.answer(self.read(tokens)).view(batch, tokens.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        h = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(h.mT.reshape(batch, channels, height, width))
-
-
 class Down(nn.Module):
     """Half the resolution, by a strided convolution."""
 

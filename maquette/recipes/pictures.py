@@ -14,21 +14,23 @@ from maquette.data.cached import cached
 from maquette.data.tokens import Tokens
 from maquette.experiment import Experiment, Fit
 from maquette.networks.clip import Text
-from maquette.networks.clip_plans import TextPlan
+from maquette.networks.clip_plans import TextPlan as WordsPlan
 from maquette.networks.mmdit import MMDiT, Plan
-from maquette.networks.unet import UNet
+from maquette.networks.plans2d import TextPlan
+from maquette.networks.unet2d import UNet2D
+from maquette.nn.conv import zeroed
 from maquette.objectives.coding import Sharpened
 from maquette.objectives.denoising import Denoising
 from maquette.objectives.together import Together
 from maquette.processes import flow as straight
 from maquette.processes.gaussian import Balanced
 from maquette.recipes.codecs import critics_of, latents_of
-from maquette.recipes.diffusion import levels_of
 from maquette.recipes.masked import patch_of
 from maquette.runs import trained
 from maquette.samplers.solvers import DPM
 from maquette.system import System
 
+TOKEN = 128  # width of a caption's tokens
 VOCAB = 1024  # symbols of captions: bytes, those that end a word, merges
 
 
@@ -37,17 +39,17 @@ def latent_diffusion(
     data: str = "scenes",
     size: int = 0,
     depth: int = 1,
-    patch: int = 8,
-    latent: int = 16,
+    patch: int = 4,
+    latent: int = 4,
     words: int = 16,
     drop: float = 0.1,
     guidance: float = 2.0,
 ) -> Experiment:
     """Latent diffusion: a U-Net that attends to a caption denoises a codec's latents (Rombach 2022, arXiv:2112.10752).
 
-    Stable Diffusion's shape: a KL codec sharpened by a discriminator, a text encoder, cross-attention at every resolution,
-    guidance away from the empty caption or a negative one. The path is straight, as in its third version (Esser 2024), and the
-    text encoder learns here, with the U-Net.
+    Stable Diffusion's U-Net, made small: transformer blocks with cross-attention at every resolution; a KL codec sharpened by a
+    discriminator; CLIP's text encoder, which learns here, with the U-Net; guidance away from the empty caption or a negative
+    one. The path is straight, as in its third version (Esser 2024).
 
     Args:
         codec: a run of kl_codec; without one, its codec is trained alongside, in this run.
@@ -62,21 +64,30 @@ def latent_diffusion(
     """
     opened = _captioned("latent_diffusion", data, size, depth)
     chain, shape, first = _coder(codec, opened.facts, latent, patch)
-    width = 128 * depth
-    folding, mults = levels_of(shape)
-    if len(mults) == 1 and shape[1] % 2 == shape[2] % 2 == 0:
-        mults = (1, 2)  # small as the latents are
-    net = UNet(shape[0], width, mults, 2, vector=width, tokens=width, folding=folding)
-    return _of_latents(opened, chain, shape, first, net, _reader(width, words), drop, guidance, Fit(lr=2e-3))
+    two = shape[1] % 2 == shape[2] % 2 == 0
+    plan = TextPlan(
+        in_channels=shape[0],
+        out_channels=shape[0],
+        block_out_channels=(64 * depth, 128 * depth)[: 1 + two],
+        attention=(True, True)[: 1 + two],
+        attention_head_dim=(2 * depth, 4 * depth)[: 1 + two],
+        layers_per_block=1,
+        norm_num_groups=16,
+        cross_attention_dim=TOKEN,
+        use_linear_projection=True,
+    )
+    net = UNet2D(plan)
+    zeroed(net.conv_out)
+    return _of_latents(opened, chain, shape, first, net, _reader(words), drop, guidance, Fit(batch=64, lr=2e-3, muon=0.02))
 
 
 def mmdit(
     codec: str = "",
     data: str = "scenes",
     size: int = 0,
-    depth: int = 6,
-    patch: int = 8,
-    latent: int = 16,
+    depth: int = 4,
+    patch: int = 4,
+    latent: int = 4,
     words: int = 16,
     drop: float = 0.1,
     guidance: float = 2.0,
@@ -108,11 +119,11 @@ def mmdit(
         num_single_layers=depth - max(1, depth // 3),
         num_attention_heads=heads,
         attention_head_dim=32,
-        joint_attention_dim=128,
-        pooled_projection_dim=128,
+        joint_attention_dim=TOKEN,
+        pooled_projection_dim=TOKEN,
     )
-    fit = Fit(lr=2e-3, muon=0.02)
-    return _of_latents(opened, chain, shape, first, MMDiT(plan), _reader(128, words), drop, guidance, fit)
+    fit = Fit(batch=128, lr=2e-3, muon=0.02)
+    return _of_latents(opened, chain, shape, first, MMDiT(plan), _reader(words), drop, guidance, fit)
 
 
 def tokens_of(shape: tuple[int, int, int]) -> int:
@@ -151,14 +162,14 @@ def _of_latents(
         follow={"ema": ("main", 0.9995)},
     )
     rows = opened if first else cached(opened, coder.field, lambda images: coder.encode(images.to(system.device)))
-    return Experiment(system, rows, replace(fit, steps=6000, batch=128, bf16=True))
+    return Experiment(system, rows, replace(fit, steps=6000, bf16=True))
 
 
-def _reader(width: int, words: int, depth: int = 2) -> Prompt:
+def _reader(words: int) -> Prompt:
     """A small text tower of CLIP's, which learns with whoever is told: states of every symbol, the vector at the text's end."""
     if words < 3:
         raise ValueError(f"words is {words}; a caption has at least 3 symbols: its beginning, one, its end")
-    plan = TextPlan(width, 4 * width, None, depth, max(1, width // 32), vocab_size=VOCAB, max_position_embeddings=words)
+    plan = WordsPlan(TOKEN, 4 * TOKEN, None, 2, TOKEN // 32, vocab_size=VOCAB, max_position_embeddings=words)
     plan = replace(plan, eos_token_id=VOCAB - 1)
     reading = Reading(Tokens(length=words), Text(plan))
     return Prompt([[reading]], [reading])
