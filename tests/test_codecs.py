@@ -17,6 +17,7 @@ from maquette.metrics.reconstruction import histogram, perplexity
 from maquette.networks.patch_discriminator import PatchClassifier, PatchDiscriminator, unlike
 from maquette.networks.resnet_grid import GridDecoder, GridEncoder, grid_of
 from maquette.nn import quantize
+from maquette.nn.densities import Absolute
 from maquette.nn.quantize import FiniteScalarQuantizer, ResidualQuantizer, VectorQuantizer
 from maquette.objectives.coding import Sharpened, balance
 from maquette.recipes.codecs import fsq, vq_vae, vqgan
@@ -382,3 +383,20 @@ def test_data_without_labels_are_sharpened_without_a_judge(tmp_path):
 def test_bad_arguments_are_named(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def test_absolute_errors_give_grey_levels_their_share_of_the_density():
+    likelihood, params = Absolute(0.05, 9), torch.tensor([[[[0.13]], [[-0.4]], [[0.25]]]])
+    grid = torch.linspace(-1, 1, 9)
+    shares = torch.stack([torch.exp(-likelihood.nats(x.expand(1, 1, 1, 1), params[:, :1])) for x in grid])
+    laplace = torch.distributions.Laplace(0.13, 0.05)
+    expected = laplace.cdf(grid + 0.125) - laplace.cdf(grid - 0.125)
+    torch.testing.assert_close(shares[:, 0], expected, atol=1e-6, rtol=1e-4)
+    assert 0.99 < float(shares.sum()) <= 1
+    x = grid[[4, 3, 5]].view(1, 3, 1, 1)
+    assert float(likelihood.nats(x, params)) == pytest.approx(
+        sum(float(likelihood.nats(x[:, c : c + 1], params[:, c : c + 1])) for c in range(3)), rel=1e-5
+    )
+    guess = params.clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(likelihood.nats(torch.ones_like(guess), guess).sum(), guess)
+    torch.testing.assert_close(slope, torch.full_like(slope, -20.0))  # far away it is the absolute error

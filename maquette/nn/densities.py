@@ -165,7 +165,8 @@ class Absolute:
 
     Args:
         scale: the mean absolute error.
-        levels: distinct values in -1..1, for nats of grey levels: the density times their distance; 0 = of the density alone.
+        levels: distinct values in -1..1, whose probabilities are the density's mass nearest to each; 0 = real numbers. (The mass
+            beyond -1 and 1 belongs to none, so that nats bound those of the density that is cut off there.)
     """
 
     def __init__(self, scale: float = 1.0, levels: int = 0):
@@ -175,8 +176,14 @@ class Absolute:
         return channels
 
     def nats(self, x: Tensor, params: Tensor) -> Tensor:
-        width = self.scale * (self.levels - 1) if self.levels else 2 * self.scale
-        return ((x - params.float()).abs() / self.scale + math.log(width)).flatten(1).sum(1)
+        away = (x - params.float()).abs() / self.scale
+        if not self.levels:
+            return (away + math.log(2 * self.scale)).flatten(1).sum(1)
+        half = 1 / (self.levels - 1) / self.scale  # of a level, in scales
+        near = away.clamp(max=half)
+        within = -(-((near - half).exp() + (-near - half).exp()) / 2).log1p()
+        beyond = away - half - math.log(-math.expm1(-2 * half) / 2)
+        return torch.where(away > half, beyond, within).flatten(1).sum(1)
 
     def draw(self, params: Tensor, rng: Streams) -> Tensor:
         away = rng.uniform(*params.shape[1:]) - 0.5
