@@ -57,7 +57,7 @@ def consistency(
     system = System(
         {**nets, "teacher": copy.deepcopy(net)} if teacher else nets,
         Consistency(process, drop, intervals, most),
-        Leaps(process, facts.shape, fresh=0.8),  # all fresh loses variety at this size: docs/LOG.md
+        Leaps(process, facts.shape, fresh=0.95),  # all fresh loses variety: docs/LOG.md
         Pixels(facts.levels),
         Labels(facts.shares) if facts.classes else None,
         frozen=("teacher",) if teacher else (),
