@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from torch import nn
 
 from maquette import api
 from maquette.codecs.pixels import Pixels
+from maquette.conditioners.label import Labels
 from maquette.contracts import Network
 from maquette.experiment import Fit
 from maquette.objectives.consistency import Consistency
 from maquette.processes.flow import Drift, flow
 from maquette.processes.gaussian import Balanced, Betas, Clean, Gaussian, Velocity
 from maquette.processes.karras import karras
+from maquette.recipes.distillation import _guided
 from maquette.runs import Run, RunError, build
 from maquette.samplers.solvers import Euler, Heun, Leaps
 from maquette.storage import read_verified
@@ -106,6 +109,42 @@ def test_a_student_leaps_to_where_its_teacher_walks() -> None:
         away, which = torch.cdist(sample, CENTRES).min(1)
         assert (which.bincount(minlength=3) > 0.2 * n).all() and float(away.mean()) < 0.55
     assert float(torch.cdist(blunt, CENTRES).min(1).values.mean()) > 0.8
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_a_guided_teacher_makes_a_student_that_needs_no_guidance(scale: float) -> None:
+    """The teacher drifts by 1 where told and by 0 where not: under guidance 3 the student that drifts by 3 is at rest."""
+
+    class Drifts(Network):
+        def __init__(self, speed: float) -> None:
+            super().__init__()
+            self.speed = nn.Parameter(torch.tensor(speed))
+
+        def forward(self, x: Any, *, t: Any = None, cond: Any = None, state: Any = None) -> Any:
+            return self.speed * cond.vector.expand_as(x)
+
+    process = flow(reading=Drift())
+    losses = {}
+    for speed in (1.0, 3.0):
+        nets: dict[str, nn.Module] = {name: Drifts(speed) for name in ("main", "target")} | {"teacher": Drifts(1.0)}
+        guide = partial(_guided, scale) if scale != 1 else None
+        objective = Consistency(process, drop=0.5, guide=guide)
+        system = System(nets, objective, Leaps(process, (2,)), Pixels(), Labels((1.0,)), ("teacher",), {"target": ("main", 0.9)})
+        points = {"code": Streams.of(1, 64).normal(2), "label": torch.zeros(64, dtype=torch.int64)}
+        losses[speed] = float(objective.agree(system, points, Streams.of(0, 64), 0)[0].detach())  # type: ignore[operator]
+    assert losses[scale] < 1e-9 and losses[4.0 - scale] > 0.1, losses
+
+
+@pytest.mark.parametrize(
+    ("dials", "why"),
+    [
+        ({"guidance": math.inf, "teacher": "x"}, "guidance is inf"),
+        ({"guidance": 2.0}, "guidance is 2.0, but there is no teacher"),
+    ],
+)
+def test_guidance_that_cannot_be_is_refused(dials: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        build("consistency", dials, 0)
 
 
 def test_leaps_dissolve_again_between_steps() -> None:

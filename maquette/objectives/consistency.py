@@ -5,17 +5,20 @@ Knows a Gaussian process and the roles main, target and teacher; not what the ne
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from maquette.contracts import Batch, Logs, Objective, phase
+from maquette.contracts import Batch, Condition, Logs, Network, Objective, phase
 from maquette.processes.gaussian import Gaussian
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
     from maquette.system import System
+
+Guide = Callable[[Network, Condition | None], Network]  # a network and the null condition -> the network under guidance
 
 
 class Consistency(Objective):
@@ -31,12 +34,22 @@ class Consistency(Objective):
         intervals: into how many the path is cut at first.
         most: and at last.
         period: steps after which there are twice as many (Song & Dhariwal 2023, eq. 6).
+        guide: puts the teacher under guidance, so that the student needs none (Luo 2023, arXiv:2310.04378, sec. 4.2);
+            None = the teacher as it is.
 
     Raises:
         ValueError: a dial out of range, or a reading that is not x itself at t = 0.
     """
 
-    def __init__(self, process: Gaussian, drop: float = 0.1, intervals: int = 4, most: int = 32, period: int = 200):
+    def __init__(
+        self,
+        process: Gaussian,
+        drop: float = 0.1,
+        intervals: int = 4,
+        most: int = 32,
+        period: int = 200,
+        guide: Guide | None = None,
+    ):
         super().__init__()
         if not 0 <= drop <= 1:
             raise ValueError(f"drop is {drop}; it must lie in 0 .. 1, nearest is {min(1.0, max(0.0, drop))}")
@@ -52,6 +65,7 @@ class Consistency(Objective):
                 "must be x itself there: estimate the velocity or a blend"
             )
         self.process, self.drop, self.intervals, self.most, self.period = process, drop, intervals, most, period
+        self.guide = guide
 
     def cuts(self, step: int) -> int:
         """Into how many intervals the path is cut at a training step."""
@@ -70,6 +84,8 @@ class Consistency(Objective):
         with torch.no_grad():
             same = self.process.corrupt(x, s, rng.fork(1))  # the noise of x_t
             teacher: Any = system.roles().get("teacher")
+            if teacher is not None and self.guide is not None:
+                teacher = self.guide(teacher, system.condition(batch, drop=1.0))
             x_s = same if teacher is None else self.process.heun(teacher, x_t, t, s, cond)
             aim = self.process.denoise(system.nets["target"], x_s, s, cond)  # type: ignore[arg-type]
         leap = self.process.denoise(system.nets["main"], x_t, t, cond)  # type: ignore[arg-type]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
+from functools import partial
 
 import torch
 
 from maquette.codecs.pixels import Pixels
 from maquette.conditioners.label import Labels
-from maquette.contracts import Network
+from maquette.contracts import Condition, Network
 from maquette.data import Data, open_data
 from maquette.experiment import Experiment, Fit
 from maquette.networks.dit import DiT
@@ -22,6 +24,7 @@ from maquette.processes.gaussian import Balanced, Gaussian
 from maquette.processes.strides import Strides
 from maquette.recipes.diffusion import SPREAD, levels_of, shift_of
 from maquette.runs import trained
+from maquette.samplers.guidance import guided
 from maquette.samplers.solvers import Euler, Leaps, Strider
 from maquette.system import System
 
@@ -33,7 +36,14 @@ CLEAREST = 20.0  # most that an estimate's error may be multiplied by at t = 1
 
 
 def consistency(
-    data: str = "", size: int = 0, teacher: str = "", depth: int = 1, drop: float = 0.1, intervals: int = 4, most: int = 16
+    data: str = "",
+    size: int = 0,
+    teacher: str = "",
+    depth: int = 1,
+    drop: float = 0.1,
+    intervals: int = 4,
+    most: int = 16,
+    guidance: float = 1.0,
 ) -> Experiment:
     """A consistency model: noise to image in one step, or a few (Song 2023, arXiv:2303.01469).
 
@@ -47,17 +57,24 @@ def consistency(
         drop: chance that a training row is not told its label.
         intervals: into how many the path from noise to data is cut at first.
         most: and at last; twice as many every 200 steps.
+        guidance: that the teacher is under while it is learnt from; the student then needs none. 1 = none.
     """
+    if not math.isfinite(guidance):
+        raise ValueError(f"guidance is {guidance}; it must be a finite number, 1 = none")
+    if guidance != 1 and not teacher:
+        raise ValueError(f"guidance is {guidance}, but there is no teacher to guide; without one it must be 1")
     if teacher:
         opened, process, net = _taught("consistency", teacher, data, size)
     else:
         opened, process, net = _fresh("consistency", data or "digits", size, depth)
     facts = opened.facts
+    if guidance != 1 and not facts.classes:
+        raise ValueError(f"guidance is {guidance}, but data {facts.name!r} have no labels to guide by; it must be 1")
     nets = {"main": net, "ema": copy.deepcopy(net), "target": copy.deepcopy(net)}
     system = System(
         {**nets, "teacher": copy.deepcopy(net)} if teacher else nets,
-        Consistency(process, drop, intervals, most),
-        Leaps(process, facts.shape, fresh=0.8),  # all fresh loses variety at this size: docs/LOG.md
+        Consistency(process, drop, intervals, most, guide=partial(_guided, guidance) if guidance != 1 else None),
+        Leaps(process, facts.shape, fresh=0.95),  # all fresh loses variety: docs/LOG.md
         Pixels(facts.levels),
         Labels(facts.shares) if facts.classes else None,
         frozen=("teacher",) if teacher else (),
@@ -141,6 +158,10 @@ def shortcut(
         follow={"ema": ("main", 0.9999), "target": ("main", 0.9)},
     )
     return Experiment(system, opened, Fit(steps=1500, batch=64, lr=2e-3 if teacher else 3e-3, bf16=True), SHORTCUT)
+
+
+def _guided(scale: float, net: Network, null: Condition | None) -> Network:
+    return guided(net, scale, null)
 
 
 def _check_straight(recipe: str, teacher: str, process: Gaussian) -> None:
