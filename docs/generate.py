@@ -181,6 +181,16 @@ ROWS = {
         bench="fewsteps",
         seen="A little blunt; grounds clean.",
     ),
+    "latent_diffusion": Row(
+        "KL codec, CLIP's text encoder, cross-attention U-Net of Stable Diffusion's shape, guidance, negative prompt",
+        "test_pictures.py: words reach every resolution; latents at the data's scale; parity/test_unet2d_text.py",
+        bench="pictures",
+    ),
+    "mmdit": Row(
+        "double streams of text and latents, then single ones; rotary places in two dimensions",
+        "test_mmdit_scratch.py: the guess follows the prompt; parity/test_mmdit.py: SD3's and Flux's weights",
+        bench="pictures",
+    ),
     "gpt": Row(
         "causal transformer, RoPE, RMSNorm, SwiGLU, byte-level BPE, KV cache",
         "parity/test_llama.py: logits equal transformers'",
