@@ -78,7 +78,16 @@ def restore(files: dict[str, bytes], system: System) -> Progress:
             for place, optimizer in enumerate(progress.optimizers_of(learners)):
                 groups = optimizer.state_dict()["param_groups"]
                 optimizer.load_state_dict({"state": moments["+".join(learners)].get(place, {}), "param_groups": groups})
+                _lay(optimizer)
     return progress
+
+
+def _lay(optimizer: torch.optim.Optimizer) -> None:
+    """Lay moments in memory as their weights lie: the fused step takes both as one row of numbers."""
+    for weight, slots in optimizer.state.items():
+        for slot, value in slots.items():
+            if value.shape == weight.shape and value.stride() != weight.stride():
+                slots[slot] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def spoilt(system: System) -> str:

@@ -16,6 +16,7 @@ from maquette.data.core import image_data
 from maquette.metrics import adherence
 from maquette.metrics.evidence import Evidence
 from maquette.recipes.codecs import latents_of
+from maquette.recipes.distillation import reflow
 from maquette.recipes.pictures import latent_diffusion
 from maquette.streams import Streams
 
@@ -140,6 +141,22 @@ def test_a_caption_is_a_prompt_a_list_or_negative(captioned, tmp_path):
     assert not torch.equal(null.tokens, system.condition({"text": ["a"] * 2}, drop=1.0).tokens)
     with pytest.raises(ValueError, match="text, negative"):
         run.sample(2, about={"prompt": "a"})
+
+
+def test_a_student_keeps_its_teachers_codec_and_reader(captioned, tmp_path):
+    small = {"depth": 1, "latent": 2, "patch": 4, "words": 12, "batch": 4}
+    api.train("mmdit", data=str(captioned), steps=2, out=tmp_path / "teacher", quiet=True, **small)
+    out = tmp_path / "student"
+    api.train("consistency", teacher=str(tmp_path / "teacher"), guidance=2.0, steps=2, batch=4, out=out, quiet=True)
+    teacher, student = api.load(tmp_path / "teacher").system, api.load(out).system
+    for role in ("codec", "conditioner"):
+        before, after = teacher.roles()[role].state_dict(), student.roles()[role].state_dict()
+        moved = [name for name in before if not name.endswith("examples") and not torch.equal(before[name], after[name])]
+        assert role in student.frozen and not moved
+    told = api.load(out).sample(2, prompt="a red dot", seed=0)
+    assert told["image"].shape == (2, 3, 16, 16) and told["text"] == ["a red dot"] * 2
+    with pytest.raises(ValueError, match=r"is told text; reflow keeps pairs with labels"):
+        reflow(teacher=str(tmp_path / "teacher"))
 
 
 @pytest.fixture

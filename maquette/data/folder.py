@@ -108,10 +108,10 @@ def _images(
 
 
 def _columns(found: Decoded, rows: list[int], classes: tuple[str, ...]) -> dict[str, Column]:
-    columns: dict[str, Column] = {"image": found.pixels[torch.tensor(rows)]}
+    columns: dict[str, Column] = {"image": found.pixels[torch.tensor(rows, device="cpu")]}  # wherever a system is being built
     if classes:
         index = {name: i for i, name in enumerate(classes)}
-        columns["label"] = torch.tensor([index[str(found.pictures[i].label)] for i in rows])
+        columns["label"] = torch.tensor([index[str(found.pictures[i].label)] for i in rows], device="cpu")
     if found.pictures[0].caption is not None:
         columns["text"] = [found.pictures[i].caption or "" for i in rows]
     return columns

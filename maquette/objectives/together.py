@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
@@ -28,13 +28,18 @@ class Together(Objective):
             if names.count(name) > 1:
                 raise ValueError(f"two objectives have a phase called {name!r}; logs need a name each")
 
+    @property
+    def last(self) -> Objective:
+        """The part that speaks for the whole."""
+        return cast(Objective, self.parts[-1])
+
     def phases(self) -> list[Phase]:
         return [found for part in self.parts for found in part.phases()]  # type: ignore[operator]
 
     def score(self, system: System, batch: Batch, rng: Streams) -> Tensor | None:
-        return self.parts[-1].score(system, batch, rng)  # type: ignore[operator]
+        return self.last.score(system, batch, rng)
 
     def rate(self, system: System, batch: Batch, rng: Streams) -> Tensor | None:
         """What the codes cost to send, in nats [B], if the last part can say."""
-        rate = getattr(type(self.parts[-1]), "rate", None)
-        return None if rate is None else rate(self.parts[-1], system, batch, rng)
+        rate = getattr(type(self.last), "rate", None)
+        return None if rate is None else rate(self.last, system, batch, rng)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 
 from maquette.codecs.pixels import Pixels
 from maquette.conditioners.label import Labels
-from maquette.contracts import Condition, Network
+from maquette.contracts import Codec, Condition, Conditioner, Network, device_of
 from maquette.data import Data, open_data
+from maquette.data.cached import cached
 from maquette.experiment import Experiment, Fit
 from maquette.networks.dit import DiT
 from maquette.networks.unet import UNet
@@ -19,13 +21,14 @@ from maquette.objectives.consistency import Consistency
 from maquette.objectives.denoising import Denoising
 from maquette.objectives.reflow import Reflow
 from maquette.objectives.shortcut import Shortcut
+from maquette.objectives.together import Together
 from maquette.processes import flow as straight
 from maquette.processes.gaussian import Balanced, Gaussian
 from maquette.processes.strides import Strides
 from maquette.recipes.diffusion import SPREAD, levels_of, shift_of
 from maquette.runs import trained
 from maquette.samplers.guidance import guided
-from maquette.samplers.solvers import Euler, Leaps, Strider
+from maquette.samplers.solvers import Euler, Leaps, Solver, Strider
 from maquette.system import System
 
 # after 60 training seconds on the default data, one CPU thread, without a teacher
@@ -52,7 +55,7 @@ def consistency(
     Args:
         data: a built-in image set, or a folder of images; empty = the teacher's, or digits.
         size: side in pixels that images are brought to; 0 keeps them as they are.
-        teacher: a run of flow, edm, dit, or of ddpm with estimate=v: its folder.
+        teacher: a run of flow, edm, dit, latent_diffusion, mmdit, or of ddpm with estimate=v: its folder.
         depth: residual blocks per resolution; channels grow with it. With a teacher, the network is the teacher's.
         drop: chance that a training row is not told its label.
         intervals: into how many the path from noise to data is cut at first.
@@ -63,25 +66,23 @@ def consistency(
         raise ValueError(f"guidance is {guidance}; it must be a finite number, 1 = none")
     if guidance != 1 and not teacher:
         raise ValueError(f"guidance is {guidance}, but there is no teacher to guide; without one it must be 1")
-    if teacher:
-        opened, process, net = _taught("consistency", teacher, data, size)
-    else:
-        opened, process, net = _fresh("consistency", data or "digits", size, depth)
-    facts = opened.facts
-    if guidance != 1 and not facts.classes:
-        raise ValueError(f"guidance is {guidance}, but data {facts.name!r} have no labels to guide by; it must be 1")
+    ground = _taught("consistency", teacher, data, size) if teacher else _fresh("consistency", data or "digits", size, depth)
+    if guidance != 1 and ground.conditioner is None:
+        name = ground.data.facts.name
+        raise ValueError(f"guidance is {guidance}, but data {name!r} have no labels to guide by; it must be 1")
+    net, process = ground.net, ground.process
     nets = {"main": net, "ema": copy.deepcopy(net), "target": copy.deepcopy(net)}
     system = System(
         {**nets, "teacher": copy.deepcopy(net)} if teacher else nets,
         Consistency(process, drop, intervals, most, guide=partial(_guided, guidance) if guidance != 1 else None),
-        Leaps(process, facts.shape, fresh=0.95),  # all fresh loses variety: docs/LOG.md
-        Pixels(facts.levels),
-        Labels(facts.shares) if facts.classes else None,
-        frozen=("teacher",) if teacher else (),
+        Leaps(process, ground.shape, fresh=0.95),  # all fresh loses variety: docs/LOG.md
+        ground.codec,
+        ground.conditioner,
+        frozen=("teacher", *ground.frozen) if teacher else (),
         follow={"ema": ("main", 0.9999), "target": ("main", 0.7)},
     )
     fit = Fit(steps=1500, batch=32, lr=1.5e-3, bf16=True) if teacher else Fit(steps=1500, batch=64, lr=3e-3, bf16=True)
-    return Experiment(system, opened, fit, CONSISTENCY)
+    return Experiment(system, ground.rows, fit, CONSISTENCY)
 
 
 def reflow(
@@ -101,24 +102,25 @@ def reflow(
         pool: pairs of noise and image that are kept and used again.
         walk: Heun steps by which the teacher makes an image.
     """
+    ground = _taught("reflow", teacher, data, size) if teacher else _fresh("reflow", data or "digits", size, depth)
+    net, process, conditioner = ground.net, ground.process, ground.conditioner
     if teacher:
-        opened, process, net = _taught("reflow", teacher, data, size)
         _check_straight("reflow", teacher, process)
-    else:
-        opened, process, net = _fresh("reflow", data or "digits", size, depth)
-    facts = opened.facts
-    conditioner = Labels(facts.shares) if facts.classes else None
-    objective = Reflow(process, facts.shape, drop, conditioner.fields if conditioner else (), pool if teacher else 0, walk=walk)
+    if conditioner is not None and not isinstance(conditioner, Labels):
+        read = ", ".join(conditioner.fields)
+        raise ValueError(f"teacher {teacher} is told {read}; reflow keeps pairs with labels only: consistency learns from any")
+    fields = conditioner.fields if conditioner is not None else ()
+    objective = Reflow(process, ground.shape, drop, fields, pool if teacher else 0, walk=walk)
     system = System(
         {"main": net, "ema": copy.deepcopy(net), **({"teacher": copy.deepcopy(net)} if teacher else {})},
         objective,
-        Euler(process, facts.shape, steps=4 if teacher else 20),
-        Pixels(facts.levels),
+        Euler(process, ground.shape, steps=4 if teacher else 20),
+        ground.codec,
         conditioner,
-        frozen=("teacher",) if teacher else (),
+        frozen=("teacher", *ground.frozen) if teacher else (),
         follow={"ema": ("main", 0.9999)},
     )
-    return Experiment(system, opened, Fit(steps=1500, batch=64, lr=1e-3 if teacher else 3e-3, bf16=True), REFLOW)
+    return Experiment(system, ground.rows, Fit(steps=1500, batch=64, lr=1e-3 if teacher else 3e-3, bf16=True), REFLOW)
 
 
 def shortcut(
@@ -140,24 +142,23 @@ def shortcut(
             with a teacher, whose flow is learnt already.
     """
     strides = Strides(finest)
+    ground = _taught("shortcut", teacher, data, size) if teacher else _fresh("shortcut", data or "digits", size, depth)
+    net, process = ground.net, ground.process
     if teacher:
-        opened, process, net = _taught("shortcut", teacher, data, size)
         _check_straight("shortcut", teacher, process)
-    else:
-        opened, process, net = _fresh("shortcut", data or "digits", size, depth)
     if not isinstance(net, UNet | DiT):
         raise ValueError(f"teacher {teacher} samples with a {type(net).__name__}; shortcut needs a UNet or a DiT")
     net.widen(strides.width)
-    facts = opened.facts
     system = System(
         {"main": net, "ema": copy.deepcopy(net), "target": copy.deepcopy(net)},
         Shortcut(process, strides, drop, share or (0.5 if teacher else 0.25)),
-        Strider(process, facts.shape, strides=strides),
-        Pixels(facts.levels),
-        Labels(facts.shares) if facts.classes else None,
+        Strider(process, ground.shape, strides=strides),
+        ground.codec,
+        ground.conditioner,
+        frozen=ground.frozen,
         follow={"ema": ("main", 0.9999), "target": ("main", 0.9)},
     )
-    return Experiment(system, opened, Fit(steps=1500, batch=64, lr=2e-3 if teacher else 3e-3, bf16=True), SHORTCUT)
+    return Experiment(system, ground.rows, Fit(steps=1500, batch=64, lr=2e-3 if teacher else 3e-3, bf16=True), SHORTCUT)
 
 
 def _guided(scale: float, net: Network, null: Condition | None) -> Network:
@@ -169,7 +170,36 @@ def _check_straight(recipe: str, teacher: str, process: Gaussian) -> None:
         raise ValueError(f"teacher {teacher} does not follow the straight path; {recipe} needs a run of flow, dit or reflow")
 
 
-def _fresh(recipe: str, data: str, size: int, depth: int) -> tuple[Data, Gaussian, Network]:
+@dataclass(frozen=True)
+class Ground:
+    """What a student stands on.
+
+    Args:
+        data: whose rows it learns from.
+        process: how codes dissolve.
+        net: what it begins as.
+        codec, conditioner: a teacher's own, or pixels and labels.
+        shape: of a code.
+        frozen: which of the two stay as a teacher has them.
+    """
+
+    data: Data
+    process: Gaussian
+    net: Network
+    codec: Codec
+    conditioner: Conditioner | None
+    shape: tuple[int, ...]
+    frozen: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> Data:
+        """The data, each row with its code where that costs a network to make."""
+        if "codec" not in self.frozen:
+            return self.data
+        return cached(self.data, self.codec.field, lambda rows: self.codec.encode(rows.to(device_of(self.codec))))
+
+
+def _fresh(recipe: str, data: str, size: int, depth: int) -> Ground:
     """Data, the straight path, and an untrained U-Net."""
     opened = open_data(data, size)
     _check_images(recipe, data, opened)
@@ -178,19 +208,24 @@ def _fresh(recipe: str, data: str, size: int, depth: int) -> tuple[Data, Gaussia
     facts = opened.facts
     folding, mults = levels_of(facts.shape)
     net = UNet(facts.shape[0], 32 * depth, mults, depth, vector=len(facts.classes), folding=folding)
-    return opened, straight.flow(shift_of(facts.shape), reading=Balanced(SPREAD)), net
+    process = straight.flow(shift_of(facts.shape), reading=Balanced(SPREAD))
+    return Ground(opened, process, net, Pixels(facts.levels), Labels(facts.shares) if facts.classes else None, facts.shape)
 
 
-def _taught(recipe: str, teacher: str, data: str, size: int) -> tuple[Data, Gaussian, Network]:
-    """A teacher's data (or other data that fit it), its process, and a copy of the network it samples with.
+def _taught(recipe: str, teacher: str, data: str, size: int) -> Ground:
+    """A teacher's data (or other data that fit it), its parts, and a copy of the network it samples with.
 
     Raises:
         ValueError: it is no denoiser of images, cannot be read at full noise, or was trained on other shapes or classes.
     """
     run, experiment = trained(teacher)
     theirs, objective, name = experiment.data.facts, experiment.system.objective, run.record["recipe"]
+    if isinstance(objective, Together):
+        objective = objective.last
     if not isinstance(objective, Denoising | Reflow) or not isinstance(objective.process, Gaussian):
-        raise ValueError(f"teacher {teacher} is a run of {name}; {recipe} learns from one of flow, edm, dit or ddpm")
+        raise ValueError(
+            f"teacher {teacher} is a run of {name}; {recipe} learns from one of flow, edm, dit, ddpm, latent_diffusion or mmdit"
+        )
     process = objective.process
     with torch.device("cpu"):
         alpha, sigma = process.schedule.levels(torch.ones(1))
@@ -209,8 +244,12 @@ def _taught(recipe: str, teacher: str, data: str, size: int) -> tuple[Data, Gaus
             f"teacher {teacher} knows images of {shapes[0]} in {len(theirs.classes)} classes ({theirs.name}); "
             f"data {facts.name!r} are of {shapes[1]} in {len(facts.classes)} classes: leave data empty to use the teacher's"
         )
-    net = copy.deepcopy(experiment.system.steady("main")).requires_grad_(True).train()
-    return opened, process, net
+    system = experiment.system
+    net = copy.deepcopy(system.steady("main")).requires_grad_(True).train()
+    parts = {"codec": system.codec, "conditioner": system.conditioner}
+    frozen = tuple(name for name, part in parts.items() if part is not None and next(part.parameters(), None) is not None)
+    assert isinstance(system.sampler, Solver)
+    return Ground(opened, process, net, system.codec, system.conditioner, system.sampler.shape, frozen)
 
 
 def _check_images(recipe: str, data: str, opened: Data) -> None:

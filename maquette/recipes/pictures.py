@@ -44,6 +44,7 @@ def latent_diffusion(
     words: int = 16,
     drop: float = 0.1,
     guidance: float = 2.0,
+    delay: int = 300,
 ) -> Experiment:
     """Latent diffusion: a U-Net that attends to a caption denoises a codec's latents (Rombach 2022, arXiv:2112.10752).
 
@@ -61,9 +62,10 @@ def latent_diffusion(
         words: symbols of a caption that are read.
         drop: chance that a training row is not told its caption; above 0 makes guidance possible.
         guidance: of samples, unless a dial says otherwise; 1 = off.
+        delay: steps before the codec's discriminator joins in, without a codec's run.
     """
     opened = _captioned("latent_diffusion", data, size, depth)
-    chain, shape, first = _coder(codec, opened.facts, latent, patch)
+    chain, shape, first = _coder(codec, opened.facts, latent, patch, delay)
     two = shape[1] % 2 == shape[2] % 2 == 0
     plan = TextPlan(
         in_channels=shape[0],
@@ -91,6 +93,7 @@ def mmdit(
     words: int = 16,
     drop: float = 0.1,
     guidance: float = 2.0,
+    delay: int = 300,
 ) -> Experiment:
     """MM-DiT: caption and latents as two streams that attend as one, then as one stream (Esser 2024, arXiv:2403.03206).
 
@@ -107,16 +110,17 @@ def mmdit(
         words: symbols of a caption that are read.
         drop: chance that a training row is not told its caption; above 0 makes guidance possible.
         guidance: of samples, unless a dial says otherwise; 1 = off.
+        delay: steps before the codec's discriminator joins in, without a codec's run.
     """
     opened = _captioned("mmdit", data, size, depth)
-    chain, shape, first = _coder(codec, opened.facts, latent, patch)
+    chain, shape, first = _coder(codec, opened.facts, latent, patch, delay)
     heads = max(1, depth)
     plan = Plan(
         in_channels=shape[0],
         out_channels=shape[0],
         patch_size=tokens_of(shape),
-        num_layers=max(1, depth // 3),
-        num_single_layers=depth - max(1, depth // 3),
+        num_layers=-(-depth // 3),
+        num_single_layers=max(1, depth - -(-depth // 3)),
         num_attention_heads=heads,
         attention_head_dim=32,
         joint_attention_dim=TOKEN,
@@ -132,11 +136,11 @@ def tokens_of(shape: tuple[int, int, int]) -> int:
     return 1 if high * wide <= 16 else patch_of(high, wide, most=16 if high * wide <= 64 else 64)
 
 
-def _coder(path: str, facts: Facts, latent: int, patch: int) -> tuple[Chain, tuple[int, int, int], Sharpened | None]:
+def _coder(path: str, facts: Facts, latent: int, patch: int, delay: int) -> tuple[Chain, tuple[int, int, int], Sharpened | None]:
     """A codec of latents, their shape, and how it learns where it is not trained already."""
     if path:
         return *_stage_one(path, facts), None
-    return *latents_of(facts, latent, 1, patch), Sharpened(1e-4, delay=300)
+    return *latents_of(facts, latent, 1, patch), Sharpened(1e-4, delay=delay)
 
 
 def _of_latents(

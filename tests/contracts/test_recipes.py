@@ -215,6 +215,8 @@ def test_own_images_train_score_and_sample(recipe, arguments, tmp_path, kind):
         folder = tmp_path / places[i % len(places)]
         folder.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(folder / f"{i}.png")
+        if facts.captions:
+            (folder / f"{i}.txt").write_text(f"picture {i % 5}")
     data = f"{tmp_path}:{tmp_path}" if facts.sources else str(tmp_path)
     own = {k: v for k, v in arguments.items() if k != "codec"}  # a run on other pictures: refused, and tested in test_stages.py
     experiment = experiment_of(recipe, {**own, "data": data, "batch": 4})
