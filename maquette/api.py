@@ -20,7 +20,7 @@ from maquette.doctor import doctor
 from maquette.evaluate import choose, judge, undisturbed
 from maquette.experiment import Experiment
 from maquette.metrics.evidence import Evidence
-from maquette.opened import Loaded, described, dials_of, evaluation_of, load, turned, use_of_pictures
+from maquette.opened import Loaded, described, dials_of, evaluation_of, load, turned, uses_of_pictures
 from maquette.report.card import write_card
 from maquette.report.page import write_run_page
 from maquette.report.pictures import check_suffix, save_samples
@@ -58,6 +58,7 @@ def sample(
     prompt: str = "",
     start: str | Path = "",
     hide: str = "",
+    mask: str | Path = "",
     dials: dict[str, Any] | None = None,
     step: int | None = None,
     device: str = "auto",
@@ -66,8 +67,10 @@ def sample(
     """Draw n samples from a run, and write them by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
 
     Args:
-        start: pictures to grow from, a file, a folder or an .npz: to translate, to rebuild, to find in a space of styles; or,
-            with part of each unseen (`hide`: bottom, top, left, right, middle), to complete.
+        start: pictures to grow from, a file, a folder or an .npz: to translate, to rebuild, to vary (the dial `strength` says how
+            far), to find in a space of styles; or, with part of each unseen, to complete. What is seen stays as it is, to the bit.
+        hide: the part that is unseen: bottom, top, left, right, middle, around.
+        mask: a picture of the run's size, white where what is to be filled lies, in place of `hide`.
         dials: fields of the run's sampler, changed for this call: {"steps": 50, "guidance": 2}.
     """
     if n < 1:
@@ -76,9 +79,14 @@ def sample(
     if out:
         check_suffix(found.system.codec.field, Path(out))
     sampler = turned(found.system.sampler, dials or {})
-    begun = found.begun(start, n, hide, sampler) if start else {}
+    if (hide or mask) and not start:
+        raise ValueError(
+            f"{f'--hide {hide}' if hide else f'--mask {mask}'} says what of a picture is open; give one with --start"
+        )
+    begun = found.begun(start, n, hide, sampler, mask) if start else {}
     told = {**(about or {}), **begun.get("about", {})}
-    batch = found.sample(n, seed=seed, about=told, prompt=prompt, start=begun.get("start"), sampler=sampler)
+    own = {name: begun[name] for name in ("start", "seen") if name in begun}
+    batch = found.sample(n, seed=seed, about=told, prompt=prompt, sampler=sampler, **own)
     if about and found.system.conditioner is not None:
         for note in found.system.conditioner.notes(batch):
             print(f"note: {note}", file=sys.stderr)
@@ -237,7 +245,7 @@ def anatomy(experiment: Experiment) -> dict[str, Any]:
             "likelihood": system.objective.bound or "no",
             "conditional": list(system.conditioner.fields) if system.conditioner else [],
             "guidance": system.conditioner is not None and "guidance" in dials_of(system.sampler),
-            "given pictures": use_of_pictures(system, experiment.data.facts),
+            "given pictures": uses_of_pictures(system, experiment.data.facts),
             "lossless coding": not lossless.unfit(system),
             "incremental decoding": main is not None and hasattr(main, "begin") and main.begin(1, 2) is not None,
         },

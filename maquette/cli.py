@@ -239,8 +239,11 @@ def sample_verb(
     about: Annotated[str, typer.Option(help="""What to make, as JSON: '{"label": 3}'.""")] = "",
     prompt: Annotated[str, typer.Option(help="How a text begins; what a picture shows.")] = "",
     length: Annotated[int, typer.Option(help="Symbols to write (text).")] = 0,
-    start: Annotated[str, typer.Option(help="Pictures to translate, rebuild, invert or complete: a file, folder or .npz.")] = "",
-    hide: Annotated[str, typer.Option(help="What of them is to be completed: bottom, top, left, right or middle.")] = "",
+    start: Annotated[
+        str, typer.Option(help="Pictures to translate, rebuild, vary, invert or complete: a file, folder, .npz.")
+    ] = "",
+    hide: Annotated[str, typer.Option(help="What of them is completed: bottom, top, left, right, middle, around.")] = "",
+    mask: Annotated[str, typer.Option(help="Or a picture of the run's size, white where they are to be filled.")] = "",
     dial: Annotated[list[str], typer.Option("--set", help="Turn a dial of the sampler: --set steps=50 --set guidance=2.")] = [],  # noqa: B006
     out: Out = "",
     step: Annotated[int, typer.Option(help="From this checkpoint (-1 = the newest).")] = -1,
@@ -250,7 +253,10 @@ def sample_verb(
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Draw samples: a PNG grid, text, .npz or .json by the suffix of --out."""
+    """Draw samples: a PNG grid, text, .npz or .json by the suffix of --out.
+
+    Vary a picture: maquette sample RUN --start a.png --set strength=0.4 -n 4. Fill a part of it: --hide right, or --mask m.png.
+    """
     from maquette import api
 
     _threads(threads)
@@ -275,6 +281,7 @@ def sample_verb(
         prompt=prompt,
         start=start,
         hide=hide,
+        mask=mask,
         dials=dials,
         step=None if step < 0 else step,
         device=device,
