@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from maquette import checkpoint, parcel, recipes, storage
+from maquette.between import between, ends_of
 from maquette.completion import fitting, hidden, started
 from maquette.contracts import IGNORE, Adopting, Batch, Code, Completing, Sampler
 from maquette.data import Data, Facts
@@ -86,8 +87,8 @@ class Loaded:
     ) -> dict[str, Any]:
         """What `sample` grows n samples from, as its own arguments: a picture, a folder of them or an .npz, in turn.
 
-        A system told of pictures is told these; one whose sampler adopts whole pictures (a codec's, a space of styles, noise to be
-        taken away) begins with them; one that writes symbol by symbol, or that keeps what it knows, completes them.
+        A system told of pictures is told these; one whose sampler adopts whole pictures (a codec's, a space of styles, a
+        denoiser's) begins with them; one that writes symbol by symbol, or that keeps what it knows, completes them.
 
         Args:
             hide: the part of each that is left open (bottom where this is empty and there is nothing else to do with a picture).
@@ -124,6 +125,37 @@ class Loaded:
         if isinstance(sampler, Adopting):
             told["start"] = sampler.adopt(self.system, self.system.encode({"image": rows}))
         return told
+
+    def between(
+        self,
+        n: int = 9,
+        *,
+        seeds: tuple[int, int] = (0, 1),
+        source: tuple[str | Path, ...] = (),
+        about: dict[str, Any] | None = None,
+        prompt: str = "",
+        sampler: Sampler | None = None,
+    ) -> Batch:
+        """n samples on the way from one to another (`between.between`), of two seeds or of two pictures.
+
+        Args:
+            source: files that hold two pictures together, in place of the seeds.
+
+        Raises:
+            ValueError: not two pictures, or this run finds no way between any.
+        """
+        if prompt:
+            about = {**(about or {}), "text": prompt}
+        told = _told(self.system, self.facts, about or {}, 1)
+        alike = {k: v[:1].expand(n, *v.shape[1:]) if isinstance(v, Tensor) else v * n for k, v in (told or {}).items()}
+        pictures = None
+        if source and "pictures" in ends_of(self.system, sampler or self.system.sampler):
+            pictures = torch.cat([parcel.pictures(Path(part), self.facts, exact=False)[0] for part in source])
+            if len(pictures) != 2:
+                raise ValueError(f"--start {','.join(map(str, source))} holds {len(pictures)} pictures; it must be two: the ends")
+        elif source:
+            raise ValueError("this run finds no way between pictures: its sampler has no points that they would grow from")
+        return between(self.system, n, seeds=seeds, pictures=pictures, about=alike, sampler=sampler)
 
 
 def uses_of_pictures(system: System, facts: Facts) -> list[str]:
