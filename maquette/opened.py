@@ -82,6 +82,7 @@ class Loaded:
             made["image"] = torch.where(seen.isnan(), made["image"], seen)
         return made
 
+    @torch.no_grad()
     def begun(
         self, source: str | Path, n: int, hide: str = "", sampler: Sampler | None = None, mask: str | Path = ""
     ) -> dict[str, Any]:
