@@ -21,7 +21,7 @@ def sheet(run: api.Loaded, hide: str, pictures: int, each: int, seed: int) -> to
     held = run.data.held
     spread = torch.linspace(0, len(held) - 1, pictures).long()
     images = held.rows(spread)["image"]
-    start = occluded(run.system.codec, images.to(run.system.device), hide).repeat_interleave(each, 0)
+    start = occluded(run.system.codec, images.to(run.system.device), hidden(hide, *images.shape[2:])).repeat_interleave(each, 0)
     made = run.sample(len(start), start=start, seed=seed)["image"].cpu().unflatten(0, (pictures, each))
     shown = images.masked_fill(hidden(hide, *images.shape[2:]), 0.5)
     return torch.cat([images[:, None], shown[:, None], made], 1).flatten(0, 1)

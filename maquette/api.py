@@ -1,4 +1,4 @@
-"""The verbs: train, resume, sample, evaluate, compare, compress, decompress, load, show, doctor.
+"""The verbs: train, resume, sample, interpolate, evaluate, compare, compress, decompress, load, show, doctor.
 
 The command line says the same ones. Knows runs, reports and how work is shown; decides no exit code and parses no command line.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from maquette import exhibits, lossless, parcel, recipes, storage
 from maquette.baselines import judge_baselines
+from maquette.between import ends_of
 from maquette.compare import compare
 from maquette.contracts import Batch
 from maquette.data import open_data
@@ -20,7 +21,7 @@ from maquette.doctor import doctor
 from maquette.evaluate import choose, judge, undisturbed
 from maquette.experiment import Experiment
 from maquette.metrics.evidence import Evidence
-from maquette.opened import Loaded, described, dials_of, evaluation_of, load, turned, use_of_pictures
+from maquette.opened import Loaded, described, dials_of, evaluation_of, load, turned, uses_of_pictures
 from maquette.report.card import write_card
 from maquette.report.page import write_run_page
 from maquette.report.pictures import check_suffix, save_samples
@@ -36,6 +37,7 @@ __all__ = [
     "decompress",
     "doctor",
     "evaluate",
+    "interpolate",
     "load",
     "pursue",
     "resume",
@@ -58,6 +60,7 @@ def sample(
     prompt: str = "",
     start: str | Path = "",
     hide: str = "",
+    mask: str | Path = "",
     dials: dict[str, Any] | None = None,
     step: int | None = None,
     device: str = "auto",
@@ -66,8 +69,10 @@ def sample(
     """Draw n samples from a run, and write them by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
 
     Args:
-        start: pictures to grow from, a file, a folder or an .npz: to translate, to rebuild, to find in a space of styles; or,
-            with part of each unseen (`hide`: bottom, top, left, right, middle), to complete.
+        start: pictures to grow from, a file, a folder or an .npz: to translate, to rebuild, to vary (as far as the dial
+            `strength` says), to find in a space of styles; or, with part of each unseen, to complete: the rest stays, to the bit.
+        hide: the part that is unseen: bottom, top, left, right, middle, around.
+        mask: a picture of the run's size, white where what is to be filled lies, in place of `hide`.
         dials: fields of the run's sampler, changed for this call: {"steps": 50, "guidance": 2}.
     """
     if n < 1:
@@ -76,15 +81,63 @@ def sample(
     if out:
         check_suffix(found.system.codec.field, Path(out))
     sampler = turned(found.system.sampler, dials or {})
-    begun = found.begun(start, n, hide, sampler) if start else {}
+    if (hide or mask) and not start:
+        raise ValueError(
+            f"{f'--hide {hide}' if hide else f'--mask {mask}'} says what of a picture is open; give one with --start"
+        )
+    begun = found.begun(start, n, hide, sampler, mask) if start else {}
     told = {**(about or {}), **begun.get("about", {})}
-    batch = found.sample(n, seed=seed, about=told, prompt=prompt, start=begun.get("start"), sampler=sampler)
+    own = {name: begun[name] for name in ("start", "seen") if name in begun}
+    batch = found.sample(n, seed=seed, about=told, prompt=prompt, sampler=sampler, **own)
     if about and found.system.conditioner is not None:
         for note in found.system.conditioner.notes(batch):
             print(f"note: {note}", file=sys.stderr)
     if out:
         info = {"run": str(path), "recipe": found.run.record["recipe"], "step": found.progress.step, "seed": seed}
         save_samples(batch, found.system.codec.field, Path(out), {**info, "about": about or {}, "sampler": described(sampler)})
+    return batch
+
+
+def interpolate(
+    path: str | Path,
+    n: int = 9,
+    *,
+    out: str | Path = "",
+    seeds: tuple[int, int] = (0, 1),
+    start: str = "",
+    about: dict[str, Any] | None = None,
+    prompt: str = "",
+    dials: dict[str, Any] | None = None,
+    step: int | None = None,
+    device: str = "auto",
+    trust: bool = False,
+) -> Batch:
+    """Draw n samples on the way from one to another, in a line from left to right where `out` is a .png.
+
+    Args:
+        seeds: from the first sample under the one to the first under the other, told what the first is told.
+        start: or between two pictures: two files with a comma between, or a folder or .npz of two.
+        dials: fields of the run's sampler, changed for this call.
+    """
+    if len(seeds) != 2:
+        raise ValueError(f"--seeds {','.join(map(str, seeds))} is {len(seeds)} seeds; it must be two: the ends")
+    found = load(path, step=step, device=device, trust=trust)
+    field = found.system.codec.field
+    if out:
+        check_suffix(field, Path(out))
+    sampler = turned(found.system.sampler, dials or {})
+    source = tuple(part for part in start.split(",") if part)
+    batch = found.between(n, seeds=seeds, source=source, about=about, prompt=prompt, sampler=sampler)
+    if out:
+        info = {
+            "run": str(path),
+            "recipe": found.run.record["recipe"],
+            "step": found.progress.step,
+            "seeds": seeds,
+            "start": start,
+        }
+        info = {**info, "about": about or {}, "sampler": described(sampler)}
+        save_samples(batch, field, Path(out), info, columns=n)
     return batch
 
 
@@ -237,7 +290,8 @@ def anatomy(experiment: Experiment) -> dict[str, Any]:
             "likelihood": system.objective.bound or "no",
             "conditional": list(system.conditioner.fields) if system.conditioner else [],
             "guidance": system.conditioner is not None and "guidance" in dials_of(system.sampler),
-            "given pictures": use_of_pictures(system, experiment.data.facts),
+            "interpolation": ends_of(system, system.sampler),
+            "given pictures": uses_of_pictures(system, experiment.data.facts),
             "lossless coding": not lossless.unfit(system),
             "incremental decoding": main is not None and hasattr(main, "begin") and main.begin(1, 2) is not None,
         },

@@ -239,8 +239,11 @@ def sample_verb(
     about: Annotated[str, typer.Option(help="""What to make, as JSON: '{"label": 3}'.""")] = "",
     prompt: Annotated[str, typer.Option(help="How a text begins; what a picture shows.")] = "",
     length: Annotated[int, typer.Option(help="Symbols to write (text).")] = 0,
-    start: Annotated[str, typer.Option(help="Pictures to translate, rebuild, invert or complete: a file, folder or .npz.")] = "",
-    hide: Annotated[str, typer.Option(help="What of them is to be completed: bottom, top, left, right or middle.")] = "",
+    start: Annotated[
+        str, typer.Option(help="Pictures to translate, rebuild, vary, invert or complete: a file, folder, .npz.")
+    ] = "",
+    hide: Annotated[str, typer.Option(help="What of them is completed: bottom, top, left, right, middle, around.")] = "",
+    mask: Annotated[str, typer.Option(help="Or a picture of the run's size, white where they are to be filled.")] = "",
     dial: Annotated[list[str], typer.Option("--set", help="Turn a dial of the sampler: --set steps=50 --set guidance=2.")] = [],  # noqa: B006
     out: Out = "",
     step: Annotated[int, typer.Option(help="From this checkpoint (-1 = the newest).")] = -1,
@@ -250,20 +253,17 @@ def sample_verb(
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Draw samples: a PNG grid, text, .npz or .json by the suffix of --out."""
+    """Draw samples: a PNG grid, text, .npz or .json by the suffix of --out.
+
+    Vary a picture: maquette sample RUN --start a.png --set strength=0.4 -n 4. Fill a part of it: --hide right, or --mask m.png.
+    """
     from maquette import api
 
     _threads(threads)
     dials = _options(list(dial))
     if length:
         dials["length"] = length
-    try:
-        told = json.loads(about) if about else None
-    except ValueError as error:
-        raise ValueError(f"""--about '{about}' is not JSON ({error}); write it like '{{"label": 3}}'""") from None
-    if told is not None and not isinstance(told, dict):
-        raise ValueError(f"""--about '{about}' is not a JSON object; write it like '{{"label": 3}}'""")
-    suffix = _suffix(run)
+    told, suffix = _told(about), _suffix(run)
     if not out and not ((show or as_json) and suffix == "txt"):  # what is drawn is never thrown away
         out = str(Path(run) / "samples" / f"{f'step-{step:08d}-' if step >= 0 else ''}seed-{seed}.{suffix}")
     batch = api.sample(
@@ -275,6 +275,7 @@ def sample_verb(
         prompt=prompt,
         start=start,
         hide=hide,
+        mask=mask,
         dials=dials,
         step=None if step < 0 else step,
         device=device,
@@ -288,6 +289,62 @@ def sample_verb(
             typer.echo(text + "\n" + "-" * 40 if len(texts) > 1 else text)
     if out:
         typer.echo(f"{n} samples in {out}", err=bool(show))
+
+
+@app.command("interpolate")
+def interpolate_verb(
+    run: Annotated[str, typer.Argument(help="the run's folder")],
+    n: Annotated[int, typer.Option("-n", help="How many, both ends included.")] = 9,
+    seeds: Annotated[str, typer.Option(help="Between the first samples under two seeds.")] = "0,1",
+    start: Annotated[str, typer.Option(help="Or between two pictures: a.png,b.png.")] = "",
+    about: Annotated[str, typer.Option(help="""What to make, as JSON: '{"label": 3}'.""")] = "",
+    prompt: Annotated[str, typer.Option(help="What a picture shows.")] = "",
+    dial: Annotated[list[str], typer.Option("--set", help="Turn a dial of the sampler: --set steps=50.")] = [],  # noqa: B006
+    out: Out = "",
+    step: Annotated[int, typer.Option(help="From this checkpoint (-1 = the newest).")] = -1,
+    device: Device = "auto",
+    threads: Threads = 0,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Draw what lies between two samples, or two pictures, as a strip.
+
+    Example: maquette interpolate RUN --seeds 3,7 -n 9 --out strip.png
+    """
+    from maquette import api
+
+    _threads(threads)
+    between = _numbers("--seeds", seeds)
+    if len(between) != 2:
+        raise ValueError(f"--seeds {seeds} is {len(between)} seeds; it must be two, the ends, as 3,7")
+    out = out or str(Path(run) / "samples" / f"between-{'pictures' if start else '-'.join(map(str, between))}.{_suffix(run)}")
+    api.interpolate(
+        run,
+        n,
+        out=out,
+        seeds=(between[0], between[1]),
+        start=start,
+        about=_told(about),
+        prompt=prompt,
+        dials=_options(list(dial)),
+        step=None if step < 0 else step,
+        device=device,
+        trust=trust,
+    )
+    if as_json:
+        return _print({"run": run, "n": n, "seeds": between, "start": start, "out": out})
+    typer.echo(f"{n} samples in {out}")
+
+
+def _told(about: str) -> dict[str, Any] | None:
+    """--about as it is meant."""
+    try:
+        told = json.loads(about) if about else None
+    except ValueError as error:
+        raise ValueError(f"""--about '{about}' is not JSON ({error}); write it like '{{"label": 3}}'""") from None
+    if told is not None and not isinstance(told, dict):
+        raise ValueError(f"""--about '{about}' is not a JSON object; write it like '{{"label": 3}}'""")
+    return told
 
 
 def _suffix(run: str) -> str:

@@ -1,6 +1,6 @@
 """Completion: pictures of which a part is hidden, as the starts of samples, and a condition that fits what is seen of them.
 
-Knows a codec of symbols and an exact likelihood where there is one; not how samples are drawn.
+Knows codecs, what a sampler says of open parts, and an exact likelihood where there is one; not how samples are drawn.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from maquette.contracts import IGNORE, Batch, Code, Codec
+from maquette.contracts import IGNORE, Batch, Code, Codec, Completing, Sampler
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ PARTS: dict[str, Share] = {
     "left": lambda down, right: right < 0.5,
     "right": lambda down, right: right >= 0.5,
     "middle": lambda down, right: torch.maximum((down - 0.5).abs(), (right - 0.5).abs()) < 0.25,
+    "around": lambda down, right: torch.maximum((down - 0.5).abs(), (right - 0.5).abs()) >= 0.25,
 }
 
 
@@ -40,17 +41,33 @@ def hidden(part: str, height: int, width: int) -> Tensor:
     return PARTS[part](down[:, None].expand(height, width), right[None].expand(height, width))
 
 
-def occluded(codec: Codec, images: Tensor, part: str) -> Code:
-    """The code of images float[N,C,H,W], IGNORE wherever a symbol would tell of the hidden part.
+def occluded(codec: Codec, images: Tensor, away: Tensor) -> Code:
+    """The code of images float[N,C,H,W], IGNORE wherever a symbol would tell of what is `away`, bool[H,W].
 
     Raises:
         ValueError: the codec's codes are no symbols.
     """
-    away = hidden(part, *images.shape[2:]).to(images.device)
     dark, light = (codec.encode(images.masked_fill(away, value)) for value in (0.0, 1.0))
     if dark.is_floating_point():
-        raise ValueError("this run's code is not made of symbols, so that no part of it can be left open: it completes nothing")
+        raise ValueError(
+            "this run's code is not made of symbols, and its sampler leaves no part of it open: it completes nothing"
+        )
     return dark.masked_fill(dark != light, IGNORE)
+
+
+def started(system: System, sampler: Sampler, images: Tensor, away: Tensor) -> Code:
+    """The start that knows of images float[N,C,H,W] all but what is `away`, bool[H,W].
+
+    Where codes are numbers, what lies away is given the mean colour of the rest, so that no code tells of it.
+
+    Raises:
+        ValueError: the sampler completes nothing.
+    """
+    away = away.to(images.device)
+    if not isinstance(sampler, Completing):
+        return occluded(system.codec, images, away)
+    mean = images[:, :, ~away].mean(2)[..., None, None]
+    return sampler.without(system.encode({"image": torch.where(away, mean, images)}), away)
 
 
 @torch.no_grad()
@@ -72,7 +89,7 @@ def weighed(system: System, code: Code) -> Tensor:
 def fitting(system: System, start: Code, rng: Streams) -> Batch:
     """The fields of a condition drawn for each row from p(condition | what is seen); {} where the system cannot say."""
     every = system.conditioner.every() if system.conditioner is not None else []
-    if not every or system.objective.bound != "exact":
+    if not every or system.objective.bound != "exact" or start.is_floating_point():
         return {}
     chosen = rng.choose(-weighed(system, start).float().to(rng.keys.device))
     return {k: torch.cat([every[i][0][k] for i in chosen.tolist()]) for k in every[0][0]}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Batch = dict[str, Any]  # a field per modality: {"image": float[B,C,H,W] in 0..1, "text": list[str], "label": int64[B]}
 Code = Tensor  # what networks see: float[B,*S] or int64[B,T]
 Logs = dict[str, Tensor]
-IGNORE = -1  # never a target; in a start it means "write here"
+IGNORE = -1  # never a target; in a start it means "write here", as NaN does where codes are numbers
 
 
 @dataclass(frozen=True)
@@ -205,10 +205,44 @@ class Sampler(Protocol):
 
 @runtime_checkable
 class Adopting(Protocol):
-    """A sampler that can begin with whole pictures: a codec's to rebuild, one to find the latent of."""
+    """A sampler that can begin with whole pictures: a codec's to rebuild, ones to vary or to find the latent of."""
 
     def adopt(self, system: System, code: Code) -> Code:
         """The start that stands for the pictures whose code this is, a row each."""
+
+
+@runtime_checkable
+class Completing(Protocol):
+    """A sampler of numbers that writes what a start leaves open, NaN, and keeps what it knows."""
+
+    def without(self, code: Code, away: Tensor) -> Code:
+        """The start that has a code [B,C,h,w] of pictures, open wherever it could tell of their part `away`, bool[H,W]."""
+
+
+@runtime_checkable
+class Growing(Protocol):
+    """A sampler whose samples grow from the points of a space, so that others lie between any two of them."""
+
+    def roots(self, system: System, n: int, *, cond: Condition | None = None, rng: Streams) -> Tensor:
+        """The points [n,...] that `draw` would begin from."""
+
+    def between(self, first: Tensor, last: Tensor, count: int) -> Tensor:
+        """Points [count,...] from one [...] to another, both included."""
+
+    def grow(
+        self, system: System, roots: Tensor, *, cond: Condition | None = None, null: Condition | None = None, rng: Streams
+    ) -> Iterator[Code]:
+        """Drafts of what grows from points, as `draw` has them."""
+
+
+@runtime_checkable
+class Tracing(Protocol):
+    """A sampler that finds the points its samples would grow from."""
+
+    def trace(
+        self, system: System, code: Code, *, cond: Condition | None = None, null: Condition | None = None, rng: Streams
+    ) -> Tensor:
+        """The points [B,...] from which codes nearest to these grow."""
 
 
 @runtime_checkable

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from maquette import checkpoint, parcel, recipes, storage
-from maquette.completion import fitting, occluded
-from maquette.contracts import IGNORE, Adopting, Batch, Code, Sampler
+from maquette.between import between, ends_of
+from maquette.completion import fitting, hidden, started
+from maquette.contracts import IGNORE, Adopting, Batch, Code, Completing, Sampler
 from maquette.data import Data, Facts
 from maquette.experiment import Experiment
 from maquette.runs import Run, rebuild
@@ -54,6 +55,7 @@ class Loaded:
         about: dict[str, Any] | None = None,
         prompt: str = "",
         start: Code | None = None,
+        seen: Tensor | None = None,
         sampler: Sampler | None = None,
     ) -> Batch:
         """n samples.
@@ -62,6 +64,7 @@ class Loaded:
             about: what to make, e.g. {"label": 3}, or from what: {"source": float[n,C,H,W] in 0..1}.
             prompt: how a text begins; of a system that reads captions, the caption.
             start: what each sample grows from, as `System.sample` has it; `begun` makes one of pictures.
+            seen: pictures [n,C,H,W] that the samples are to agree with, NaN where they are open; `begun` has them too.
             sampler: another than the run's own.
         """
         if n < 1:
@@ -74,16 +77,23 @@ class Loaded:
             start = _prompted(self.system, prompt, n, sampler)
         elif start is not None and told is None:
             told = fitting(self.system, start, Streams.of(seed, n, device=self.system.device).fork(2)) or None
-        return self.system.sample(n, about=told, start=start, seed=seed, sampler=sampler)
+        made = self.system.sample(n, about=told, start=start, seed=seed, sampler=sampler)
+        if seen is not None:
+            made["image"] = torch.where(seen.isnan(), made["image"], seen)
+        return made
 
-    def begun(self, source: str | Path, n: int, hide: str = "", sampler: Sampler | None = None) -> dict[str, Any]:
+    @torch.no_grad()
+    def begun(
+        self, source: str | Path, n: int, hide: str = "", sampler: Sampler | None = None, mask: str | Path = ""
+    ) -> dict[str, Any]:
         """What `sample` grows n samples from, as its own arguments: a picture, a folder of them or an .npz, in turn.
 
-        A system told of pictures is told these; one whose sampler adopts whole pictures (a codec's, a space of styles) begins
-        with them; one that writes symbol by symbol completes them.
+        A system told of pictures is told these; one whose sampler adopts whole pictures (a codec's, a space of styles, a
+        denoiser's) begins with them; one that writes symbol by symbol, or that keeps what it knows, completes them.
 
         Args:
             hide: the part of each that is left open (bottom where this is empty and there is nothing else to do with a picture).
+            mask: a picture that is white where each is left open, in place of `hide`.
             sampler: another than the run's own.
 
         Raises:
@@ -92,32 +102,74 @@ class Loaded:
         if self.system.codec.field != "image":
             raise ValueError(f"this run makes {self.system.codec.field}s; only pictures can be a start that is a file")
         sampler = sampler or self.system.sampler
-        use = use_of_pictures(self.system, self.facts)
-        whole = use in ("translated", "taken whole")
-        if whole and hide:
-            raise ValueError(f"this run takes whole pictures and completes none, so that nothing of them can be hidden: {hide!r}")
+        uses = uses_of_pictures(self.system, self.facts)
+        if hide and mask:
+            raise ValueError(f"--hide {hide} and --mask {mask} both say what is left open; allowed is one of them")
+        whole = not (hide or mask) and uses[:1] != ["completed"]
+        if uses and not whole and "completed" not in uses:
+            raise ValueError(
+                f"this run takes whole pictures and completes none, so that nothing of them can be hidden: {str(hide or mask)!r}"
+            )
+        if not uses:
+            raise ValueError(
+                "this run can do nothing with a picture: its code is not made of symbols, and its sampler takes none"
+            )
+        away = parcel.mask(Path(mask), self.facts) if mask else hidden(hide or "bottom", *self.facts.shape[1:])
         images = parcel.pictures(Path(source), self.facts, exact=not whole)[0]  # what is seen of one to complete stays as it is
         if not len(images):
             raise ValueError(f"{source} has no picture in it")
         rows = images[torch.arange(n) % len(images)].to(self.system.device)
         if not whole:
-            return {"start": occluded(self.system.codec, rows, hide or "bottom")}
-        told: dict[str, Any] = {"about": {"source": rows}} if use == "translated" else {}
+            start = started(self.system, sampler, rows, away)
+            return {"start": start, "seen": rows.masked_fill(away.to(rows.device), torch.nan)}
+        told: dict[str, Any] = {"about": {"source": rows}} if "translated" in uses else {}
         if isinstance(sampler, Adopting):
             told["start"] = sampler.adopt(self.system, self.system.encode({"image": rows}))
         return told
 
+    def between(
+        self,
+        n: int = 9,
+        *,
+        seeds: tuple[int, int] = (0, 1),
+        source: tuple[str | Path, ...] = (),
+        about: dict[str, Any] | None = None,
+        prompt: str = "",
+        sampler: Sampler | None = None,
+    ) -> Batch:
+        """n samples on the way from one to another (`between.between`), of two seeds or of two pictures.
 
-def use_of_pictures(system: System, facts: Facts) -> str:
-    """What a system does with pictures it is given to start from: translated, taken whole, completed, or -."""
+        Args:
+            source: files that hold two pictures together, in place of the seeds.
+
+        Raises:
+            ValueError: not two pictures, or this run finds no way between any.
+        """
+        if prompt:
+            about = {**(about or {}), "text": prompt}
+        told = _told(self.system, self.facts, about or {}, 1)
+        alike = {k: v[:1].expand(n, *v.shape[1:]) if isinstance(v, Tensor) else v * n for k, v in (told or {}).items()}
+        pictures = None
+        if source and "pictures" in ends_of(self.system, sampler or self.system.sampler):
+            pictures = torch.cat([parcel.pictures(Path(part), self.facts, exact=False)[0] for part in source])
+            if len(pictures) != 2:
+                raise ValueError(f"--start {','.join(map(str, source))} holds {len(pictures)} pictures; it must be two: the ends")
+        elif source:
+            raise ValueError("this run finds no way between pictures: its sampler has no points that they would grow from")
+        return between(self.system, n, seeds=seeds, pictures=pictures, about=alike, sampler=sampler)
+
+
+def uses_of_pictures(system: System, facts: Facts) -> list[str]:
+    """What a system does with pictures it is given to start from: translated, taken whole, completed; [] = nothing."""
     if system.codec.field != "image":
-        return "-"
+        return []
     if system.conditioner is not None and "source" in system.conditioner.fields:
-        return "translated"
-    if isinstance(system.sampler, Adopting):
-        return "taken whole"
+        return ["translated"]
     blank = torch.zeros(1, *facts.shape, device=system.device)
-    return "-" if system.encode({"image": blank}).is_floating_point() else "completed"
+    whole = isinstance(system.sampler, Adopting)
+    code = system.encode({"image": blank})
+    parts = isinstance(system.sampler, Completing) and code.dim() == 4 if code.is_floating_point() else not whole
+    return ["taken whole"] * whole + ["completed"] * parts
 
 
 def load(path: str | Path | Run, *, step: int | None = None, device: str = "auto", trust: bool = False) -> Loaded:

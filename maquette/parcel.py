@@ -55,6 +55,27 @@ def pictures(source: Path, facts: Facts, exact: bool = True) -> tuple[Tensor, Te
     return _levels(pixels, facts, source, exact).float() / (facts.levels - 1), label
 
 
+def mask(source: Path, facts: Facts) -> Tensor:
+    """A picture of the data's own size as bool[H,W]: where it is white (above half of all grey levels).
+
+    Raises:
+        DataError: it is missing, no picture, one of another size, or all white or nowhere.
+    """
+    if not source.is_file():
+        raise DataError(f"--mask {source} is no file; it must be a picture, white where the run is to write")
+    found = _pictures(source)[0]
+    if tuple(found.shape[1:]) != facts.shape[1:]:
+        raise DataError(f"--mask {source} is {found.shape[2]}x{found.shape[1]}; this run's pictures are {_size(facts.shape)}")
+    white = found.float().mean(0) > 127.5
+    if not bool(white.any()):
+        raise DataError(f"--mask {source} is white nowhere, so that there is nothing to write; white marks what is to be filled")
+    if bool(white.all()):
+        raise DataError(
+            f"--mask {source} is white all over, so that nothing of the picture is kept; leave out --start and --mask"
+        )
+    return white
+
+
 def unfold(code: Code, told: Batch, facts: Facts, codec: Codec, out: Path) -> None:
     """Symbols as the file (or, for pictures, folder) that they were.
 

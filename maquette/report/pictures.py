@@ -109,13 +109,16 @@ def suffixes(field: str) -> list[str]:
     return [*own.get(field, [".npz"]), ".json"]
 
 
-def save_samples(batch: dict[str, Any], field: str, path: str | Path, info: dict[str, Any] | None = None) -> Path:
+def save_samples(
+    batch: dict[str, Any], field: str, path: str | Path, info: dict[str, Any] | None = None, columns: int | None = None
+) -> Path:
     """Write samples by the path's suffix; the old file, if any, stays until the new one is whole.
 
     Args:
         batch: what `System.sample` returns: `field`, "code", and what each sample was told, such as "label".
         field: the batch's own field: "image", "text".
         info: recipe, seed, what was asked for; kept inside the file where its format has a place for it.
+        columns: of a sheet of pictures; by default about as many as rows.
 
     Raises:
         ValueError: a suffix that this field is not written as; names those it is, and the nearest.
@@ -124,15 +127,12 @@ def save_samples(batch: dict[str, Any], field: str, path: str | Path, info: dict
 
     path = Path(path)
     check_suffix(field, path)
-    writers = {".png": _as_png, ".npz": _as_npz, ".txt": _as_text, ".jsonl": _as_lines, ".json": _as_json}
-    data = writers[path.suffix.lower()](batch, field, info)
+    writers = {".npz": _as_npz, ".txt": _as_text, ".jsonl": _as_lines, ".json": _as_json}
+    suffix = path.suffix.lower()
+    data = png(grid(batch[field], columns), info) if suffix == ".png" else writers[suffix](batch, field, info)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_durably(path, data)
     return path
-
-
-def _as_png(batch: dict[str, Any], field: str, info: dict[str, Any] | None) -> bytes:
-    return png(grid(batch[field]), info)
 
 
 def _as_npz(batch: dict[str, Any], field: str, info: dict[str, Any] | None) -> bytes:

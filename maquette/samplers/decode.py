@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from maquette.contracts import Code, Condition
 from maquette.nn.densities import normal_colour
+from maquette.nn.paths import slerp
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
@@ -46,8 +48,27 @@ class Decode:
     ) -> Iterator[Code]:
         """One draft of n images. `start`: latents [n,D,*S] to decode in place of the prior's."""
         codec = system.steady("codec")
-        z = start
-        if z is None:
-            prior = system.steady("prior")(torch.zeros(n, device=system.device), cond=cond)
-            z = normal_colour(self.temperature * rng.normal(*prior.shape[2:]), prior)
+        z = start if start is not None else self.roots(system, n, cond=cond, rng=rng)
         yield codec.draw(z, rng) if self.pixels == "draw" else codec.decode(z)
+
+    def roots(self, system: System, n: int, *, cond: Condition | None = None, rng: Streams) -> Tensor:
+        """Latents of the prior, [n,D,*S]."""
+        prior = system.steady("prior")(torch.zeros(n, device=system.device), cond=cond)
+        return normal_colour(self.temperature * rng.normal(*prior.shape[2:]), prior)
+
+    def between(self, first: Tensor, last: Tensor, count: int) -> Tensor:
+        """Latents along a great circle: [...] each -> [count,...]."""
+        return slerp(first[None], last[None], count)[0]
+
+    def grow(
+        self, system: System, roots: Tensor, *, cond: Condition | None = None, null: Condition | None = None, rng: Streams
+    ) -> Iterator[Code]:
+        """One draft: the images of latents [n,D,*S]."""
+        yield from self.draw(system, len(roots), start=roots, cond=cond, null=null, rng=rng)
+
+    def trace(
+        self, system: System, code: Code, *, cond: Condition | None = None, null: Condition | None = None, rng: Streams
+    ) -> Tensor:
+        """The means of the latents of images [n,C,H,W]."""
+        latents: Tensor = system.steady("codec").encode(code)
+        return latents

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from maquette.contracts import Code, Condition
+from maquette.nn.paths import slerp
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
@@ -40,8 +43,22 @@ class OneShot:
         rng: Streams,
     ) -> Iterator[Code]:
         """One draft of n codes. `start`: what the generator gets in place of noise: chosen latents, images to translate."""
-        generator = system.steady("generator")
-        yield generator(start if start is not None else self.truncation * rng.normal(generator.latent), cond=cond)
+        z = start if start is not None else self.roots(system, n, cond=cond, rng=rng)
+        yield system.steady("generator")(z, cond=cond)
+
+    def roots(self, system: System, n: int, *, cond: Condition | None = None, rng: Streams) -> Tensor:
+        """Noise, [n,D]."""
+        return self.truncation * rng.normal(system.steady("generator").latent)
+
+    def between(self, first: Tensor, last: Tensor, count: int) -> Tensor:
+        """Noise along a great circle: [...] each -> [count,...]."""
+        return slerp(first[None], last[None], count)[0]
+
+    def grow(
+        self, system: System, roots: Tensor, *, cond: Condition | None = None, null: Condition | None = None, rng: Streams
+    ) -> Iterator[Code]:
+        """One draft: what the generator makes of noise [n,D]."""
+        yield from self.draw(system, len(roots), start=roots, cond=cond, null=null, rng=rng)
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
 
 from maquette.contracts import Code, Condition, Network, tell
+from maquette.nn.paths import slerp
 from maquette.processes.gaussian import Gaussian
 from maquette.processes.strides import Strides
 from maquette.samplers.guidance import guided
@@ -36,6 +38,8 @@ class Look:
 
     `past` has, for solvers that look back, (t, x_t, estimate of x) of the steps before, the last one last; `final` says that
     the step being made is the last one. `loose`: the noise is the one implied before the estimate was kept within bounds.
+    `given` is what is known of x, NaN elsewhere. It needs no estimate, so that each solver's own step keeps it at every time's
+    noise: the replacement of Song 2021 (score SDE, app. I.2) and Lugmayr 2022, along the path that the solver takes.
     """
 
     process: Gaussian
@@ -45,12 +49,17 @@ class Look:
     loose: bool = False
     past: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
     final: bool = False
+    given: Code | None = None
+
+    def kept(self, x: Tensor) -> Tensor:
+        """Estimates of x [B,...], right where x is known."""
+        return x if self.given is None else torch.where(self.given.isnan(), x, self.given)
 
     def at(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Estimates of x and of the noise in x_t, each [B,...], at time t [B]."""
         free = self.process.denoise(self.net, x_t, t, self.cond)
-        x = self.within(free)
-        return x, self.process.noise(free if self.loose else x, x_t, t)
+        x = self.kept(self.within(free))
+        return x, self.process.noise(self.kept(free) if self.loose else x, x_t, t)
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,9 @@ class Solver:
         quantile: each estimate is kept within this quantile of its own sizes, if that is above 1, and divided by it (Saharia
             2022, Imagen, sec. 2.3, "dynamic thresholding"); 0 = off, and above it is done in place of `clip`.
         most: at which that quantile is cut.
-        strength: with a code to start from, the time from which it is restored; 1 forgets it (Meng 2022, SDEdit).
+        strength: with a whole code to start from, the time from which it is restored; 1 forgets it (Meng 2022, SDEdit).
+        resample: with a start that is open in part, how often each step is made, dissolved again in between, so that what is
+            written fits what is known (Lugmayr 2022, RePaint, alg. 1). At 1 it fits badly, however many the steps.
     """
 
     process: Gaussian
@@ -82,6 +93,7 @@ class Solver:
     rescale: float = 0.0
     quantile: float = 0.0
     most: float = 1.0
+    resample: int = 5
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -100,6 +112,8 @@ class Solver:
             raise ValueError(f"quantile is {self.quantile}; it must lie in 0 .. 1, and 0 = off")
         if not self.most >= 1:
             raise ValueError(f"most is {self.most}; it must be at least 1")
+        if self.resample < 1:
+            raise ValueError(f"resample is {self.resample}; it must be at least 1, and 1 makes each step once")
 
     def draw(
         self,
@@ -111,31 +125,82 @@ class Solver:
         null: Condition | None = None,
         rng: Streams,
     ) -> Iterator[Code]:
-        """Estimates of n codes, one per step; the last is the sample. `start`: codes to vary instead of pure noise."""
+        """Estimates of n codes, one per step; the last is the sample.
+
+        Args:
+            start: codes to vary instead of pure noise; where some of it is NaN, that is written and the rest kept as it is.
+        """
         times = self.process.grid(self.steps).to(rng.keys.device)
-        between = self.process.heard(torch.tensor([self.guided_from, self.guided_to])).tolist()
-        net = guided(system.steady("main"), self.guidance, null, (between[0], between[1]), self.rescale)
-        look = self.looking(net, cond)
+        look = self.seen(system, cond, null, rng)
         if start is None:
             x_t = self.process.prior(self.shape, rng, times[0])
+        elif bool(start.isnan().any()):
+            look.given = start = start.to(times.device)
+            alpha, _ = self.process.levels(times[:1], start)
+            x_t = self.process.prior(self.shape, rng, times[0]) + alpha * start.nan_to_num()
         else:
             times = times[min(self.steps - 1, round(self.steps * (1 - self.strength))) :]
             x_t = self.dissolve(look, start.to(times.device), times, rng)
         yield from self.walk(look, x_t, times, rng)
 
+    def adopt(self, system: System, code: Code) -> Code:
+        """The code itself: `strength` says how much of it is forgotten."""
+        return code
+
+    def without(self, code: Code, away: Tensor) -> Code:
+        """A code [B,C,h,w], NaN at each place that stands for a patch of which some is `away`, bool[H,W].
+
+        Raises:
+            ValueError: the code has no places.
+        """
+        if code.dim() != 4:
+            raise ValueError(f"a code of {tuple(code.shape[1:])} has no places: no part of a picture can be left open in it")
+        places = adaptive_max_pool2d(away[None, None].float(), code.shape[2:])[0] > 0
+        return code.masked_fill(places.to(code.device), torch.nan)
+
+    def roots(self, system: System, n: int, *, cond: Condition | None = None, rng: Streams) -> Tensor:
+        """The noise that `draw` begins with, [n,...]."""
+        return self.process.prior(self.shape, rng, self.process.grid(self.steps)[0].to(rng.keys.device))
+
+    def between(self, first: Tensor, last: Tensor, count: int) -> Tensor:
+        """Noise along a great circle (Song 2021, sec. 5.3): [...] each -> [count,...]."""
+        return slerp(first[None], last[None], count)[0]
+
+    def grow(
+        self, system: System, roots: Tensor, *, cond: Condition | None = None, null: Condition | None = None, rng: Streams
+    ) -> Iterator[Code]:
+        """Estimates of the codes that noise [n,...] leads to; the last is the sample."""
+        times = self.process.grid(self.steps).to(roots.device)
+        yield from self.walk(self.seen(system, cond, null, rng), roots, times, rng)
+
+    def trace(
+        self, system: System, code: Code, *, cond: Condition | None = None, null: Condition | None = None, rng: Streams
+    ) -> Tensor:
+        """The noise [B,...] from which DDIM's steps draw codes: this solver comes as near to them as it is near to DDIM's."""
+        times = self.process.grid(self.steps).to(code.device)
+        return DDIM(self.process, self.shape, self.steps).uphill(self.seen(system, cond, null, rng), code, times.flip(0))
+
+    def seen(self, system: System, cond: Condition | None, null: Condition | None, rng: Streams) -> Look:
+        """The system's network, guided, as this solver sees it."""
+        between = self.process.heard(torch.tensor([self.guided_from, self.guided_to])).tolist()
+        net = guided(system.steady("main"), self.guidance, null, (between[0], between[1]), self.rescale)
+        return self.looking(net, cond)
+
     def walk(self, look: Look, x_t: Tensor, times: Tensor, rng: Streams) -> Iterator[Code]:
         """Estimates of the codes that x_t [B,...] at the first of falling times leads to; the last is the sample."""
         legs = self.legs(times)
         for i, (t, s) in enumerate(legs[..., None].expand(-1, -1, len(x_t))):
-            x_t, t = self.stir(x_t, t, rng)
             look.final = i + 1 == len(legs)
-            guess, noise = look.at(x_t, t)
-            x_s = self.step(look, x_t, guess, noise, t, s, rng)
-            look.past = [*look.past[-2:], (t, x_t, guess)]
-            x_t = x_s
+            turns = 1 if look.given is None else self.resample
+            for turn in range(turns):
+                x_t = again(self.process, x_t, s, t, rng) if turn else x_t
+                x_r, r = self.stir(x_t, t, rng)
+                guess, noise = look.at(x_r, r)
+                x_t = self.step(look, x_r, guess, noise, r, s, rng)
+            look.past = [*look.past[-2:], (r, x_r, guess)] if turns == 1 else []  # what was seen amid other noise misleads
             if not look.final:
                 yield guess
-        yield x_t
+        yield look.kept(x_t)
 
     def legs(self, times: Tensor) -> Tensor:
         """From where to where each step goes, [steps, 2]."""
@@ -212,6 +277,13 @@ def posterior(process: Gaussian, x_t: Tensor, x: Tensor, t: Tensor, s: Tensor) -
     between = (sigma_t.square() - (ratio * sigma).square()).clamp(min=0)  # variance of x_t given x_s
     mean = (ratio * sigma.square() * x_t + alpha * between * x) / sigma_t.square()
     return mean, torch.where(sigma > 0, between.sqrt() * sigma / sigma_t, 0.0), torch.where(sigma > 0, between.sqrt(), 0.0)
+
+
+def again(process: Gaussian, x_s: Tensor, s: Tensor, t: Tensor, rng: Streams) -> Tensor:
+    """A draw of q(x_t | x_s): x_s dissolved further, to the later time t."""
+    (alpha, sigma), (alpha_t, sigma_t) = process.levels(s, x_s), process.levels(t, x_s)
+    ratio = alpha_t / alpha
+    return ratio * x_s + (sigma_t.square() - (ratio * sigma).square()).clamp(min=0).sqrt() * rng.normal(*x_s.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -371,20 +443,9 @@ class Strider(Euler):
         super().__post_init__()
         self.strides.of(self.steps)
 
-    def draw(
-        self,
-        system: System,
-        n: int,
-        *,
-        start: Code | None = None,
-        cond: Condition | None = None,
-        null: Condition | None = None,
-        rng: Streams,
-    ) -> Iterator[Code]:
-        """Estimates of n codes, one per step; the last is the sample. `start`: codes to vary instead of pure noise."""
-        length = self.strides.told(torch.full((n,), self.strides.of(self.steps), device=rng.keys.device))
-        null = None if null is None else tell(null, length)
-        return super().draw(system, n, start=start, cond=tell(cond, length), null=null, rng=rng)
+    def seen(self, system: System, cond: Condition | None, null: Condition | None, rng: Streams) -> Look:
+        length = self.strides.told(torch.full((len(rng),), self.strides.of(self.steps), device=rng.keys.device))
+        return super().seen(system, tell(cond, length), None if null is None else tell(null, length), rng)
 
 
 @dataclass(frozen=True)
@@ -401,3 +462,10 @@ class Ancestral(Solver):
     def step(self, look: Look, x_t: Tensor, x: Tensor, eps: Tensor, t: Tensor, s: Tensor, rng: Streams) -> Tensor:
         mean, small, large = posterior(self.process, x_t, x, t, s)
         return mean + (large if self.large else small) * rng.normal(*x.shape[1:])
+
+    def grow(
+        self, system: System, roots: Tensor, *, cond: Condition | None = None, null: Condition | None = None, rng: Streams
+    ) -> Iterator[Code]:
+        """By DDIM's steps: where most of the noise is fresh, what grows from a point is not the point's own."""
+        own = {dial.name: getattr(self, dial.name) for dial in fields(Solver)}
+        return DDIM(**own).grow(system, roots, cond=cond, null=null, rng=rng)

@@ -52,12 +52,31 @@ class Style:
         rng: Streams,
     ) -> Iterator[Code]:
         """One draft of n codes. `start`: chosen styles, one per layer: [n,styles,width]; they are not truncated."""
-        mapping, synthesis = system.steady("mapping"), system.steady("synthesis")
+        synthesis, begun = system.steady("synthesis"), Streams(rng.keys, rng.drawn)
         noise = self.noise * rng.normal(synthesis.places)
-        if start is None:
-            centre = mapping.centre(cond, n)
-            start = centre + self.truncation * (mapping(rng.normal(mapping.latent), cond=cond) - centre)
-        yield synthesis(start, noise=noise)
+        yield synthesis(start if start is not None else self.roots(system, n, cond=cond, rng=begun), noise=noise)
+
+    def roots(self, system: System, n: int, *, cond: Condition | None = None, rng: Streams) -> Tensor:
+        """Styles of the mapping network, pulled towards their mean, [n,styles,width]."""
+        mapping, behind = system.steady("mapping"), Streams(rng.keys, rng.drawn + 1)  # the first draw is the noise per pixel
+        centre = mapping.centre(cond, n)
+        return centre + self.truncation * (mapping(behind.normal(mapping.latent), cond=cond) - centre)
+
+    def between(self, first: Tensor, last: Tensor, count: int) -> Tensor:
+        """Styles along a straight line: [...] each -> [count,...]."""
+        return lerp(first[None], last[None], count)[0]
+
+    def grow(
+        self, system: System, roots: Tensor, *, cond: Condition | None = None, null: Condition | None = None, rng: Streams
+    ) -> Iterator[Code]:
+        """One draft: the images of styles [n,styles,width]."""
+        yield from self.draw(system, len(roots), start=roots, cond=cond, null=null, rng=rng)
+
+    def trace(
+        self, system: System, code: Code, *, cond: Condition | None = None, null: Condition | None = None, rng: Streams
+    ) -> Tensor:
+        """The styles of images, found by descent: [n,styles,width]."""
+        return project(system, code)[0]
 
     def adopt(self, system: System, code: Code) -> Code:
         """The styles of pictures, found by descent: [B,styles,width] (`style_space.project`)."""
