@@ -16,12 +16,12 @@ from torch import Tensor
 
 from maquette import checkpoint, parcel, recipes, storage
 from maquette.completion import fitting, occluded
-from maquette.contracts import IGNORE, Adopting, Batch, Code, Sampler
+from maquette.contracts import IGNORE, Adopting, Batch, Code, NeedsStart, Sampler
 from maquette.data import Data, Facts
 from maquette.experiment import Experiment
 from maquette.runs import Run, rebuild
 from maquette.streams import Streams
-from maquette.system import System
+from maquette.system import DRAWS_NOTHING, System
 from maquette.train import Progress
 
 
@@ -67,6 +67,8 @@ class Loaded:
         if n < 1:
             raise ValueError(f"n is {n}; it must be 1 or more")
         sampler = sampler or self.system.sampler
+        if sampler is None:
+            raise NeedsStart(DRAWS_NOTHING)
         if prompt and "text" in _heard(self.system):
             about, prompt = {**(about or {}), "text": prompt}, ""
         told = _told(self.system, self.facts, about or {}, n)
@@ -92,6 +94,8 @@ class Loaded:
         if self.system.codec.field != "image":
             raise ValueError(f"this run makes {self.system.codec.field}s; only pictures can be a start that is a file")
         sampler = sampler or self.system.sampler
+        if sampler is None:
+            raise NeedsStart(DRAWS_NOTHING)
         use = use_of_pictures(self.system, self.facts)
         whole = use in ("translated", "taken whole")
         if whole and hide:
@@ -110,7 +114,7 @@ class Loaded:
 
 def use_of_pictures(system: System, facts: Facts) -> str:
     """What a system does with pictures it is given to start from: translated, taken whole, completed, or -."""
-    if system.codec.field != "image":
+    if system.codec.field != "image" or system.sampler is None:
         return "-"
     if system.conditioner is not None and "source" in system.conditioner.fields:
         return "translated"
@@ -215,8 +219,8 @@ def _prompted(system: System, prompt: str, n: int, sampler: Sampler) -> Code:
     return torch.nn.functional.pad(code, (0, room), value=IGNORE).expand(n, -1).to(system.device)
 
 
-def turned(sampler: Sampler, dials: dict[str, Any]) -> Sampler:
-    """A sampler with some of its dials turned.
+def turned(sampler: Sampler | None, dials: dict[str, Any]) -> Sampler | None:
+    """A sampler with some of its dials turned; None of a system that draws nothing.
 
     Raises:
         UnknownName: it has no such dial.
@@ -225,19 +229,23 @@ def turned(sampler: Sampler, dials: dict[str, Any]) -> Sampler:
     now = dials_of(sampler)
     for key in dials:
         if key not in now:
-            raise recipes.UnknownName(f"dial of {type(sampler).__name__}", key, list(now))
+            raise recipes.UnknownName(f"dial of {described(sampler)['name']}", key, list(now))
+    if sampler is None:
+        return None
     return replace(sampler, **{k: recipes.coerce(k, v, now[k]) for k, v in dials.items()})  # type: ignore[type-var]
 
 
-def dials_of(sampler: Sampler) -> dict[str, Any]:
-    """A sampler's scalar fields: what a user may turn."""
+def dials_of(sampler: Sampler | None) -> dict[str, Any]:
+    """A sampler's scalar fields: what a user may turn; {} of a system that draws nothing."""
+    if sampler is None:
+        return {}
     found = {f.name: getattr(sampler, f.name) for f in fields(sampler)}  # type: ignore[arg-type]
     return {name: value for name, value in found.items() if isinstance(value, int | float | str)}
 
 
-def described(sampler: Sampler) -> dict[str, Any]:
-    """A sampler's name and dials, for a record."""
-    return {"name": type(sampler).__name__, **dials_of(sampler)}
+def described(sampler: Sampler | None) -> dict[str, Any]:
+    """A sampler's name and dials, for a record; named "none" where a system draws nothing."""
+    return {"name": "none" if sampler is None else type(sampler).__name__, **dials_of(sampler)}
 
 
 def evaluation_of(folder: Path) -> dict[str, Any] | None:

@@ -62,7 +62,7 @@ def latent_diffusion(
         drop: chance that a training row is not told its caption; above 0 makes guidance possible.
         guidance: of samples, unless a dial says otherwise; 1 = off.
     """
-    opened = _captioned("latent_diffusion", data, size, depth)
+    opened = captioned("latent_diffusion", data, size, depth)
     chain, shape, first = _coder(codec, opened.facts, latent, patch)
     two = shape[1] % 2 == shape[2] % 2 == 0
     plan = TextPlan(
@@ -108,7 +108,7 @@ def mmdit(
         drop: chance that a training row is not told its caption; above 0 makes guidance possible.
         guidance: of samples, unless a dial says otherwise; 1 = off.
     """
-    opened = _captioned("mmdit", data, size, depth)
+    opened = captioned("mmdit", data, size, depth)
     chain, shape, first = _coder(codec, opened.facts, latent, patch)
     heads = max(1, depth)
     plan = Plan(
@@ -175,7 +175,7 @@ def _reader(words: int) -> Prompt:
     return Prompt([[reading]], [reading])
 
 
-def _captioned(recipe: str, data: str, size: int, depth: int) -> Data:
+def captioned(recipe: str, data: str, size: int, depth: int) -> Data:
     """Images with captions."""
     opened = open_data(data, size)
     if opened.facts.field != "image" or not opened.facts.captions:
