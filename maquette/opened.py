@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maquette import checkpoint, parcel, recipes, storage
 from maquette.completion import fitting, occluded
-from maquette.contracts import IGNORE, Adopting, Batch, Code, NeedsStart, Sampler
+from maquette.contracts import IGNORE, Adopting, Batch, Code, Comparing, NeedsStart, Sampler
 from maquette.data import Data, Facts
 from maquette.experiment import Experiment
 from maquette.runs import Run, rebuild
@@ -110,6 +110,57 @@ class Loaded:
         if isinstance(sampler, Adopting):
             told["start"] = sampler.adopt(self.system, self.system.encode({"image": rows}))
         return told
+
+
+def best_of(
+    found: Loaded,
+    judge: Loaded,
+    n: int = 16,
+    of: int = 8,
+    *,
+    seed: int = 0,
+    about: dict[str, Any] | None = None,
+    prompt: str = "",
+    sampler: Sampler | None = None,
+) -> Batch:
+    """n samples, each the one of `of` for its caption that the judge finds closest to it; the cosine of each as "closeness".
+
+    Which sample is kept follows from the judge, so that a figure of adherence by the same judge is no longer fair.
+
+    Args:
+        judge: a run of pictures beside captions, such as clip's.
+        about, prompt, sampler: as `Loaded.sample` has them; captions that nobody said are drawn as they are there.
+
+    Raises:
+        ValueError: `of` is no number of samples; the judge compares nothing, or pictures of another shape; no captions.
+    """
+    if n < 1 or of < 1:
+        raise ValueError(f"n is {n} and the best of {of} is wanted; both must be 1 or more")
+    compare = judge.system.objective
+    if not isinstance(compare, Comparing):
+        raise ValueError(f"{judge.run.path} is a run of {judge.run.record['recipe']}, which compares nothing; clip does")
+    if judge.facts.shape != found.facts.shape:
+        mine, theirs = ("x".join(map(str, facts.shape)) for facts in (found.facts, judge.facts))
+        raise ValueError(f"{judge.run.path} compares pictures of {theirs}, and {found.run.path} draws {mine}")
+    conditioner = found.system.conditioner
+    if conditioner is None or "text" not in conditioner.fields:
+        raise ValueError(f"{found.run.path} hears no captions that its samples could be judged by")
+    said = {**(about or {}), **({"text": prompt} if prompt else {})}
+    guessed = conditioner.guess(Streams.of(seed, n, device=found.system.device).fork(0))
+    told = {**guessed, **(_told(found.system, found.facts, said, n) or {})}
+    rows = torch.arange(n).repeat_interleave(of)
+    asked = {key: value[rows] if isinstance(value, Tensor) else [value[i] for i in rows.tolist()] for key, value in told.items()}
+    drawn = found.sample(n * of, seed=seed, about=asked, sampler=sampler)
+    closeness = []
+    for some in torch.arange(n * of).split(256):
+        seen = compare.embed(judge.system, {"image": drawn["image"][some], "text": [asked["text"][i] for i in some.tolist()]})
+        closeness.append((seen["image"] * seen["text"]).sum(1).cpu())
+    near = torch.cat(closeness).view(n, of)
+    kept = near.argmax(1) + of * torch.arange(n)
+    picked = {
+        key: value[kept] if isinstance(value, Tensor) else [value[i] for i in kept.tolist()] for key, value in drawn.items()
+    }
+    return {**picked, "closeness": near.amax(1)}
 
 
 def use_of_pictures(system: System, facts: Facts) -> str:
