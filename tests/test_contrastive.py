@@ -56,7 +56,7 @@ def test_the_loss_is_clips():
     torch.manual_seed(0)
     logits, symbols = 5 * torch.randn(7, 7), torch.arange(21).view(7, 3)
     mine = symmetric(distinct(logits, symbols))
-    torch.testing.assert_close(mine, theirs.clip_loss(logits.T))
+    torch.testing.assert_close(mine, theirs.image_text_contrastive_loss(logits.T))
     assert not torch.isclose(mine, F.cross_entropy(logits, torch.arange(7)))  # one direction alone is another number
 
 
@@ -125,10 +125,10 @@ def test_training_brings_pairs_together_and_keeps_the_scale_within_100(captioned
         net.logit_scale.fill_(2.66)
     while progress.step < 60:
         take_step(system, experiment.data, progress, World())
-    held = experiment.data.held.all()
-    found = system.eval().objective.embed(system, held)
+    seen = experiment.data.train.all()
+    found = system.eval().objective.embed(system, seen)
     near = found["image"] @ found["text"].T
-    same = torch.tensor([[a == b for b in held["text"]] for a in held["text"]])
+    same = torch.tensor([[a == b for b in seen["text"]] for a in seen["text"]])
     assert near[same].min() > near[~same].max()
     for name in found:
         torch.testing.assert_close(found[name].norm(dim=1), torch.ones(len(near)))
