@@ -71,9 +71,9 @@ def table(found: dict[str, dict[str, Any]], commits: list[str]) -> str:
     lines = [
         f"# clip on scenes, {date.today()}",
         "",
-        "Held-out rows: pairs of colour and shape never seen together. retrieval@1: among 100 rows whose captions all differ, chance",
-        f".01; the bar is {BAR:g}. zero-shot: ten shapes, chance .1, told by the name alone or by the mean of training captions that",
-        "name it. 95 % intervals over rows. The loss, in nats, is of a training batch of 256; so is the share of it matched.",
+        "Held-out rows: pairs of colour and shape never seen together. retrieval@1: among 100 rows whose captions all differ,",
+        f"chance .01; the bar is {BAR:g}. zero-shot: ten shapes, chance .1, told by the name alone or by the mean of training",
+        "captions that name it. 95 % intervals over rows. Loss (nats) and share matched are of a training batch of 256.",
         f"One thread. Made by `python benchmarks/contrastive.py`, torch {versions()['torch']}, trained at {', '.join(commits)}.",
         "",
         f"| figure | {' | '.join(found)} |",
