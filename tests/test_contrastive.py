@@ -132,7 +132,7 @@ def test_training_brings_pairs_together_and_keeps_the_scale_within_100(captioned
     assert near[same].min() > near[~same].max()
     for name in found:
         torch.testing.assert_close(found[name].norm(dim=1), torch.ones(len(near)))
-    assert float(net.logit_scale) <= MOST + 0.01
+    assert net.logit_scale.item() <= MOST + 0.01
 
 
 def test_pictures_of_any_shape_stand_in_the_middle_of_a_square():
