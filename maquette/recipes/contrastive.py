@@ -14,6 +14,8 @@ from maquette.recipes.pictures import VOCAB, captioned
 from maquette.system import System
 
 HEAD = 32  # channels of an attention's head
+# after 120 training seconds on the default data, one CPU thread: seed 0 reached .897 and .903
+CLIP_BAND = {"retrieval@1 of 100, text to image": (0.75, 1.0), "retrieval@1 of 100, image to text": (0.75, 1.0)}
 
 
 def clip(data: str = "scenes", size: int = 0, depth: int = 4, patch: int = 4, words: int = 16) -> Experiment:
@@ -48,4 +50,4 @@ def clip(data: str = "scenes", size: int = 0, depth: int = 4, patch: int = 4, wo
         Pixels(opened.facts.levels),
         Symbols(words, VOCAB),
     )
-    return Experiment(system, opened, Fit(steps=1000, batch=256, lr=2e-3, muon=0.02, bf16=True))
+    return Experiment(system, opened, Fit(steps=1000, batch=256, lr=2e-3, muon=0.02, bf16=True), CLIP_BAND, 120)
