@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from maquette import exhibits, lossless, parcel, recipes, storage
+from maquette import exhibits, lossless, opened, parcel, recipes, storage
 from maquette.baselines import judge_baselines
 from maquette.between import ends_of
 from maquette.compare import compare
@@ -65,6 +65,8 @@ def sample(
     step: int | None = None,
     device: str = "auto",
     trust: bool = False,
+    best_of: int = 1,
+    judge: str | Path = "",
 ) -> Batch:
     """Draw n samples from a run, and write them by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
 
@@ -74,7 +76,10 @@ def sample(
         hide: the part that is unseen: bottom, top, left, right, middle, around.
         mask: a picture of the run's size, white where what is to be filled lies, in place of `hide`.
         dials: fields of the run's sampler, changed for this call: {"steps": 50, "guidance": 2}.
+        best_of: samples drawn for each that is kept: the one closest to its caption, says
+        judge: a run that compares pictures with captions, such as clip's.
     """
+    _check_best_of(best_of, judge, start)
     if n < 1:
         raise ValueError(f"-n {n} is not above 0")
     found = load(path, step=step, device=device, trust=trust)
@@ -87,13 +92,18 @@ def sample(
         )
     begun = found.begun(start, n, hide, sampler, mask) if start else {}
     told = {**(about or {}), **begun.get("about", {})}
-    own = {name: begun[name] for name in ("start", "seen") if name in begun}
-    batch = found.sample(n, seed=seed, about=told, prompt=prompt, sampler=sampler, **own)
+    if judge:
+        by = load(judge, device=device, trust=trust)
+        batch = opened.best_of(found, by, n, best_of, seed=seed, about=told, prompt=prompt, sampler=sampler)
+    else:
+        own = {name: begun[name] for name in ("start", "seen") if name in begun}
+        batch = found.sample(n, seed=seed, about=told, prompt=prompt, sampler=sampler, **own)
     if about and found.system.conditioner is not None:
         for note in found.system.conditioner.notes(batch):
             print(f"note: {note}", file=sys.stderr)
     if out:
         info = {"run": str(path), "recipe": found.run.record["recipe"], "step": found.progress.step, "seed": seed}
+        info |= {"best_of": best_of, "judge": str(judge)} if judge else {}
         save_samples(batch, found.system.codec.field, Path(out), {**info, "about": about or {}, "sampler": described(sampler)})
     return batch
 
@@ -139,6 +149,13 @@ def interpolate(
         info = {**info, "about": about or {}, "sampler": described(sampler)}
         save_samples(batch, field, Path(out), info, columns=n)
     return batch
+
+
+def _check_best_of(best_of: int, judge: str | Path, start: str | Path) -> None:
+    if best_of < 1 or (best_of > 1) != bool(judge):
+        raise ValueError(f"--best-of {best_of} --judge '{judge}': give both, a number above 1 and a run that compares (clip's)")
+    if judge and start:
+        raise ValueError(f"--judge orders samples by their captions, and is no use for what begins with --start {start}")
 
 
 # -- compress ------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from maquette.system import System
 
 
-def ends_of(system: System, sampler: Sampler) -> list[str]:
+def ends_of(system: System, sampler: Sampler | None) -> list[str]:
     """Between what a system finds ways: "samples", "pictures"; [] = neither."""
     if not isinstance(sampler, Growing):
         return []

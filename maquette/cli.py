@@ -250,6 +250,8 @@ def sample_verb(
     device: Device = "auto",
     threads: Threads = 0,
     show: Annotated[bool, typer.Option("--print", help="Print texts on stdout too.")] = False,
+    best_of: Annotated[int, typer.Option(help="Draw so many for each that is kept, the closest to its caption by --judge.")] = 1,
+    judge: Annotated[str, typer.Option(help="The folder of a run that compares pictures with captions (clip).")] = "",
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -280,6 +282,8 @@ def sample_verb(
         step=None if step < 0 else step,
         device=device,
         trust=trust,
+        best_of=best_of,
+        judge=judge,
     )
     texts = batch["text"] if suffix == "txt" else None
     if as_json:

@@ -27,7 +27,8 @@ IGNORE = -1  # never a target; in a start it means "write here", as NaN does whe
 class Condition:
     """What a network may be told. Absent slots are None.
 
-    vector [B,D]; tokens [B,L,D] with mask bool[B,L] (True = real); field [B,C,*S], aligned with the code.
+    vector [B,D]; tokens [B,L,D], or symbols int64[B,L] where the network embeds them itself, with mask bool[B,L] (True = real);
+    field [B,C,*S], aligned with the code.
     """
 
     vector: Tensor | None = None
@@ -251,6 +252,14 @@ class Exhibiting(Protocol):
 
     def exhibit(self, system: System, code: Code) -> dict[str, Tensor]:
         """What a strip of pictures shows, in a sentence -> the pictures [lines,columns,C,H,W] in 0..1; `code`: held-out rows."""
+
+
+@runtime_checkable
+class Comparing(Protocol):
+    """An objective whose system puts pictures and texts into one space."""
+
+    def embed(self, system: System, batch: Batch) -> dict[str, Tensor]:
+        """Unit vectors [B,P] of what a batch brings: "image", "text"."""
 
 
 def device_of(module: nn.Module) -> torch.device:

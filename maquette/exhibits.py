@@ -26,11 +26,12 @@ STEPS, UNITS, PAIRS, REACH = 9, 10, 3, 2.0  # of a strip; units at most; pairs o
 def kept(evidence: Evidence) -> dict[str, Any]:
     """Samples and held-out rows of images, the same number of each class, and each sample's nearest training row (Euclid).
 
-    Of text: a few samples. Of a system that makes nothing out of nothing: held-out rows and what it makes of them.
+    Of text: a few samples. Of a system that makes nothing out of nothing: held-out rows and what it makes of them; of one that
+    draws nothing at all: nothing.
     """
     if evidence.facts.field == "text" and evidence.system is not None:
         return {"samples": evidence.system.sample(TEXTS, seed=evidence.seed)["text"]}
-    if not evidence.pictures:
+    if not evidence.pictures or (evidence.system is not None and evidence.system.sampler is None):
         return {}
     held, train, classes = evidence.held, evidence.train["image"], len(evidence.facts.classes)
     shown = _spread(held, classes)

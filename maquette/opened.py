@@ -17,12 +17,12 @@ from torch import Tensor
 from maquette import checkpoint, parcel, recipes, storage
 from maquette.between import between, ends_of
 from maquette.completion import fitting, hidden, started
-from maquette.contracts import IGNORE, Adopting, Batch, Code, Completing, Sampler
+from maquette.contracts import IGNORE, Adopting, Batch, Code, Comparing, Completing, NeedsStart, Sampler
 from maquette.data import Data, Facts
 from maquette.experiment import Experiment
 from maquette.runs import Run, rebuild
 from maquette.streams import Streams
-from maquette.system import System
+from maquette.system import DRAWS_NOTHING, System
 from maquette.train import Progress
 
 
@@ -70,6 +70,8 @@ class Loaded:
         if n < 1:
             raise ValueError(f"n is {n}; it must be 1 or more")
         sampler = sampler or self.system.sampler
+        if sampler is None:
+            raise NeedsStart(DRAWS_NOTHING)
         if prompt and "text" in _heard(self.system):
             about, prompt = {**(about or {}), "text": prompt}, ""
         told = _told(self.system, self.facts, about or {}, n)
@@ -102,6 +104,8 @@ class Loaded:
         if self.system.codec.field != "image":
             raise ValueError(f"this run makes {self.system.codec.field}s; only pictures can be a start that is a file")
         sampler = sampler or self.system.sampler
+        if sampler is None:
+            raise NeedsStart(DRAWS_NOTHING)
         uses = uses_of_pictures(self.system, self.facts)
         if hide and mask:
             raise ValueError(f"--hide {hide} and --mask {mask} both say what is left open; allowed is one of them")
@@ -159,9 +163,60 @@ class Loaded:
         return between(self.system, n, seeds=seeds, pictures=pictures, about=alike, sampler=sampler)
 
 
+def best_of(
+    found: Loaded,
+    judge: Loaded,
+    n: int = 16,
+    of: int = 8,
+    *,
+    seed: int = 0,
+    about: dict[str, Any] | None = None,
+    prompt: str = "",
+    sampler: Sampler | None = None,
+) -> Batch:
+    """n samples, each the one of `of` for its caption that the judge finds closest to it; the cosine of each as "closeness".
+
+    Which sample is kept follows from the judge, so that a figure of adherence by the same judge is no longer fair.
+
+    Args:
+        judge: a run of pictures beside captions, such as clip's.
+        about, prompt, sampler: as `Loaded.sample` has them; captions that nobody said are drawn as they are there.
+
+    Raises:
+        ValueError: `of` is no number of samples; the judge compares nothing, or pictures of another shape; no captions.
+    """
+    if n < 1 or of < 1:
+        raise ValueError(f"n is {n} and the best of {of} is wanted; both must be 1 or more")
+    compare = judge.system.objective
+    if not isinstance(compare, Comparing):
+        raise ValueError(f"{judge.run.path} is a run of {judge.run.record['recipe']}, which compares nothing; clip does")
+    if judge.facts.shape != found.facts.shape:
+        mine, theirs = ("x".join(map(str, facts.shape)) for facts in (found.facts, judge.facts))
+        raise ValueError(f"{judge.run.path} compares pictures of {theirs}, and {found.run.path} draws {mine}")
+    conditioner = found.system.conditioner
+    if conditioner is None or "text" not in conditioner.fields:
+        raise ValueError(f"{found.run.path} hears no captions that its samples could be judged by")
+    said = {**(about or {}), **({"text": prompt} if prompt else {})}
+    guessed = conditioner.guess(Streams.of(seed, n, device=found.system.device).fork(0))
+    told = {**guessed, **(_told(found.system, found.facts, said, n) or {})}
+    rows = torch.arange(n).repeat_interleave(of)
+    asked = {key: value[rows] if isinstance(value, Tensor) else [value[i] for i in rows.tolist()] for key, value in told.items()}
+    drawn = found.sample(n * of, seed=seed, about=asked, sampler=sampler)
+    closeness = []
+    for some in torch.arange(n * of).split(256):
+        seen = compare.embed(judge.system, {"image": drawn["image"][some], "text": [asked["text"][i] for i in some.tolist()]})
+        closeness.append((seen["image"] * seen["text"]).sum(1).cpu())
+    near = torch.cat(closeness).view(n, of)
+    kept = near.argmax(1) + of * torch.arange(n)
+    picked = {
+        key: value[kept] if isinstance(value, Tensor) else [value[i] for i in kept.tolist()] for key, value in drawn.items()
+    }
+    return {**picked, "closeness": near.amax(1)}
+
+
 def uses_of_pictures(system: System, facts: Facts) -> list[str]:
     """What a system does with pictures it is given to start from: translated, taken whole, completed; [] = nothing."""
-    if system.codec.field != "image":
+    if system.codec.field != "image" or system.sampler is None:
         return []
     if system.conditioner is not None and "source" in system.conditioner.fields:
         return ["translated"]
@@ -267,8 +322,8 @@ def _prompted(system: System, prompt: str, n: int, sampler: Sampler) -> Code:
     return torch.nn.functional.pad(code, (0, room), value=IGNORE).expand(n, -1).to(system.device)
 
 
-def turned(sampler: Sampler, dials: dict[str, Any]) -> Sampler:
-    """A sampler with some of its dials turned.
+def turned(sampler: Sampler | None, dials: dict[str, Any]) -> Sampler | None:
+    """A sampler with some of its dials turned; None of a system that draws nothing.
 
     Raises:
         UnknownName: it has no such dial.
@@ -277,19 +332,23 @@ def turned(sampler: Sampler, dials: dict[str, Any]) -> Sampler:
     now = dials_of(sampler)
     for key in dials:
         if key not in now:
-            raise recipes.UnknownName(f"dial of {type(sampler).__name__}", key, list(now))
+            raise recipes.UnknownName(f"dial of {described(sampler)['name']}", key, list(now))
+    if sampler is None:
+        return None
     return replace(sampler, **{k: recipes.coerce(k, v, now[k]) for k, v in dials.items()})  # type: ignore[type-var]
 
 
-def dials_of(sampler: Sampler) -> dict[str, Any]:
-    """A sampler's scalar fields: what a user may turn."""
+def dials_of(sampler: Sampler | None) -> dict[str, Any]:
+    """A sampler's scalar fields: what a user may turn; {} of a system that draws nothing."""
+    if sampler is None:
+        return {}
     found = {f.name: getattr(sampler, f.name) for f in fields(sampler)}  # type: ignore[arg-type]
     return {name: value for name, value in found.items() if isinstance(value, int | float | str)}
 
 
-def described(sampler: Sampler) -> dict[str, Any]:
-    """A sampler's name and dials, for a record."""
-    return {"name": type(sampler).__name__, **dials_of(sampler)}
+def described(sampler: Sampler | None) -> dict[str, Any]:
+    """A sampler's name and dials, for a record; named "none" where a system draws nothing."""
+    return {"name": "none" if sampler is None else type(sampler).__name__, **dials_of(sampler)}
 
 
 def evaluation_of(folder: Path) -> dict[str, Any] | None:

@@ -282,6 +282,7 @@ def record_of(recipe: str, arguments: dict[str, Any], seed: int, experiment: Exp
         "seed": seed,
         "fit": asdict(experiment.fit),
         "data": experiment.data.facts.asdict(),
+        "draws": experiment.system.sampler is not None,
         "parameters": {k: sum(p.numel() for p in net.parameters()) for k, net in experiment.system.roles().items()},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(sys.argv),

@@ -12,8 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maquette.contracts import IGNORE, Batch, Code, Codec, Condition, Conditioner, Objective, Phase, Sampler, device_of
+from maquette.contracts import (
+    IGNORE,
+    Batch,
+    Code,
+    Codec,
+    Condition,
+    Conditioner,
+    NeedsStart,
+    Objective,
+    Phase,
+    Sampler,
+    device_of,
+)
 from maquette.streams import Streams
+
+DRAWS_NOTHING = (
+    "this run draws nothing: it has no sampler and only compares what it is given. `maquette eval RUN` measures it; "
+    "`maquette sample OTHER --prompt ... --best-of 8 --judge RUN` orders another run's samples by it"
+)
 
 
 class System(nn.Module):
@@ -22,7 +39,7 @@ class System(nn.Module):
     Args:
         nets: a network per role.
         objective: how the roles learn.
-        sampler: how codes are drawn; its fields are the dials of the `sample` verb.
+        sampler: how codes are drawn; its fields are the dials of the `sample` verb. None = it draws nothing.
         codec: data <-> code.
         conditioner: raw batch fields -> what the networks are told.
         frozen: roles that never learn ("conditioner" and "codec" may be named too).
@@ -36,7 +53,7 @@ class System(nn.Module):
         self,
         nets: Mapping[str, nn.Module],
         objective: Objective,
-        sampler: Sampler,
+        sampler: Sampler | None,
         codec: Codec,
         conditioner: Conditioner | None = None,
         frozen: tuple[str, ...] = (),
@@ -168,7 +185,13 @@ class System(nn.Module):
             about: raw batch fields, a value per sample; what is missing is drawn from its training distribution.
             start: what each sample grows from: a prompt, a partly known code (IGNORE = write here), a noised image.
             sampler: another sampler than the system's own.
+
+        Raises:
+            NeedsStart: there is no sampler, or one that makes nothing out of nothing got no start.
         """
+        drawn = sampler or self.sampler
+        if drawn is None:
+            raise NeedsStart(DRAWS_NOTHING)
         self.eval()
         rng = Streams.of(seed, n, first, device=self.device)
         told: Batch = {}
@@ -176,7 +199,7 @@ class System(nn.Module):
         if self.conditioner is not None:
             told = {**self.conditioner.guess(rng.fork(0)), **(about or {})}
             cond, null = self.condition(told), self.condition(told, drop=1.0)
-        for code in (sampler or self.sampler).draw(self, n, start=start, cond=cond, null=null, rng=rng.fork(1)):
+        for code in drawn.draw(self, n, start=start, cond=cond, null=null, rng=rng.fork(1)):
             yield code, told
 
     def sample(

@@ -143,6 +143,8 @@ def _preview(session: Loaded, step: int) -> None:
     field = session.system.codec.field
     suffix = {"image": "png", "text": "txt"}.get(field, "npz")
     path = session.run.path / "samples" / f"step-{step:08d}.{suffix}"
+    if session.system.sampler is None:
+        return  # it draws nothing
     try:
         n = 2 if field == "text" else 16
         try:

@@ -64,7 +64,7 @@ def latent_diffusion(
         guidance: of samples, unless a dial says otherwise; 1 = off.
         delay: steps before the codec's discriminator joins in, without a codec's run.
     """
-    opened = _captioned("latent_diffusion", data, size, depth)
+    opened = captioned("latent_diffusion", data, size, depth)
     chain, shape, first = _coder(codec, opened.facts, latent, patch, delay)
     two = shape[1] % 2 == shape[2] % 2 == 0
     plan = TextPlan(
@@ -112,7 +112,7 @@ def mmdit(
         guidance: of samples, unless a dial says otherwise; 1 = off.
         delay: steps before the codec's discriminator joins in, without a codec's run.
     """
-    opened = _captioned("mmdit", data, size, depth)
+    opened = captioned("mmdit", data, size, depth)
     chain, shape, first = _coder(codec, opened.facts, latent, patch, delay)
     heads = max(1, depth)
     plan = Plan(
@@ -179,7 +179,7 @@ def _reader(words: int) -> Prompt:
     return Prompt([[reading]], [reading])
 
 
-def _captioned(recipe: str, data: str, size: int, depth: int) -> Data:
+def captioned(recipe: str, data: str, size: int, depth: int) -> Data:
     """Images with captions."""
     opened = open_data(data, size)
     if opened.facts.field != "image" or not opened.facts.captions:

@@ -20,6 +20,7 @@ LICENCES = {  # as data says it -> as the hub names it
     "BSD-3-Clause": "bsd-3-clause",
 }
 _PIPELINES = {"image": "unconditional-image-generation", "text": "text-generation"}
+_COMPARES = "zero-shot-image-classification"  # of a run that draws nothing
 _PLAIN = str.maketrans({"|": "\\|", "\n": " ", "\r": " ", "<": "&lt;", ">": "&gt;", "`": "'", "[": "\\["})
 
 
@@ -51,11 +52,11 @@ def card(run: dict[str, Any], evaluation: dict[str, Any] | None, picture: str = 
     parts = [
         _about(run, facts),
         f"![Samples, the first ones drawn]({picture})" if picture else "",
-        _loading(facts),
+        _loading(facts, _draws(run)),
         _figures(evaluation),
         _training(run, evaluation),
         _data(facts),
-        _limits(facts, evaluation),
+        _limits(facts, evaluation, _draws(run)),
     ]
     return f"---\n{front_matter(run, evaluation)}\n---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
 
@@ -66,7 +67,7 @@ def front_matter(run: dict[str, Any], evaluation: dict[str, Any] | None) -> str:
 
     facts = run.get("data") or {}
     recipe, data = _recipe(run), PurePath(str(facts.get("name") or "data")).name
-    task = _PIPELINES.get(str(facts.get("field")), "other")
+    task = _PIPELINES.get(str(facts.get("field")), "other") if _draws(run) else _COMPARES
     metrics = (evaluation or {}).get("metrics") or {}
     results = [
         EvalResult(
@@ -89,7 +90,7 @@ def front_matter(run: dict[str, Any], evaluation: dict[str, Any] | None) -> str:
         library_name="maquette",
         license=known or "other",
         license_name=None if known or not licence else _identifier(licence),
-        pipeline_tag=task if task in _PIPELINES.values() else None,
+        pipeline_tag=task if task != "other" else None,
         tags=["maquette", recipe, str(facts.get("kind") or "own") + "-data"],
         datasets=None if facts.get("kind") == "own" else [data],
         metrics=[_identifier(name) for name in metrics] or None,
@@ -133,11 +134,21 @@ def _about(run: dict[str, Any], facts: dict[str, Any]) -> str:
     total = sum(int(n) for n in (run.get("parameters") or {}).values() if finite(n) is not None)
     size = f", {count(total)} parameters" if total else ""
     title = f"# {_safe(recipe)} on {_safe(facts.get('name') or 'data')}"
-    return f"{title}\n\nA generative model of {_safe(facts.get('field') or 'data')}{size}.{summary}"
+    what = "generative model" if _draws(run) else "model"
+    return f"{title}\n\nA {what} of {_safe(facts.get('field') or 'data')}{size}.{summary}"
 
 
-def _loading(facts: dict[str, Any]) -> str:
+def _draws(run: dict[str, Any]) -> bool:
+    """Whether the run makes samples; some only compare what they are given."""
+    return bool(run.get("draws", True))
+
+
+def _loading(facts: dict[str, Any], draws: bool) -> str:
     lines = ["import maquette", "", 'run = maquette.load("PATH/TO/THIS/FOLDER")']
+    if not draws:
+        lines.append("rows = {name: column[:16] for name, column in run.data.held.all().items()}")
+        lines.append('found = run.system.objective.embed(run.system, rows)  # unit vectors: found["image"] @ found["text"].T')
+        return "## Load and compare\n\n```python\n" + "\n".join(lines) + "\n```\n\nNothing here is a pickle. It draws no samples."
     classes = facts.get("classes") or []
     if facts.get("field") == "text":
         lines.append('print(run.sample(1, seed=0, prompt="import ")["text"][0])')
@@ -205,11 +216,12 @@ def _data(facts: dict[str, Any]) -> str:
     return "## Data\n\n" + "\n".join(f"- **{k}**: {_safe(v)}" for k, v in told.items() if v)
 
 
-def _limits(facts: dict[str, Any], evaluation: dict[str, Any] | None) -> str:
+def _limits(facts: dict[str, Any], evaluation: dict[str, Any] | None, draws: bool) -> str:
     """What it is for, what it is not for, and what its own figures warn of."""
     lines = [
         "Meant for study and for comparison with other systems on the same data. It knows its training data and nothing else: "
-        f"samples resemble {_safe(facts.get('name') or 'that data')}, with its gaps and its bias.",
+        f"{'samples resemble' if draws else 'what is close there is close here:'} {_safe(facts.get('name') or 'that data')}, "
+        "with its gaps and its bias.",
         "Figures are from one training run; their intervals do not include what another seed would change.",
         "maquette puts no licence on the weights. The licence above is the data's: check what it asks before you publish.",
     ]

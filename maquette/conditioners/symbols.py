@@ -1,0 +1,53 @@
+"""Captions as symbols, for a network that embeds them itself. Knows a tokenizer, which learns from the captions; no network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from maquette.contracts import Batch, Condition, Conditioner
+from maquette.data.tokens import Tokens
+from maquette.streams import Streams
+
+
+class Symbols(Conditioner):
+    """Captions list[str] -> symbols int64[B,L] in the place of tokens, and bool[B,L], which are the text's; null is "".
+
+    The tokenizer is learned from the training rows' captions and checkpointed.
+
+    Args:
+        length: symbols of every caption; a longer one is cut, and `notes` say so.
+        vocab: of the tokenizer; the last symbol ends every caption.
+
+    Raises:
+        ValueError: data to learn from that have no captions; no list of captions.
+    """
+
+    fields = ("text",)
+
+    def __init__(self, length: int, vocab: int):
+        super().__init__()
+        self.vocab, self.tokens = vocab, Tokens(length=length)
+
+    def learn(self, data: Any) -> None:
+        if "text" not in data.columns:
+            raise ValueError(f"the data have no 'text' to learn symbols from; they have {', '.join(data.columns)}")
+        if not len(self.tokens.learned):
+            self.tokens.learn(list(data.columns["text"]), self.vocab)
+
+    def forward(self, batch: Batch, *, drop: float = 0.0, rng: Streams | None = None) -> Condition:
+        texts = batch.get("text")
+        if texts is None or isinstance(texts, str) or not len(texts):
+            raise ValueError(f"a list of captions is wanted as 'text', a row each, not {texts!r}")
+        gone = [drop >= 1] * len(texts)
+        if 0 < drop < 1 and rng is not None:
+            gone = (rng.uniform() < drop).tolist()
+        symbols, real = self.tokens(["" if lost else text for text, lost in zip(texts, gone, strict=True)])
+        return Condition(tokens=symbols, mask=real)
+
+    def notes(self, batch: Batch) -> list[str]:
+        said = list(dict.fromkeys(batch.get("text") or ()))
+        return [
+            f"{text!r} is too long, {rest!r} is left out"
+            for text, rest in zip(said, self.tokens.unheard(said), strict=True)
+            if rest
+        ]
