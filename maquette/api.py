@@ -1,4 +1,4 @@
-"""The verbs: train, resume, sample, evaluate, compare, compress, decompress, load, show, doctor.
+"""The verbs: train, resume, sample, evaluate, compare, export, compress, decompress, load, show, doctor.
 
 The command line says the same ones. Knows runs, reports and how work is shown; decides no exit code and parses no command line.
 """
@@ -20,7 +20,8 @@ from maquette.doctor import doctor
 from maquette.evaluate import choose, judge, undisturbed
 from maquette.experiment import Experiment
 from maquette.metrics.evidence import Evidence
-from maquette.opened import Loaded, described, dials_of, evaluation_of, load, turned, use_of_pictures
+from maquette.hub import pipelines
+from maquette.opened import Loaded, described, dials_of, evaluation_of, is_published, load, turned, use_of_pictures
 from maquette.report.card import write_card
 from maquette.report.page import write_run_page
 from maquette.report.pictures import check_suffix, save_samples
@@ -36,6 +37,7 @@ __all__ = [
     "decompress",
     "doctor",
     "evaluate",
+    "export",
     "load",
     "pursue",
     "resume",
@@ -62,17 +64,19 @@ def sample(
     step: int | None = None,
     device: str = "auto",
     trust: bool = False,
+    size: str = "",
 ) -> Batch:
-    """Draw n samples from a run, and write them by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
+    """Draw n samples from a run or a published pipeline, and write them by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
 
     Args:
         start: pictures to grow from, a file, a folder or an .npz: to translate, to rebuild, to find in a space of styles; or,
             with part of each unseen (`hide`: bottom, top, left, right, middle), to complete.
         dials: fields of the run's sampler, changed for this call: {"steps": 50, "guidance": 2}.
+        size: of a published pipeline's images, in pixels: "512" or height x width, "512x768".
     """
     if n < 1:
         raise ValueError(f"-n {n} is not above 0")
-    found = load(path, step=step, device=device, trust=trust)
+    found = load(path, step=step, device=device, trust=trust, size=size)
     if out:
         check_suffix(found.system.codec.field, Path(out))
     sampler = turned(found.system.sampler, dials or {})
@@ -86,6 +90,37 @@ def sample(
         info = {"run": str(path), "recipe": found.run.record["recipe"], "step": found.progress.step, "seed": seed}
         save_samples(batch, found.system.codec.field, Path(out), {**info, "about": about or {}, "sampler": described(sampler)})
     return batch
+
+
+# -- export --------------------------------------------------------------------------------------------------------------
+
+
+def export(path: str | Path, out: str | Path, *, to: str = "diffusers", step: int | None = None, trust: bool = False) -> str:
+    """Write a run or a published pipeline as a folder that another library opens, and makes the same samples from.
+
+    Possible for published pipelines, for runs that train one on, and for runs of `networks.unet2d` over a chain of steps on
+    pixels.
+
+    Args:
+        to: the other library: diffusers.
+
+    Returns:
+        The class of theirs that opens it.
+
+    Raises:
+        ValueError: another library has nothing that this run could be written as.
+    """
+    if to != "diffusers":
+        raise recipes.UnknownName("library to export to", to, ["diffusers"])
+    found = load(path, step=step, device="cpu", trust=trust)
+    if isinstance(found.run, pipelines.Published):
+        source = found.run.path
+    elif found.run.record["recipe"].endswith("hub.pipelines:finetune"):
+        source = Path(found.run.record["arguments"]["pipeline"])
+    else:
+        return pipelines.compose(found.system, Path(out))
+    pipelines.write(found.system, source, Path(out))
+    return str(pipelines.index_of(source)["_class_name"])
 
 
 # -- compress ------------------------------------------------------------------------------------------------------------
@@ -147,10 +182,11 @@ def evaluate(
         raise ValueError(f"--seed {seed}: a seed of evaluation is 0 or more")
     chosen = choose(only)
     found = load(path, step=step, device=device, trust=trust)
+    run = found.trained
     evidence = Evidence(found.data, found.system, n=n or None, seed=seed)
     with undisturbed(found.system):
         result = judge(evidence, chosen)
-    record = found.run.record
+    record = run.record
     told = {
         "run": str(path),
         "recipe": record["recipe"],
@@ -164,13 +200,13 @@ def evaluate(
         "seed": seed,
         **_plain(result),
     }
-    storage.replace_durably(found.run.path / "eval.json", (json.dumps(told, indent=1) + "\n").encode())
+    storage.replace_durably(run.path / "eval.json", (json.dumps(told, indent=1) + "\n").encode())
     with undisturbed(found.system):
         kept = exhibits.kept(evidence)
     if kept:
-        exhibits.save(found.run.path / "samples" / "eval.npz", kept)
-    write_run_page(found.run.path / "report.html", {"record": record, "eval": told, "log": found.run.rows(), **kept})
-    write_card(found.run.path / "README.md", record, told)
+        exhibits.save(run.path / "samples" / "eval.npz", kept)
+    write_run_page(run.path / "report.html", {"record": record, "eval": told, "log": run.rows(), **kept})
+    write_card(run.path / "README.md", record, told)
     return told
 
 
@@ -198,7 +234,7 @@ def _plain(value: Any) -> Any:
 
 
 def show(name: str) -> dict[str, Any]:
-    """What a run is and how far; or, given a recipe's name, its arguments, roles, phases and capabilities."""
+    """What a run is and how far, or a published pipeline; or, given a recipe's name, its arguments, roles, phases and capabilities."""
     if (recipe := recipes.named(name)) in recipes.catalogue() or ":" in name:
         name = recipe
         experiment, _ = build(name, {}, 0)
@@ -208,6 +244,8 @@ def show(name: str) -> dict[str, Any]:
             "arguments": recipes.signature(recipes.find(name)),
             **anatomy(experiment),
         }
+    if is_published(name):
+        return pipelines.published(Path(name)).record
     found = Run.open(name)
     rows = found.rows()
     kept: list[dict[str, Any]] = []

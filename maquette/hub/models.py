@@ -5,6 +5,7 @@ Knows which class of diffusers or transformers is which module here; no pipeline
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,12 @@ def read(folder: Path, name: str = "", dtype: torch.dtype | None = torch.float32
     weights.fill(found, folder, harmless=HARMLESS, dtype=dtype)
     lay(found)  # what was mapped lies as the file has it
     return found.eval()
+
+
+def size_of(folder: Path) -> int:
+    """Numbers in a folder's weights, by their headers.
+
+    Raises:
+        FileNotFoundError, Unsafe, Damaged: as `weights.find`.
+    """
+    return sum(math.prod(shape) for shapes in weights.find(folder).values() for shape in shapes.values())

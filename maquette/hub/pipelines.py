@@ -23,7 +23,8 @@ from maquette.codecs.pixels import Pixels
 from maquette.conditioners import prompt
 from maquette.conditioners.label import Labels
 from maquette.contracts import Codec, Conditioner, Network
-from maquette.data import Data, Facts, Split
+from maquette.data import Data, Facts, open_data
+from maquette.data.core import Split
 from maquette.data.tokens import Tokens
 from maquette.experiment import Experiment, Fit
 from maquette.hub import models, schedulers, weights
@@ -267,6 +268,38 @@ KINDS: dict[str, Kind] = {
 }
 
 
+@dataclass(frozen=True)
+class Published:
+    """A published pipeline's folder, where else a run's stands: `record` says what it is under the names of a run.json."""
+
+    path: Path
+    record: dict[str, Any]
+
+
+def published(folder: Path) -> Published:
+    """What a pipeline's folder holds, from its configurations and the headers of its weights alone.
+
+    Raises:
+        UnknownName, FileNotFoundError, Unsafe, Damaged: as `read`.
+    """
+    index = index_of(folder)
+    places = KINDS[index["_class_name"]].places
+    parts = Parts(folder, index)
+    sizes = {part: models.size_of(folder / part) for part in places if parts.has(part)}
+    beside = {n: o[1] for n, o in index.items() if parts.has(n) and n not in places and not n.startswith("tokenizer")}
+    scheduler = beside.pop("scheduler", None)
+    record = {
+        "recipe": index["_class_name"],
+        "folder": str(folder),
+        "parts": {part: index[part][1] for part in sizes},
+        "parameters": sizes,
+        "scheduler": scheduler,
+        "not run here": sorted(beside),
+        "data": {"field": "image"},
+    }
+    return Published(folder, record)
+
+
 def index_of(folder: Path) -> dict[str, Any]:
     """What a pipeline's folder says of its parts.
 
@@ -323,6 +356,35 @@ def _facts(folder: Path, index: Mapping[str, Any], system: System) -> Facts:
 
 def _no_rows(folder: Path) -> dict[str, Split]:
     raise ValueError(f"{folder} is a published pipeline, which comes without data; give data of your own to learn or judge by")
+
+
+def finetune(pipeline: str = "", data: str = "scenes", size: int = 0, drop: float = 0.1) -> Experiment:
+    """A published pipeline's network, trained on: told captions where the pipeline is, classes where it is.
+
+    Args:
+        pipeline: a folder of diffusers' pipelines; it must stay there.
+        data: a built-in set of images, or a folder of yours.
+        size: side in pixels that images are brought to; 0 = the pipeline's own.
+        drop: chance that a training row is not told its caption or class, for guidance.
+    """
+    if not pipeline:
+        raise ValueError("pipeline is empty; give the folder of a pipeline, with a model_index.json")
+    folder = Path(pipeline).resolve()
+    found = read(folder, (size, size) if size else None)
+    system, wants = found.system, found.data.facts
+    if wants.shape[1] != wants.shape[2]:
+        raise ValueError(f"the pipeline makes images of {wants.shape[1]} x {wants.shape[2]}; give a size, for data are square")
+    opened = open_data(data, wants.shape[1])
+    has = opened.facts
+    if has.field != "image" or has.shape[0] != wants.shape[0]:
+        raise ValueError(f"data {data!r} holds {has.field}s of shape {has.shape}; {pipeline} makes images of shape {wants.shape}")
+    if wants.captions and not has.captions:
+        raise ValueError(f"{pipeline} is told captions, and data {data!r} has none; `scenes` has them")
+    if wants.classes and not 0 < len(has.classes) <= len(wants.classes):
+        raise ValueError(f"{pipeline} is told one of {len(wants.classes)} classes, and data {data!r} has {len(has.classes)}")
+    if system.conditioner is not None:
+        system.objective = Denoising(cast(Solver, system.sampler).process, drop)
+    return Experiment(system, opened, Fit(steps=1000, batch=16, lr=1e-5, betas=(0.9, 0.999), weight_decay=0.01))
 
 
 def write(system: System, source: Path, out: Path) -> None:
