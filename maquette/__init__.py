@@ -9,7 +9,20 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-VERBS = ("baselines", "compare", "compress", "decompress", "doctor", "evaluate", "export", "load", "resume", "sample", "show", "train")
+VERBS = (
+    "baselines",
+    "compare",
+    "compress",
+    "decompress",
+    "doctor",
+    "evaluate",
+    "export",
+    "load",
+    "resume",
+    "sample",
+    "show",
+    "train",
+)
 
 
 def _verb(name: str) -> property:

@@ -19,8 +19,9 @@ from maquette.data import open_data
 from maquette.doctor import doctor
 from maquette.evaluate import choose, judge, undisturbed
 from maquette.experiment import Experiment
-from maquette.metrics.evidence import Evidence
+from maquette.hub import export as publish
 from maquette.hub import pipelines
+from maquette.metrics.evidence import Evidence
 from maquette.opened import Loaded, described, dials_of, evaluation_of, is_published, load, turned, use_of_pictures
 from maquette.report.card import write_card
 from maquette.report.page import write_run_page
@@ -115,11 +116,11 @@ def export(path: str | Path, out: str | Path, *, to: str = "diffusers", step: in
     found = load(path, step=step, device="cpu", trust=trust)
     if isinstance(found.run, pipelines.Published):
         source = found.run.path
-    elif found.run.record["recipe"].endswith("hub.pipelines:finetune"):
+    elif found.run.record["recipe"].endswith("hub.finetune:finetune"):
         source = Path(found.run.record["arguments"]["pipeline"])
     else:
-        return pipelines.compose(found.system, Path(out))
-    pipelines.write(found.system, source, Path(out))
+        return publish.compose(found.system, Path(out))
+    publish.write(found.system, source, Path(out))
     return str(pipelines.index_of(source)["_class_name"])
 
 

@@ -54,7 +54,7 @@ class Loaded:
             return self.run
         raise RunError(
             f"{self.run.path} is a published pipeline ({self.run.record['recipe']}), no run: it has no data to be judged by and "
-            f"no steps to resume; `maquette train maquette.hub.pipelines:finetune --pipeline {self.run.path}` makes a run of it"
+            f"no steps to resume; `maquette train maquette.hub.finetune:finetune --pipeline {self.run.path}` makes a run of it"
         )
 
     @property
@@ -139,9 +139,7 @@ def use_of_pictures(system: System, facts: Facts) -> str:
     return "-" if system.encode({"image": blank}).is_floating_point() else "completed"
 
 
-def load(
-    path: str | Path | Run, *, step: int | None = None, device: str = "auto", trust: bool = False, size: str = ""
-) -> Loaded:
+def load(path: str | Path | Run, *, step: int | None = None, device: str = "auto", trust: bool = False, size: str = "") -> Loaded:
     """Open a run with its newest checkpoint that verifies (or that of `step`). Needs no data on this machine.
 
     A run made by a recipe of your own names code to import: that is done if it is imported already, or with `trust`. A folder

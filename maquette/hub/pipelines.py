@@ -1,13 +1,10 @@
-"""A folder that diffusers' pipelines are saved to, model_index.json and a folder per part, as a system; and the way back.
+"""A folder that diffusers' pipelines are saved to, model_index.json and a folder per part, as a system that samples alike.
 
 Knows which parts each pipeline has, how it tells its network of a prompt, and its defaults; runs none of its code.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +19,8 @@ from maquette.codecs.latents import KLLatents, VQLatents
 from maquette.codecs.pixels import Pixels
 from maquette.conditioners import prompt
 from maquette.conditioners.label import Labels
-from maquette.contracts import Codec, Conditioner, Network
-from maquette.data import Data, Facts, open_data
+from maquette.contracts import Codec, Conditioner
+from maquette.data import Data, Facts
 from maquette.data.core import Split
 from maquette.data.tokens import Tokens
 from maquette.experiment import Experiment, Fit
@@ -36,7 +33,6 @@ from maquette.networks.unet2d import UNet2D
 from maquette.objectives.denoising import Denoising
 from maquette.recipes import UnknownName
 from maquette.samplers.solvers import Solver
-from maquette.storage import dump, erase, write_durably
 from maquette.system import System
 
 INDEX = "model_index.json"
@@ -258,9 +254,7 @@ KINDS: dict[str, Kind] = {
     "StableDiffusion3Pipeline": Kind(
         _stable_diffusion_3, {"transformer": "nets.main", "text_encoder_3": _encoder(2)} | _VAE | _TWO
     ),
-    "FluxPipeline": Kind(
-        _flux, {"transformer": "nets.main", "text_encoder": _encoder(1), "text_encoder_2": _encoder(0)} | _VAE
-    ),
+    "FluxPipeline": Kind(_flux, {"transformer": "nets.main", "text_encoder": _encoder(1), "text_encoder_2": _encoder(0)} | _VAE),
     "DiTPipeline": Kind(_dit, {"transformer": "nets.main"} | _VAE),
     "DDPMPipeline": Kind(_ddpm, _UNET),
     "DDIMPipeline": Kind(_ddim, _UNET),
@@ -356,75 +350,3 @@ def _facts(folder: Path, index: Mapping[str, Any], system: System) -> Facts:
 
 def _no_rows(folder: Path) -> dict[str, Split]:
     raise ValueError(f"{folder} is a published pipeline, which comes without data; give data of your own to learn or judge by")
-
-
-def finetune(pipeline: str = "", data: str = "scenes", size: int = 0, drop: float = 0.1) -> Experiment:
-    """A published pipeline's network, trained on: told captions where the pipeline is, classes where it is.
-
-    Args:
-        pipeline: a folder of diffusers' pipelines; it must stay there.
-        data: a built-in set of images, or a folder of yours.
-        size: side in pixels that images are brought to; 0 = the pipeline's own.
-        drop: chance that a training row is not told its caption or class, for guidance.
-    """
-    if not pipeline:
-        raise ValueError("pipeline is empty; give the folder of a pipeline, with a model_index.json")
-    folder = Path(pipeline).resolve()
-    found = read(folder, (size, size) if size else None)
-    system, wants = found.system, found.data.facts
-    if wants.shape[1] != wants.shape[2]:
-        raise ValueError(f"the pipeline makes images of {wants.shape[1]} x {wants.shape[2]}; give a size, for data are square")
-    opened = open_data(data, wants.shape[1])
-    has = opened.facts
-    if has.field != "image" or has.shape[0] != wants.shape[0]:
-        raise ValueError(f"data {data!r} holds {has.field}s of shape {has.shape}; {pipeline} makes images of shape {wants.shape}")
-    if wants.captions and not has.captions:
-        raise ValueError(f"{pipeline} is told captions, and data {data!r} has none; `scenes` has them")
-    if wants.classes and not 0 < len(has.classes) <= len(wants.classes):
-        raise ValueError(f"{pipeline} is told one of {len(wants.classes)} classes, and data {data!r} has {len(has.classes)}")
-    if system.conditioner is not None:
-        system.objective = Denoising(cast(Solver, system.sampler).process, drop)
-    return Experiment(system, opened, Fit(steps=1000, batch=16, lr=1e-5, betas=(0.9, 0.999), weight_decay=0.01))
-
-
-def write(system: System, source: Path, out: Path) -> None:
-    """Write a system that was opened from `source`, as it is now, to a folder that diffusers loads.
-
-    Args:
-        out: a folder that is not there yet, or empty. Parts that hold no weights of the system's are copied from `source`.
-
-    Raises:
-        FileExistsError: the folder is there and is not empty.
-        ValueError: the system is not what `source` opens as.
-    """
-    index = index_of(source)
-    places = {part: place for part, place in KINDS[index["_class_name"]].places.items() if isinstance(index.get(part), list)}
-    places = {part: place for part, place in places.items() if index[part][1] is not None}
-    if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out} is not empty; a pipeline is written to a folder of its own")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staged = out.with_name(f".staged-{out.name}-{uuid.uuid4().hex[:8]}")
-    staged.mkdir()
-    try:
-        for part, origin in index.items():
-            if part in places:
-                weights.save(_module(system, places[part]), staged / part, weights.config(source / part), origin[1])
-            elif isinstance(origin, list) and len(origin) == 2 and origin[1] is not None and (source / part).is_dir():
-                shutil.copytree(source / part, staged / part)
-        write_durably(staged / INDEX, dump(dict(index)))
-        if out.exists():
-            out.rmdir()
-        os.rename(staged, out)
-    except BaseException:
-        erase(staged)
-        raise
-
-
-def _module(system: System, place: str) -> nn.Module:
-    """The module at a place of a system; of the network, the one that is sampled from."""
-    if place == "nets.main":
-        return cast(Network, system.steady("main"))
-    try:
-        return system.get_submodule(place)
-    except AttributeError:
-        raise ValueError(f"this system has no {place}: it was not opened from a pipeline of that kind") from None

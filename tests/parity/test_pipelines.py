@@ -18,8 +18,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from maquette.codecs.chain import Chain
 from maquette.data.tokens import Tokens
 from maquette.hub import pipelines
-from maquette.hub.weights import Unfit, Unsafe
-from maquette.recipes import UnknownName
 from maquette.samplers.solvers import Solver
 from maquette.streams import Streams
 from maquette.system import System
@@ -116,7 +114,12 @@ def unet(words: int, **config: Any) -> Any:
 
 SCHEDULERS: dict[str, Callable[[], Any]] = {
     "ddim": lambda: diffusers.DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
     ),
     "ddim as old files say it": lambda: diffusers.DDIMScheduler(beta_schedule="scaled_linear"),
     "pndm": lambda: diffusers.PNDMScheduler(
@@ -145,7 +148,14 @@ def stable_diffusion_xl(folder: Path, blank: bool = True) -> Any:
     words = (clip_tokens(folder / "one"), clip_tokens(folder / "two"))
     net = unet(72, down_block_types=down, up_block_types=up, **told, **shape)
     return diffusers.StableDiffusionXLPipeline(
-        vae(scaling_factor=0.13025), one, two, *words, net, SCHEDULERS["euler"](), force_zeros_for_empty_prompt=blank, add_watermarker=False
+        vae(scaling_factor=0.13025),
+        one,
+        two,
+        *words,
+        net,
+        SCHEDULERS["euler"](),
+        force_zeros_for_empty_prompt=blank,
+        add_watermarker=False,
     )
 
 
