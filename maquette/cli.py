@@ -147,7 +147,7 @@ def _run_line(path: Path) -> dict[str, Any]:
 
 @app.command("show")
 def show_verb(
-    name: Annotated[str, typer.Argument(help="a run's or published pipeline's folder, or a recipe's name")], as_json: Json = False
+    name: Annotated[str, typer.Argument(help="a folder, of a run or a pipeline, or a recipe")], as_json: Json = False
 ) -> None:
     """A run: what it is and how far. A published pipeline: its parts. A recipe: its arguments, roles, phases and capabilities."""
     from maquette import api

@@ -331,12 +331,13 @@ def read(folder: Path, size: tuple[int, int] | None = None, dtype: torch.dtype |
 
 
 def _facts(folder: Path, index: Mapping[str, Any], system: System) -> Facts:
-    told, classes = system.conditioner, ()
+    told = system.conditioner
     shape = cast(Solver, system.sampler).shape
     if isinstance(system.codec, Chain):
         plan = cast("KLLatents | VQLatents", system.codec.inner).plan
         by = 2 ** (len(plan.block_out_channels) - 1)
         shape = (plan.out_channels, by * shape[1], by * shape[2])
+    classes: tuple[str, ...] = ()
     shares: tuple[float, ...] = ()
     if isinstance(told, Labels):
         names = index.get("id2label") or {}

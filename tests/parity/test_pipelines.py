@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -13,12 +14,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from typer.testing import CliRunner
 
+import maquette
+from maquette.cli import app
 from maquette.codecs.chain import Chain
+from maquette.codecs.pixels import Pixels
 from maquette.data.tokens import Tokens
+from maquette.hub import export as publish
+from maquette.hub import models as hub_models
 from maquette.hub import pipelines
-from maquette.samplers.solvers import Solver
+from maquette.hub.weights import Unfit, Unsafe
+from maquette.networks.plans2d import Plan
+from maquette.networks.unet2d import UNet2D
+from maquette.objectives.denoising import Denoising
+from maquette.opened import turned
+from maquette.processes.chain import Rise
+from maquette.processes.gaussian import Betas, Gaussian, Velocity
+from maquette.recipes import UnknownName
+from maquette.runs import RunError
+from maquette.samplers.solvers import DDIM, Ancestral, Solver
 from maquette.streams import Streams
 from maquette.system import System
 
@@ -147,6 +165,7 @@ def stable_diffusion_xl(folder: Path, blank: bool = True) -> Any:
     one, two = clip(32, eos_token_id=2), clip(40, True, hidden_act="gelu")
     words = (clip_tokens(folder / "one"), clip_tokens(folder / "two"))
     net = unet(72, down_block_types=down, up_block_types=up, **told, **shape)
+    blanked = {"force_zeros_for_empty_prompt": blank, "add_watermarker": False}
     return diffusers.StableDiffusionXLPipeline(
         vae(scaling_factor=0.13025),
         one,
@@ -186,7 +205,7 @@ def dit() -> Any:
     net = diffusers.DiTTransformer2DModel(
         num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=8
     )
-    return diffusers.DiTPipeline(scrambled(net), vae(), SCHEDULERS["ddim"](), id2label={i: f"thing {i}" for i in range(1000)})
+    return diffusers.DiTPipeline(scrambled(net), vae(), SCHEDULERS["ddim"]())
 
 
 def pixel_net(**config: Any) -> Any:
@@ -286,7 +305,6 @@ def test_dit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffusers.pipelines.dit.pipeline_dit.randn_tensor", lambda *_, **__: noise((4, 8, 8)))
     expected = pipe(class_labels=[7, 411], num_inference_steps=4, output_type="np").images
     same(ours(tmp_path / "pipe", 4, label=torch.tensor([7, 411])), expected)
-    assert pipelines.read(tmp_path / "pipe").data.facts.classes[411] == "thing 411"
 
 
 def test_ddpm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,3 +333,186 @@ def test_latent_diffusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     module = "diffusers.pipelines.deprecated.latent_diffusion_uncond.pipeline_latent_diffusion_uncond"
     monkeypatch.setattr(f"{module}.randn_tensor", lambda *_, **__: noise((3, 8, 8)))
     same(ours(tmp_path / "pipe", 4), pipe(batch_size=2, num_inference_steps=4, output_type="np").images)
+
+
+# -- the verbs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline's folder, which nobody writes to."""
+    folder = tmp_path_factory.mktemp("saved")
+    torch.manual_seed(0)
+    stable_diffusion(folder).save_pretrained(folder / "pipe")
+    return folder / "pipe"
+
+
+def test_it_opens_and_samples_as_a_run_does(saved: Path, tmp_path: Path) -> None:
+    found = maquette.load(saved, size="16x24")
+    assert found.facts.shape == (3, 16, 24) and found.run.record["recipe"] == "StableDiffusionPipeline"
+    sampler = turned(found.system.sampler, {"steps": 2, "guidance": 5})
+    batch = found.sample(2, about={"text": "a cat", "negative": "grey"}, seed=1, sampler=sampler)
+    assert batch["image"].shape == (2, 3, 16, 24) and batch["text"] == ["a cat"] * 2
+    begun = found.begun(_picture(tmp_path / "start.png"), 1)
+    varied = found.sample(1, prompt="a cat", start=begun["start"], sampler=replace(sampler, strength=0.5))  # type: ignore[type-var]
+    assert varied["image"].shape == (1, 3, 16, 24)
+    with pytest.raises(RunError, match="is a published pipeline"):
+        _ = found.trained
+    with pytest.raises(ValueError, match="comes without data"):
+        _ = found.data.train
+
+
+def _picture(path: Path) -> Path:
+    Image.fromarray(np.full((16, 24, 3), 99, np.uint8)).save(path)
+    return path
+
+
+def test_the_shell_samples_shows_and_exports_one(saved: Path, tmp_path: Path) -> None:
+    words = ["sample", str(saved), "--prompt", "a cat", "--set", "steps=2", "--set", "guidance=5", "-n", "2"]
+    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "x.png")], catch_exceptions=False)
+    assert done.exit_code == 0 and (tmp_path / "x.png").stat().st_size > 100
+    done = CliRunner().invoke(app, ["show", str(saved), "--json"], catch_exceptions=False)
+    told = json.loads(done.stdout)
+    assert told["recipe"] == "StableDiffusionPipeline" and told["parts"]["unet"] == "UNet2DConditionModel"
+    assert told["parameters"]["vae"] == sum(p.numel() for p in vae().parameters())
+    done = CliRunner().invoke(app, ["export", str(saved), str(tmp_path / "again")], catch_exceptions=False)
+    assert "diffusers.StableDiffusionPipeline.from_pretrained" in done.stdout
+    assert (tmp_path / "again" / "tokenizer" / "merges.txt").is_file()
+
+
+def again(folder: Path) -> Any:
+    """As diffusers opens a folder."""
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize("make", [stable_diffusion, stable_diffusion_xl, stable_diffusion_3, flux])
+def test_what_was_changed_here_is_the_same_there(tmp_path: Path, make: Callable[[Path], Any]) -> None:
+    pipe = make(tmp_path)
+    pipe.save_pretrained(tmp_path / "pipe")
+    experiment = pipelines.read(tmp_path / "pipe", (16, 16))
+    system = experiment.system
+    rows = {"image": torch.rand(2, 3, 16, 16), "text": CAPTIONS}
+    for phase in system.objective.phases():
+        learned_here = system.turn(phase)
+        loss, _ = phase.move(system, rows, Streams.of(0, 2), 0)
+        loss.backward()
+        with torch.no_grad():
+            for p in learned_here:
+                if p.grad is not None:
+                    p -= 1e-3 * p.grad / (p.grad.norm() + 1e-6)
+    publish.write(system, tmp_path / "pipe", tmp_path / "out")
+    size = {"height": 16, "width": 16}
+    start = noise((4, 8, 8))
+    if make is flux:
+        start = start.unflatten(2, (4, 2)).unflatten(4, (4, 2)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+    expected = again(tmp_path / "out")(CAPTIONS, num_inference_steps=3, output_type="np", latents=start, **size).images
+    found = drawn(system, 3, text=CAPTIONS)
+    same(found, expected)
+    assert not torch.equal(found, ours(tmp_path / "pipe", 3, (16, 16), text=CAPTIONS))
+    with pytest.raises(FileExistsError):
+        publish.write(system, tmp_path / "pipe", tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["DDPM", "DDIM"])
+def test_a_system_of_our_own_is_drawn_by_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    plan = Plan(block_out_channels=(16, 32), attention=(False, True), norm_num_groups=8, attention_head_dim=8, layers_per_block=1)
+    process = Gaussian(Betas(curve=Rise(single=True)), Velocity())
+    solver = {"DDPM": Ancestral(process, (3, 8, 8), 5, clip=1.0), "DDIM": DDIM(process, (3, 8, 8), 5)}[kind]
+    system = System({"main": scrambled(UNet2D(plan), 0.1)}, Denoising(process), solver, Pixels(), None)
+    assert publish.compose(system, tmp_path / "pipe") == f"{kind}Pipeline"
+    rng = Streams.of(SEED, 2).fork(1)
+    for module in (f"pipelines.{kind.lower()}.pipeline_{kind.lower()}", f"schedulers.scheduling_{kind.lower()}"):
+        monkeypatch.setattr(f"diffusers.{module}.randn_tensor", lambda *_, **__: rng.normal(3, 8, 8))
+    expected = again(tmp_path / "pipe")(batch_size=2, num_inference_steps=5, output_type="np").images
+    same(drawn(system, 5), expected)
+    same(ours(tmp_path / "pipe", 5), expected)
+
+
+def test_a_pipeline_is_trained_on_and_goes_back(saved: Path, tmp_path: Path) -> None:
+    words = {"pipeline": str(saved), "data": "scenes", "steps": 2, "batch": 4, "lr": 1e-3, "quiet": True}
+    maquette.train("maquette.hub.finetune:finetune", out=tmp_path / "run", **words)
+    found = maquette.load(tmp_path / "run")
+    assert found.progress.step == 2 and set(found.system.frozen) == {"codec", "conditioner"}
+    assert maquette.export(tmp_path / "run", tmp_path / "out") == "StableDiffusionPipeline"
+    expected = theirs(again(tmp_path / "out"), (4, 8, 8), 3, **TOLD)
+    same(drawn(found.system, 3, **ABOUT), expected)
+    before, after = (load_file(at / "unet" / "diffusion_pytorch_model.safetensors") for at in (saved, tmp_path / "out"))
+    assert before.keys() == after.keys() and not torch.equal(before["conv_in.weight"], after["conv_in.weight"])
+
+
+# -- what is refused -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def broken(saved: Path, tmp_path: Path) -> Path:
+    shutil.copytree(saved, tmp_path / "pipe")
+    return tmp_path / "pipe"
+
+
+def say(path: Path, **more: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+
+
+def test_a_tensor_that_is_missing_left_over_or_bent_is_named(broken: Path) -> None:
+    path = broken / "unet" / "diffusion_pytorch_model.safetensors"
+    held = load_file(path)
+    held["conv_out.biases"] = held.pop("conv_out.bias")
+    held["conv_in.bias"] = held["conv_in.bias"][:3].contiguous()
+    save_file(held, path, metadata={"format": "pt"})
+    with pytest.raises(Unfit, match="conv_out.bias is missing") as caught:
+        maquette.load(broken)
+    assert "conv_out.biases is in the files alone" in str(caught.value) and "conv_in.bias is [3]" in str(caught.value)
+
+
+def test_older_names_of_weights_are_read(broken: Path) -> None:
+    """As the first Stable Diffusion's autoencoder has them, and its text encoder's buffer."""
+    path = broken / "vae" / "diffusion_pytorch_model.safetensors"
+    held, before = load_file(path), ours(broken, 2, text=CAPTIONS)
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for now, was in old.items():
+        held = {name.replace(f"attentions.0.{now}.", f"attentions.0.{was}."): tensor for name, tensor in held.items()}
+    assert any("proj_attn" in name for name in held)
+    save_file(held, path, metadata={"format": "pt"})
+    path = broken / "text_encoder" / "model.safetensors"
+    held = {name if name.startswith("text_model.") else "text_model." + name: each for name, each in load_file(path).items()}
+    save_file({**held, "text_model.embeddings.position_ids": torch.arange(77)[None]}, path, metadata={"format": "pt"})
+    assert torch.equal(ours(broken, 2, text=CAPTIONS), before)
+
+
+def test_what_is_not_built_or_not_safe_is_refused_by_name(broken: Path) -> None:
+    say(broken / "model_index.json", _class_name="StableDiffusionPipelines")
+    with pytest.raises(UnknownName, match=r"'StableDiffusionPipelines'. Did you mean 'StableDiffusionPipeline'.*FluxPipeline"):
+        maquette.load(broken)
+    say(broken / "model_index.json", _class_name="StableDiffusionPipeline", unet=["my_code", "Net"])
+    with pytest.raises(Unsafe, match="my_code"):
+        maquette.load(broken)
+    say(broken / "model_index.json", unet=["diffusers", "UNet2DConditionModel"])
+    say(broken / "scheduler" / "scheduler_config.json", _class_name="DDIMSchedulr")
+    with pytest.raises(UnknownName, match="DDIMScheduler"):
+        maquette.load(broken)
+    say(broken / "unet" / "config.json", in_channels=9)
+    with pytest.raises(ValueError, match=r"conv_in.weight is \[16, 4, 3, 3\] in the files"):
+        maquette.load(broken)
+    (broken / "vae" / "diffusion_pytorch_model.safetensors").rename(broken / "vae" / "diffusion_pytorch_model.bin")
+    say(broken / "unet" / "config.json", in_channels=4)
+    with pytest.raises(Unsafe, match="opening a pickle runs whatever it says"):
+        maquette.load(broken)
+
+
+def test_what_a_caller_gets_wrong_is_named(saved: Path, tmp_path: Path) -> None:
+    for size, says in [("17", "nearest is 16"), ("2x3x4", "no size"), ("big", "no size")]:
+        with pytest.raises(ValueError, match=says):
+            maquette.load(saved, size=size)
+    with pytest.raises(ValueError, match="no checkpoint of step 3"):
+        maquette.load(saved, step=3)
+    with pytest.raises(RunError, match="one model, UNet2DConditionModel"):
+        maquette.load(saved / "unet")
+    assert isinstance(hub_models.read(saved / "unet"), UNet2D)
+    with pytest.raises(UnknownName, match="diffusers"):
+        maquette.export(saved, tmp_path / "out", to="onnx")
+    maquette.train("flow", out=tmp_path / "run", data="digits", steps=1, quiet=True)
+    with pytest.raises(ValueError, match="diffusers has no class"):
+        maquette.export(tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
