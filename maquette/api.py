@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +26,11 @@ from maquette.hub import export as publish
 from maquette.hub import pipelines
 from maquette.metrics.evidence import Evidence
 from maquette.opened import Loaded, described, dials_of, evaluation_of, is_published, load, turned, use_of_pictures
+from maquette.report.bar import Bar
 from maquette.report.card import write_card
 from maquette.report.page import write_run_page
 from maquette.report.pictures import check_suffix, save_samples
-from maquette.runs import Run, build
+from maquette.runs import Report, Run, build
 from maquette.training import begin, pursue, resume, train
 
 __all__ = [
@@ -66,14 +70,16 @@ def sample(
     device: str = "auto",
     trust: bool = False,
     size: str = "",
+    quiet: bool = True,
 ) -> Batch:
-    """Draw n samples from a run or a published pipeline, and write them by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
+    """Draw n samples from a run or a published pipeline; written by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
 
     Args:
         start: pictures to grow from, a file, a folder or an .npz: to translate, to rebuild, to find in a space of styles; or,
             with part of each unseen (`hide`: bottom, top, left, right, middle), to complete.
         dials: fields of the run's sampler, changed for this call: {"steps": 50, "guidance": 2}.
         size: of a published pipeline's images, in pixels: "512" or height x width, "512x768".
+        quiet: no progress, which of published pipelines is shown on stderr.
     """
     if n < 1:
         raise ValueError(f"-n {n} is not above 0")
@@ -83,7 +89,12 @@ def sample(
     sampler = turned(found.system.sampler, dials or {})
     begun = found.begun(start, n, hide, sampler) if start else {}
     told = {**(about or {}), **begun.get("about", {})}
-    batch = found.sample(n, seed=seed, about=told, prompt=prompt, start=begun.get("start"), sampler=sampler)
+    with ExitStack() as stack:
+        watch = None
+        if not quiet and isinstance(found.run, pipelines.Published):
+            watch = _watched(stack, f"{found.run.record['recipe']}, {n} samples", dials_of(sampler).get("steps", 1))
+        given = {"about": told, "prompt": prompt, "start": begun.get("start")}
+        batch = found.sample(n, seed=seed, **given, sampler=sampler, watch=watch)
     if about and found.system.conditioner is not None:
         for note in found.system.conditioner.notes(batch):
             print(f"note: {note}", file=sys.stderr)
@@ -91,6 +102,12 @@ def sample(
         info = {"run": str(path), "recipe": found.run.record["recipe"], "step": found.progress.step, "seed": seed}
         save_samples(batch, found.system.codec.field, Path(out), {**info, "about": about or {}, "sampler": described(sampler)})
     return batch
+
+
+def _watched(stack: ExitStack, title: str, steps: int) -> Callable[[int], None]:
+    """A bar on stderr that is told of every draft."""
+    bar, began = stack.enter_context(Bar(title, steps)), time.monotonic()
+    return lambda drawn: bar.step(Report(min(drawn, steps), steps, time.monotonic() - began))
 
 
 # -- export --------------------------------------------------------------------------------------------------------------
@@ -235,7 +252,7 @@ def _plain(value: Any) -> Any:
 
 
 def show(name: str) -> dict[str, Any]:
-    """What a run is and how far, or a published pipeline; or, given a recipe's name, its arguments, roles, phases and capabilities."""
+    """What a run is and how far, or a published pipeline; or a recipe: its arguments, roles, phases, capabilities."""
     if (recipe := recipes.named(name)) in recipes.catalogue() or ":" in name:
         name = recipe
         experiment, _ = build(name, {}, 0)

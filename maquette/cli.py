@@ -250,6 +250,7 @@ def sample_verb(
     device: Device = "auto",
     threads: Threads = 0,
     show: Annotated[bool, typer.Option("--print", help="Print texts on stdout too.")] = False,
+    quiet: Quiet = False,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -284,6 +285,7 @@ def sample_verb(
         device=device,
         trust=trust,
         size=size,
+        quiet=quiet or as_json,
     )
     texts = batch["text"] if suffix == "txt" else None
     if as_json:

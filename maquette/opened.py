@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ class Loaded:
         prompt: str = "",
         start: Code | None = None,
         sampler: Sampler | None = None,
+        watch: Callable[[int], None] | None = None,
     ) -> Batch:
         """n samples.
 
@@ -82,6 +84,7 @@ class Loaded:
             prompt: how a text begins; of a system that reads captions, the caption.
             start: what each sample grows from, as `System.sample` has it; `begun` makes one of pictures.
             sampler: another than the run's own.
+            watch: called at every draft, with the number of drafts so far.
         """
         if n < 1:
             raise ValueError(f"n is {n}; it must be 1 or more")
@@ -93,7 +96,7 @@ class Loaded:
             start = _prompted(self.system, prompt, n, sampler)
         elif start is not None and told is None:
             told = fitting(self.system, start, Streams.of(seed, n, device=self.system.device).fork(2)) or None
-        return self.system.sample(n, about=told, start=start, seed=seed, sampler=sampler)
+        return self.system.sample(n, about=told, start=start, seed=seed, sampler=sampler, watch=watch)
 
     def begun(self, source: str | Path, n: int, hide: str = "", sampler: Sampler | None = None) -> dict[str, Any]:
         """What `sample` grows n samples from, as its own arguments: a picture, a folder of them or an .npz, in turn.
