@@ -93,7 +93,7 @@ def sample(
         watch = None
         if not quiet and isinstance(found.run, pipelines.Published):
             watch = _watched(stack, f"{found.run.record['recipe']}, {n} samples", dials_of(sampler).get("steps", 1))
-        given = {"about": told, "prompt": prompt, "start": begun.get("start")}
+        given: dict[str, Any] = {"about": told, "prompt": prompt, "start": begun.get("start")}
         batch = found.sample(n, seed=seed, **given, sampler=sampler, watch=watch)
     if about and found.system.conditioner is not None:
         for note in found.system.conditioner.notes(batch):
