@@ -14,7 +14,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -97,7 +97,7 @@ def ours(folder: Path, kind: str) -> Callable[[int], Tensor]:
 
 
 def theirs(folder: Path, kind: str) -> Callable[[int], Tensor]:
-    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, torch_dtype=KINDS[kind])
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, dtype=KINDS[kind])
     pipe.set_progress_bar_config(disable=True)
 
     def sample(n: int) -> Tensor:
@@ -108,33 +108,43 @@ def theirs(folder: Path, kind: str) -> Callable[[int], Tensor]:
     return sample
 
 
-def measure(rounds: int) -> dict[str, Any]:
-    """Seconds of every row, and how far the pictures of both sides lie apart."""
+def measure(rounds: int) -> Iterator[dict[str, Any]]:
+    """Seconds of every row, and how far the pictures of both sides lie apart: after each round, of all so far."""
     with tempfile.TemporaryDirectory() as folder:
         pipe = saved(Path(folder))
         made = {(side, kind): make(pipe, kind) for kind in KINDS for side, make in ((OURS, ours), (THEIRS, theirs))}
         rows: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
         pictures = {who: sample(1).float() for who, sample in made.items()}  # and warm
+        apart = {kind: float((pictures[OURS, kind] - pictures[THEIRS, kind]).abs().max()) for kind in KINDS}
         for _ in range(rounds):
             for n in (1, 4):
                 for who, sample in made.items():
                     wall, cpu = time.perf_counter(), time.process_time()
                     sample(n)
                     rows.setdefault((*who, n), []).append((time.process_time() - cpu, time.perf_counter() - wall))
-    apart = {kind: float((pictures[OURS, kind] - pictures[THEIRS, kind]).abs().max()) for kind in KINDS}
+                    print(*who, n, *rows[*who, n][-1], flush=True)
+            yield {"largest difference": apart, **summed(rows)}
+
+
+def summed(rows: dict[tuple[str, str, int], list[tuple[float, float]]]) -> dict[str, Any]:
+    """Minima and medians of each row, and the sides' ratios."""
     found = [
         {
-            "side": side, "arithmetic": kind, "batch": n, "cpu_seconds": min(cpu for cpu, _ in each),
-            "wall_seconds": min(wall for _, wall in each), "median_cpu_seconds": statistics.median(cpu for cpu, _ in each),
+            "side": side,
+            "arithmetic": kind,
+            "batch": n,
+            "cpu_seconds": min(cpu for cpu, _ in each),
+            "wall_seconds": min(wall for _, wall in each),
+            "median_cpu_seconds": statistics.median(cpu for cpu, _ in each),
             "rounds": [[round(cpu, 4), round(wall, 4)] for cpu, wall in each],
         }
         for (side, kind, n), each in rows.items()
-    ]  # fmt: skip
+    ]
     ratios = {}
     for n in (1, 4):
         best = {side: min(r["cpu_seconds"] for r in found if r["side"] == side and r["batch"] == n) for side in (OURS, THEIRS)}
         ratios[f"batch {n}"] = best[THEIRS] / best[OURS]
-    return {"rows": found, "largest difference": apart, "diffusers over ours": ratios}
+    return {"rows": found, "diffusers over ours": ratios}
 
 
 def report(told: dict[str, Any]) -> str:
@@ -173,14 +183,14 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in ("diffusers", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    told = {
-        "date": date.today().isoformat(), "machine": platform.processor() or platform.machine(), "torch": torch.__version__,
-        "diffusers": diffusers.__version__, "rounds": given.rounds, **measure(given.rounds),
-    }  # fmt: skip
-    stem = f"{told['date']}-pipelines"
-    (given.out / f"{stem}.json").write_text(json.dumps(told, indent=1) + "\n")
-    (given.out / f"{stem}.md").write_text(report(told))
-    print(report(told))
+    about = {"date": date.today().isoformat(), "machine": platform.processor() or platform.machine()}
+    about |= {"torch": torch.__version__, "diffusers": diffusers.__version__}
+    for number, found in enumerate(measure(given.rounds), 1):
+        told = {**about, "rounds": number, **found}
+        stem = f"{told['date']}-pipelines"
+        (given.out / f"{stem}.json").write_text(json.dumps(told, indent=1) + "\n")
+        (given.out / f"{stem}.md").write_text(report(told))
+        print(report(told), flush=True)
 
 
 if __name__ == "__main__":
