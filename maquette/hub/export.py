@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import nn
 
 from maquette.codecs.pixels import Pixels
 from maquette.contracts import Network
-from maquette.hub import weights
+from maquette.hub import models, weights
 from maquette.hub.pipelines import INDEX, KINDS, index_of
 from maquette.networks.plans2d import Plan
 from maquette.networks.unet2d import UNet2D
@@ -42,8 +42,9 @@ def write(system: System, source: Path, out: Path) -> None:
     with _staged(out) as staged:
         for part, origin in index.items():
             if part in places:
-                weights.save(_module(system, places[part]), staged / part, weights.config(source / part), origin[1])
-            elif isinstance(origin, list) and len(origin) == 2 and origin[1] is not None and (source / part).is_dir():
+                config = weights.config(source / part)
+                weights.save(_module(system, places[part], origin[1], config), staged / part, config, origin[1])
+            elif Path(part).name == part and isinstance(origin, list) and any(origin) and (source / part).is_dir():
                 shutil.copytree(source / part, staged / part)
         write_durably(staged / INDEX, dump(index))
 
@@ -70,14 +71,21 @@ def _staged(out: Path) -> Iterator[Path]:
         raise
 
 
-def _module(system: System, place: str) -> nn.Module:
-    """The module at a place of a system; of the network, the one that is sampled from."""
-    if place == "nets.main":
-        return cast(Network, system.steady("main"))
+def _module(system: System, place: str, name: str, config: Mapping[str, Any]) -> nn.Module:
+    """The module at a place of a system (of the network, the one that is sampled from), which a class of theirs can hold."""
     try:
-        return system.get_submodule(place)
-    except AttributeError:
+        found = cast(Network, system.steady("main")) if place == "nets.main" else system.get_submodule(place)
+    except (AttributeError, KeyError):
         raise ValueError(f"this system has no {place}: it was not opened from a pipeline of that kind") from None
+    with weights.hollow():
+        like = models.MODELS[name](config)
+    shapes, wanted = ({key: each.shape for key, each in one.state_dict().items()} for one in (found, like))
+    if shapes != wanted:
+        odd = sorted({*shapes.items()} ^ {*wanted.items()})[0][0]
+        raise ValueError(
+            f"{place} is no {name} as it was opened ({odd} differs): merge what was added to it before it is written"
+        )
+    return found
 
 
 # -- systems that were never opened from a pipeline ----------------------------------------------------------------------

@@ -298,6 +298,10 @@ def test_dit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffusers.pipelines.dit.pipeline_dit.randn_tensor", lambda *_, **__: noise((4, 8, 8)))
     expected = pipe(class_labels=[7, 411], num_inference_steps=4, output_type="np").images
     same(ours(tmp_path / "pipe", 4, label=torch.tensor([7, 411])), expected)
+    say(tmp_path / "pipe" / "model_index.json", id2label={str(i): f"thing {i}" for i in range(1000)})
+    found = maquette.load(tmp_path / "pipe")
+    sampler = turned(found.system.sampler, {"steps": 1})
+    assert found.sample(2, about={"label": ["thing 411", 7]}, sampler=sampler)["label"].tolist() == [411, 7]
 
 
 def test_ddpm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,6 +406,10 @@ def test_what_was_changed_here_is_the_same_there(tmp_path: Path, make: Callable[
     assert not torch.equal(found, ours(tmp_path / "pipe", 3, (16, 16), text=CAPTIONS))
     with pytest.raises(FileExistsError):
         publish.write(system, tmp_path / "pipe", tmp_path / "out")
+    system.nets["main"].added = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"added.* differs.*: merge what was added"):
+        publish.write(system, tmp_path / "pipe", tmp_path / "more")
+    assert not (tmp_path / "more").exists()
 
 
 @pytest.mark.parametrize("kind", ["DDPM", "DDIM"])
@@ -499,6 +507,8 @@ def test_what_a_caller_gets_wrong_is_named(saved: Path, tmp_path: Path) -> None:
     for size, says in [("17", "nearest is 16"), ("2x3x4", "no size"), ("big", "no size")]:
         with pytest.raises(ValueError, match=says):
             maquette.load(saved, size=size)
+    with pytest.raises(RunError, match="is a published pipeline"):
+        maquette.evaluate(saved)
     with pytest.raises(ValueError, match="no checkpoint of step 3"):
         maquette.load(saved, step=3)
     with pytest.raises(RunError, match="one model, UNet2DConditionModel"):
