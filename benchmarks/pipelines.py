@@ -109,21 +109,24 @@ def theirs(folder: Path, kind: str) -> Callable[[int], Tensor]:
 
 
 def measure(rounds: int) -> Iterator[dict[str, Any]]:
-    """Seconds of every row, and how far the pictures of both sides lie apart: after each round, of all so far."""
+    """Seconds of every row, and how far the pictures of both sides lie apart: of all so far, after each batch."""
     with tempfile.TemporaryDirectory() as folder:
         pipe = saved(Path(folder))
         made = {(side, kind): make(pipe, kind) for kind in KINDS for side, make in ((OURS, ours), (THEIRS, theirs))}
         rows: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
-        pictures = {who: sample(1).float() for who, sample in made.items()}  # and warm
-        apart = {kind: float((pictures[OURS, kind] - pictures[THEIRS, kind]).abs().max()) for kind in KINDS}
+        apart: dict[str, float] = {}
         for _ in range(rounds):
             for n in (1, 4):
+                pictures: dict[tuple[str, str], Tensor] = {}
                 for who, sample in made.items():
                     wall, cpu = time.perf_counter(), time.process_time()
-                    sample(n)
+                    pictures[who] = sample(n).float()
                     rows.setdefault((*who, n), []).append((time.process_time() - cpu, time.perf_counter() - wall))
                     print(*who, n, *rows[*who, n][-1], flush=True)
-            yield {"largest difference": apart, **summed(rows)}
+                for kind in KINDS:
+                    far = float((pictures[OURS, kind] - pictures[THEIRS, kind]).abs().max())
+                    apart[kind] = max(far, apart.get(kind, 0.0))
+                yield {"largest difference": apart, **summed(rows)}
 
 
 def summed(rows: dict[tuple[str, str, int], list[tuple[float, float]]]) -> dict[str, Any]:
@@ -141,7 +144,7 @@ def summed(rows: dict[tuple[str, str, int], list[tuple[float, float]]]) -> dict[
         for (side, kind, n), each in rows.items()
     ]
     ratios = {}
-    for n in (1, 4):
+    for n in sorted({n for _, _, n in rows}):
         best = {side: min(r["cpu_seconds"] for r in found if r["side"] == side and r["batch"] == n) for side in (OURS, THEIRS)}
         ratios[f"batch {n}"] = best[THEIRS] / best[OURS]
     return {"rows": found, "diffusers over ours": ratios}
@@ -185,8 +188,8 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     about = {"date": date.today().isoformat(), "machine": platform.processor() or platform.machine()}
     about |= {"torch": torch.__version__, "diffusers": diffusers.__version__}
-    for number, found in enumerate(measure(given.rounds), 1):
-        told = {**about, "rounds": number, **found}
+    for found in measure(given.rounds):
+        told = {**about, "rounds": max(len(row["rounds"]) for row in found["rows"]), **found}
         stem = f"{told['date']}-pipelines"
         (given.out / f"{stem}.json").write_text(json.dumps(told, indent=1) + "\n")
         (given.out / f"{stem}.md").write_text(report(told))
