@@ -1,6 +1,6 @@
 """A picture from a prompt, whole: text encoder, 20 guided steps of DDIM, decoder; ours and diffusers' from one saved folder.
 
-A small pipeline in Stable Diffusion's layout, 25 M parameters in its U-Net, 4 x 32 x 32 latents, one thread. Every row is
+A small pipeline in Stable Diffusion's layout, 34 M parameters in its U-Net, 4 x 32 x 32 latents, one thread. Every row is
 measured in turn, round after round, in CPU-seconds and in wall seconds (what a busy machine takes away is in the second alone);
 ratios are of minima of CPU-seconds, each side in its faster arithmetic. Writes benchmarks/DATE-pipelines.md and .json.
 """
