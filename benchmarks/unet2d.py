@@ -22,7 +22,8 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from maquette.networks.unet2d import Plan, UNet2D
+from maquette.networks.plans2d import Plan
+from maquette.networks.unet2d import UNet2D
 
 CONFIG = {
     "sample_size": 32,

@@ -16,6 +16,7 @@ VERBS = (
     "decompress",
     "doctor",
     "evaluate",
+    "export",
     "interpolate",
     "load",
     "resume",

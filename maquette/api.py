@@ -1,4 +1,4 @@
-"""The verbs: train, resume, sample, interpolate, evaluate, compare, compress, decompress, load, show, doctor.
+"""The verbs: train, resume, sample, interpolate, evaluate, compare, export, compress, decompress, load, show, doctor.
 
 The command line says the same ones. Knows runs, reports and how work is shown; decides no exit code and parses no command line.
 """
@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,15 @@ from maquette.data import open_data
 from maquette.doctor import doctor
 from maquette.evaluate import choose, judge, undisturbed
 from maquette.experiment import Experiment
+from maquette.hub import export as publish
+from maquette.hub import pipelines
 from maquette.metrics.evidence import Evidence
-from maquette.opened import Loaded, described, dials_of, evaluation_of, load, turned, uses_of_pictures
+from maquette.opened import Loaded, described, dials_of, evaluation_of, is_published, load, turned, uses_of_pictures
+from maquette.report.bar import Bar
 from maquette.report.card import write_card
 from maquette.report.page import write_run_page
 from maquette.report.pictures import check_suffix, save_samples
-from maquette.runs import Run, build
+from maquette.runs import Report, Run, build
 from maquette.training import begin, pursue, resume, train
 
 __all__ = [
@@ -37,6 +43,7 @@ __all__ = [
     "decompress",
     "doctor",
     "evaluate",
+    "export",
     "interpolate",
     "load",
     "pursue",
@@ -67,8 +74,10 @@ def sample(
     trust: bool = False,
     best_of: int = 1,
     judge: str | Path = "",
+    size: str = "",
+    quiet: bool = True,
 ) -> Batch:
-    """Draw n samples from a run, and write them by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
+    """Draw n samples from a run or a published pipeline; written by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
 
     Args:
         start: pictures to grow from, a file, a folder or an .npz: to translate, to rebuild, to vary (as far as the dial
@@ -78,11 +87,13 @@ def sample(
         dials: fields of the run's sampler, changed for this call: {"steps": 50, "guidance": 2}.
         best_of: samples drawn for each that is kept: the one closest to its caption, says
         judge: a run that compares pictures with captions, such as clip's.
+        size: of a published pipeline's images, in pixels: "512" or height x width, "512x768".
+        quiet: no progress, which of published pipelines is shown on stderr.
     """
     _check_best_of(best_of, judge, start)
     if n < 1:
         raise ValueError(f"-n {n} is not above 0")
-    found = load(path, step=step, device=device, trust=trust)
+    found = load(path, step=step, device=device, trust=trust, size=size)
     if out:
         check_suffix(found.system.codec.field, Path(out))
     sampler = turned(found.system.sampler, dials or {})
@@ -92,12 +103,16 @@ def sample(
         )
     begun = found.begun(start, n, hide, sampler, mask) if start else {}
     told = {**(about or {}), **begun.get("about", {})}
-    if judge:
-        by = load(judge, device=device, trust=trust)
-        batch = opened.best_of(found, by, n, best_of, seed=seed, about=told, prompt=prompt, sampler=sampler)
-    else:
-        own = {name: begun[name] for name in ("start", "seen") if name in begun}
-        batch = found.sample(n, seed=seed, about=told, prompt=prompt, sampler=sampler, **own)
+    with ExitStack() as stack:
+        watch = None
+        if not quiet and isinstance(found.run, pipelines.Published):
+            watch = _watched(stack, f"{found.run.record['recipe']}, {n} samples", dials_of(sampler).get("steps", 1))
+        if judge:
+            by = load(judge, device=device, trust=trust)
+            batch = opened.best_of(found, by, n, best_of, seed=seed, about=told, prompt=prompt, sampler=sampler)
+        else:
+            own = {name: begun[name] for name in ("start", "seen") if name in begun}
+            batch = found.sample(n, seed=seed, about=told, prompt=prompt, sampler=sampler, watch=watch, **own)
     if about and found.system.conditioner is not None:
         for note in found.system.conditioner.notes(batch):
             print(f"note: {note}", file=sys.stderr)
@@ -156,6 +171,43 @@ def _check_best_of(best_of: int, judge: str | Path, start: str | Path) -> None:
         raise ValueError(f"--best-of {best_of} --judge '{judge}': give both, a number above 1 and a run that compares (clip's)")
     if judge and start:
         raise ValueError(f"--judge orders samples by their captions, and is no use for what begins with --start {start}")
+
+
+def _watched(stack: ExitStack, title: str, steps: int) -> Callable[[int], None]:
+    """A bar on stderr that is told of every draft."""
+    bar, began = stack.enter_context(Bar(title, steps)), time.monotonic()
+    return lambda drawn: bar.step(Report(min(drawn, steps), steps, time.monotonic() - began))
+
+
+# -- export --------------------------------------------------------------------------------------------------------------
+
+
+def export(path: str | Path, out: str | Path, *, to: str = "diffusers", step: int | None = None, trust: bool = False) -> str:
+    """Write a run or a published pipeline as a folder that another library opens, and makes the same samples from.
+
+    Possible for published pipelines, for runs that train one on, and for runs of `networks.unet2d` over a chain of steps on
+    pixels.
+
+    Args:
+        to: the other library: diffusers.
+
+    Returns:
+        The class of theirs that opens it.
+
+    Raises:
+        ValueError: another library has nothing that this run could be written as.
+    """
+    if to != "diffusers":
+        raise recipes.UnknownName("library to export to", to, ["diffusers"])
+    found = load(path, step=step, device="cpu", trust=trust)
+    if isinstance(found.run, pipelines.Published):
+        source = found.run.path
+    elif found.run.record["recipe"].endswith("hub.finetune:finetune"):
+        source = Path(found.run.record["arguments"]["pipeline"])
+    else:
+        return publish.compose(found.system, Path(out))
+    publish.write(found.system, source, Path(out))
+    return str(pipelines.index_of(source)["_class_name"])
 
 
 # -- compress ------------------------------------------------------------------------------------------------------------
@@ -217,10 +269,11 @@ def evaluate(
         raise ValueError(f"--seed {seed}: a seed of evaluation is 0 or more")
     chosen = choose(only)
     found = load(path, step=step, device=device, trust=trust)
+    run = found.trained
     evidence = Evidence(found.data, found.system, n=n or None, seed=seed)
     with undisturbed(found.system):
         result = judge(evidence, chosen)
-    record = found.run.record
+    record = run.record
     told = {
         "run": str(path),
         "recipe": record["recipe"],
@@ -234,13 +287,13 @@ def evaluate(
         "seed": seed,
         **_plain(result),
     }
-    storage.replace_durably(found.run.path / "eval.json", (json.dumps(told, indent=1) + "\n").encode())
+    storage.replace_durably(run.path / "eval.json", (json.dumps(told, indent=1) + "\n").encode())
     with undisturbed(found.system):
         kept = exhibits.kept(evidence)
     if kept:
-        exhibits.save(found.run.path / "samples" / "eval.npz", kept)
-    write_run_page(found.run.path / "report.html", {"record": record, "eval": told, "log": found.run.rows(), **kept})
-    write_card(found.run.path / "README.md", record, told)
+        exhibits.save(run.path / "samples" / "eval.npz", kept)
+    write_run_page(run.path / "report.html", {"record": record, "eval": told, "log": run.rows(), **kept})
+    write_card(run.path / "README.md", record, told)
     return told
 
 
@@ -268,7 +321,7 @@ def _plain(value: Any) -> Any:
 
 
 def show(name: str) -> dict[str, Any]:
-    """What a run is and how far; or, given a recipe's name, its arguments, roles, phases and capabilities."""
+    """What a run is and how far, or a published pipeline; or a recipe: its arguments, roles, phases, capabilities."""
     if (recipe := recipes.named(name)) in recipes.catalogue() or ":" in name:
         name = recipe
         experiment, _ = build(name, {}, 0)
@@ -278,6 +331,8 @@ def show(name: str) -> dict[str, Any]:
             "arguments": recipes.signature(recipes.find(name)),
             **anatomy(experiment),
         }
+    if is_published(name):
+        return pipelines.published(Path(name)).record
     found = Run.open(name)
     rows = found.rows()
     kept: list[dict[str, Any]] = []

@@ -146,8 +146,10 @@ def _run_line(path: Path) -> dict[str, Any]:
 
 
 @app.command("show")
-def show_verb(name: Annotated[str, typer.Argument(help="a run's folder or a recipe's name")], as_json: Json = False) -> None:
-    """A run: what it is and how far. A recipe: its arguments, roles, phases and capabilities."""
+def show_verb(
+    name: Annotated[str, typer.Argument(help="a folder, of a run or a pipeline, or a recipe")], as_json: Json = False
+) -> None:
+    """A run: what it is and how far. A published pipeline: its parts. A recipe: its arguments, roles, phases and capabilities."""
     from maquette import api
 
     found = api.show(name)
@@ -233,7 +235,7 @@ def _finished(session: Any, as_json: bool) -> None:
 
 @app.command("sample")
 def sample_verb(
-    run: Annotated[str, typer.Argument(help="the run's folder")],
+    run: Annotated[str, typer.Argument(help="the run's folder, or one of diffusers' pipelines")],
     n: Annotated[int, typer.Option("-n", help="How many.")] = 16,
     seed: Seed = 0,
     about: Annotated[str, typer.Option(help="""What to make, as JSON: '{"label": 3}'.""")] = "",
@@ -245,6 +247,7 @@ def sample_verb(
     hide: Annotated[str, typer.Option(help="What of them is completed: bottom, top, left, right, middle, around.")] = "",
     mask: Annotated[str, typer.Option(help="Or a picture of the run's size, white where they are to be filled.")] = "",
     dial: Annotated[list[str], typer.Option("--set", help="Turn a dial of the sampler: --set steps=50 --set guidance=2.")] = [],  # noqa: B006
+    size: Annotated[str, typer.Option(help="Pixels of a published pipeline's images: 512, or height x width, 512x768.")] = "",
     out: Out = "",
     step: Annotated[int, typer.Option(help="From this checkpoint (-1 = the newest).")] = -1,
     device: Device = "auto",
@@ -252,6 +255,7 @@ def sample_verb(
     show: Annotated[bool, typer.Option("--print", help="Print texts on stdout too.")] = False,
     best_of: Annotated[int, typer.Option(help="Draw so many for each that is kept, the closest to its caption by --judge.")] = 1,
     judge: Annotated[str, typer.Option(help="The folder of a run that compares pictures with captions (clip).")] = "",
+    quiet: Quiet = False,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -267,7 +271,8 @@ def sample_verb(
         dials["length"] = length
     told, suffix = _told(about), _suffix(run)
     if not out and not ((show or as_json) and suffix == "txt"):  # what is drawn is never thrown away
-        out = str(Path(run) / "samples" / f"{f'step-{step:08d}-' if step >= 0 else ''}seed-{seed}.{suffix}")
+        where = Path(run) if (Path(run) / "run.json").exists() else Path(Path(run).resolve().name)  # what is published stays so
+        out = str(where / "samples" / f"{f'step-{step:08d}-' if step >= 0 else ''}seed-{seed}.{suffix}")
     batch = api.sample(
         run,
         n,
@@ -284,6 +289,8 @@ def sample_verb(
         trust=trust,
         best_of=best_of,
         judge=judge,
+        size=size,
+        quiet=quiet or as_json,
     )
     texts = batch["text"] if suffix == "txt" else None
     if as_json:
@@ -352,9 +359,27 @@ def _told(about: str) -> dict[str, Any] | None:
 
 
 def _suffix(run: str) -> str:
-    from maquette.runs import Run
+    from maquette.opened import field_of
 
-    return {"image": "png", "text": "txt"}.get(Run.open(run).record["data"]["field"], "npz")
+    return {"image": "png", "text": "txt"}.get(field_of(run), "npz")
+
+
+@app.command("export")
+def export_verb(
+    run: Annotated[str, typer.Argument(help="the run's folder, or one of diffusers' pipelines")],
+    out: Annotated[str, typer.Argument(help="the folder to write")],
+    to: Annotated[str, typer.Option(help="The library that is to open it: diffusers.")] = "diffusers",
+    step: Annotated[int, typer.Option(help="This checkpoint (-1 = the newest).")] = -1,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Write a run or a pipeline as a folder that another library opens, and makes the same samples from."""
+    from maquette import api
+
+    kind = api.export(run, out, to=to, step=None if step < 0 else step, trust=trust)
+    if as_json:
+        return _print({"run": run, "out": out, "class": kind})
+    typer.echo(f"{out}: diffusers.{kind}.from_pretrained opens it")
 
 
 @app.command("compress")

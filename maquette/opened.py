@@ -1,12 +1,13 @@
-"""A run, open: its system with a checkpoint's weights, what it can be told, the dials of its sampler.
+"""A run or a published pipeline, open: its system with its weights, what it can be told, the dials of its sampler.
 
-Knows runs and checkpoints; trains nothing and judges nothing.
+Knows runs, checkpoints and pipelines' folders; trains nothing and judges nothing.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from maquette.completion import fitting, hidden, started
 from maquette.contracts import IGNORE, Adopting, Batch, Code, Comparing, Completing, NeedsStart, Sampler
 from maquette.data import Data, Facts
 from maquette.experiment import Experiment
-from maquette.runs import Run, rebuild
+from maquette.hub import models, pipelines
+from maquette.hub.pipelines import Published
+from maquette.runs import Run, RunError, rebuild
 from maquette.streams import Streams
 from maquette.system import DRAWS_NOTHING, System
 from maquette.train import Progress
@@ -28,9 +31,12 @@ from maquette.train import Progress
 
 @dataclass(frozen=True)
 class Loaded:
-    """A run, open: its system with a checkpoint's weights, its data (read when asked for), its progress."""
+    """A run, open: its system with a checkpoint's weights, its data (read when asked for), its progress.
 
-    run: Run
+    Or a published pipeline, which has no data and has made no progress here.
+    """
+
+    run: Run | Published
     experiment: Experiment
     progress: Progress
     refused: tuple[str, ...] = ()  # newer checkpoints that did not verify, and why
@@ -38,6 +44,20 @@ class Loaded:
     @property
     def system(self) -> System:
         return self.experiment.system
+
+    @property
+    def trained(self) -> Run:
+        """The run.
+
+        Raises:
+            RunError: it is a published pipeline.
+        """
+        if isinstance(self.run, Run):
+            return self.run
+        raise RunError(
+            f"{self.run.path} is a published pipeline ({self.run.record['recipe']}), no run: it has no data to be judged by and "
+            f"no steps to resume; `maquette train maquette.hub.finetune:finetune --pipeline {self.run.path}` makes a run of it"
+        )
 
     @property
     def data(self) -> Data:
@@ -57,6 +77,7 @@ class Loaded:
         start: Code | None = None,
         seen: Tensor | None = None,
         sampler: Sampler | None = None,
+        watch: Callable[[int], None] | None = None,
     ) -> Batch:
         """n samples.
 
@@ -66,6 +87,7 @@ class Loaded:
             start: what each sample grows from, as `System.sample` has it; `begun` makes one of pictures.
             seen: pictures [n,C,H,W] that the samples are to agree with, NaN where they are open; `begun` has them too.
             sampler: another than the run's own.
+            watch: called at every draft, with the number of drafts so far.
         """
         if n < 1:
             raise ValueError(f"n is {n}; it must be 1 or more")
@@ -79,7 +101,7 @@ class Loaded:
             start = _prompted(self.system, prompt, n, sampler)
         elif start is not None and told is None:
             told = fitting(self.system, start, Streams.of(seed, n, device=self.system.device).fork(2)) or None
-        made = self.system.sample(n, about=told, start=start, seed=seed, sampler=sampler)
+        made = self.system.sample(n, about=told, start=start, seed=seed, sampler=sampler, watch=watch)
         if seen is not None:
             made["image"] = torch.where(seen.isnan(), made["image"], seen)
         return made
@@ -227,14 +249,23 @@ def uses_of_pictures(system: System, facts: Facts) -> list[str]:
     return ["taken whole"] * whole + ["completed"] * parts
 
 
-def load(path: str | Path | Run, *, step: int | None = None, device: str = "auto", trust: bool = False) -> Loaded:
+def load(path: str | Path | Run, *, step: int | None = None, device: str = "auto", trust: bool = False, size: str = "") -> Loaded:
     """Open a run with its newest checkpoint that verifies (or that of `step`). Needs no data on this machine.
 
-    A run made by a recipe of your own names code to import: that is done if it is imported already, or with `trust`.
+    A run made by a recipe of your own names code to import: that is done if it is imported already, or with `trust`. A folder
+    that diffusers' pipelines are saved to opens alike; nothing in it is run.
+
+    Args:
+        size: of the images that a published pipeline makes, in pixels: "512", or height x width, "512x768".
 
     Raises:
         RunError: no such run, none of its checkpoints can be used, or it names code that nobody said to trust.
+        ValueError: a published folder that cannot be opened: what is not built, missing, left over or misshapen is named.
     """
+    if not isinstance(path, Run) and is_published(path):
+        return _published(Path(path), step, device, size)
+    if size:
+        raise ValueError(f"size is {size}; only a published pipeline makes images of another size than its own")
     found = path if isinstance(path, Run) else Run.open(path)
     refused: list[str] = []
     if step is None:
@@ -248,6 +279,46 @@ def load(path: str | Path | Run, *, step: int | None = None, device: str = "auto
     progress = checkpoint.restore(files, experiment.system)
     experiment.system.eval()
     return Loaded(found, experiment, progress, tuple(refused))
+
+
+def is_published(path: str | Path) -> bool:
+    """Whether a folder holds a pipeline as diffusers saves them.
+
+    Raises:
+        RunError: it holds a single model of one, which makes nothing by itself.
+    """
+    folder = Path(path)
+    if (folder / "run.json").exists():
+        return False
+    if (folder / "config.json").is_file() and not (folder / pipelines.INDEX).is_file():
+        raise RunError(
+            f"{folder} holds one model, {models.name_of(folder)}, and no pipeline: it makes nothing by itself; "
+            "maquette.hub.models.read(folder) opens it as a network"
+        )
+    return (folder / pipelines.INDEX).is_file()
+
+
+def field_of(path: str | Path) -> str:
+    """The field of what a run, or a published pipeline, makes: "image", "text"."""
+    record = pipelines.published(Path(path)).record if is_published(path) else Run.open(path).record
+    return str(record["data"]["field"])
+
+
+def _published(folder: Path, step: int | None, device: str, size: str) -> Loaded:
+    if step is not None:
+        raise RunError(f"{folder} is a published pipeline, no run: it has no checkpoint of step {step}")
+    found = pipelines.published(folder)
+    experiment = pipelines.read(folder, _sides(size))
+    experiment.system.to(pick_device(device))
+    return Loaded(found, experiment, Progress(experiment.fit))
+
+
+def _sides(size: str) -> tuple[int, int] | None:
+    """Height and width from "512" or "512x768"; None where nothing is said."""
+    parts = [part.strip() for part in size.lower().split("x")] if size else []
+    if len(parts) > 2 or not all(part.isdigit() for part in parts):
+        raise ValueError(f"size '{size}' is no size: write pixels as 512, or height x width as 512x768")
+    return (int(parts[0]), int(parts[-1])) if parts else None
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -272,7 +343,7 @@ def _told(system: System, facts: Facts, about: dict[str, Any], n: int) -> Batch 
     for key in about:
         if key not in known:
             raise recipes.UnknownName("field of --about", key, known or ["(this run takes none)"])
-    readers = {"label": _labels, "source": _sources, "text": _sentences, "negative": _sentences}
+    readers = {"label": _labels, "source": _sources, "text": _sentences, "negative": _sentences, "numbers": _numbers}
     return {key: readers[key](facts, value, n) if key in readers else value for key, value in about.items()}
 
 
@@ -287,6 +358,15 @@ def _sentences(facts: Facts, said: Any, n: int) -> list[str]:
     if not given or not all(isinstance(text, str) for text in given):
         raise ValueError(f"--about says {said!r}, which is no sentence and no list of sentences")
     return [given[i % len(given)] for i in range(n)]
+
+
+def _numbers(facts: Facts, said: Any, n: int) -> Tensor:
+    """Numbers that are told behind a prompt's vector, the same for all or a row each: float[n,N]."""
+    try:
+        given = torch.as_tensor(said, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"--about says numbers {said!r}; write a list of numbers") from None
+    return given.reshape(-1).expand(n, -1) if given.ndim < 2 else given
 
 
 def _labels(facts: Facts, said: Any, n: int) -> Tensor:

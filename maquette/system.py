@@ -5,8 +5,7 @@ Knows every contract and no family. A role learns, is frozen, or follows another
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -212,15 +211,25 @@ class System(nn.Module):
         seed: int = 0,
         first: int = 0,
         sampler: Sampler | None = None,
+        watch: Callable[[int], None] | None = None,
     ) -> Batch:
-        """n finished samples as a batch: the codec's field, the code, and what each was told. Drawn `batch` at a time."""
+        """n finished samples as a batch: the codec's field, the code, and what each was told. Drawn `batch` at a time.
+
+        Args:
+            watch: called at every draft, with the number of drafts so far.
+        """
         parts: list[Batch] = []
+        drawn = 0
         for at in range(0, n, batch):
             rows = slice(at, min(n, at + batch))
             some = {k: v[rows] for k, v in about.items()} if about else None
             begun = None if start is None else start[rows]
             drafts = self.stream(rows.stop - at, about=some, start=begun, seed=seed, first=first + at, sampler=sampler)
-            code, told = deque(drafts, maxlen=1).pop()
+            for draft in drafts:
+                code, told = draft
+                drawn += 1
+                if watch is not None:
+                    watch(drawn)
             with torch.no_grad():
                 parts.append({**told, "code": code, self.codec.field: self.decode(code)})
         return {k: _join([part[k] for part in parts]) for k in parts[0]}

@@ -82,7 +82,7 @@ def _fresh(recipe: str, facts: Facts) -> Path:
 
 def pursue(session: Loaded, world: World, *, every: int = 0, stop_on_full: bool = False, quiet: bool = False) -> Loaded:
     """Train a session to the end of its plan: bar, TensorBoard events, previews at checkpoints, and at last the card."""
-    found, progress = session.run, session.progress
+    found, progress = session.trained, session.progress
     with ExitStack() as stack:
         if world.first:
             stack.enter_context(found.held())
@@ -156,7 +156,7 @@ def _preview(session: Loaded, step: int) -> None:
             batch = session.system.sample(len(start), start=start, seed=0)
         save_samples(batch, field, path, {"run": session.run.path.name, "step": step, "seed": 0})
     except (RuntimeError, ValueError, OSError) as error:
-        session.run.log({"step": step, "preview_failed": str(error)})  # type: ignore[dict-item]
+        session.trained.log({"step": step, "preview_failed": str(error)})  # type: ignore[dict-item]
 
 
 def train(

@@ -350,7 +350,8 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(net: Net, folder:
 
 def test_diffusers_loads_what_is_saved_and_the_other_way(tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers.models")
-    from maquette.networks.unet2d import Plan, UNet2D
+    from maquette.networks.plans2d import Plan
+    from maquette.networks.unet2d import UNet2D
 
     plan = {"block_out_channels": [8, 16], "down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "layers_per_block": 1}
     plan |= {"up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "norm_num_groups": 4, "sample_size": 8}

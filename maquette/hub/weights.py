@@ -5,6 +5,7 @@ Knows files, names and shapes; no network and no architecture. Nothing here is u
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import math
@@ -91,11 +92,13 @@ def fill(
     found = {name: shape for shapes in files.values() for name, shape in shapes.items()}
     ignored = {name for name in found if name not in wanted and any(fnmatch(name, pattern) for pattern in harmless)}
     lent = {name: next((twin for twin in twins.get(name, ()) if twin in found), "") for name in wanted if name not in found}
-    _compare(folder, {n: tuple(t.shape) for n, t in wanted.items() if not lent.get(n)}, found, ignored)
+    read = {name: shape for name, shape in found.items() if name not in ignored}
+    if not _understood(module, read, {name for name, twin in lent.items() if twin}):
+        _compare(folder, {n: tuple(t.shape) for n, t in wanted.items() if not lent.get(n)}, found, ignored)
     state: dict[str, Tensor] = {}
     for path, shapes in files.items():
-        state |= _tensors(path, [name for name in shapes if name in wanted], dtype)
-    module.load_state_dict(state | {name: state[twin] for name, twin in lent.items()}, strict=True, assign=True)
+        state |= _tensors(path, [name for name in shapes if name in read], dtype)
+    module.load_state_dict(state | {name: state[twin] for name, twin in lent.items() if twin}, strict=True, assign=True)
     for name, others in twins.items():
         if name < min(others):
             for other in others:
@@ -226,6 +229,18 @@ def _tensors(path: Path, names: Sequence[str], dtype: torch.dtype | None) -> dic
                 found[name] = tensor
             del tensor
     return found
+
+
+def _understood(module: nn.Module, found: Mapping[str, tuple[int, ...]], lent: set[str]) -> bool:
+    """Whether names that are not the module's are older ones that it reads all the same: tried without a weight."""
+    if set(found) <= set(module.state_dict()):
+        return False
+    trial = copy.deepcopy(module).to("meta")
+    try:
+        left = trial.load_state_dict({n: torch.empty(s, device="meta") for n, s in found.items()}, strict=False, assign=True)
+    except RuntimeError:  # of another shape
+        return False
+    return not left.unexpected_keys and set(left.missing_keys) <= lent
 
 
 def _compare(
