@@ -191,6 +191,11 @@ ROWS = {
         "test_mmdit_scratch.py: the guess follows the prompt; parity/test_mmdit.py: SD3's and Flux's weights",
         bench="pictures",
     ),
+    "clip": Row(
+        "two towers, one space; symmetric cross-entropy over the batch; learned scale",
+        "test_contrastive.py: loss equals transformers'; equal captions are no negatives; parity/test_clip.py",
+        bench="contrastive",
+    ),
     "gpt": Row(
         "causal transformer, RoPE, RMSNorm, SwiGLU, byte-level BPE, KV cache",
         "parity/test_llama.py: logits equal transformers'",

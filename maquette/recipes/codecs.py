@@ -15,7 +15,7 @@ from maquette.experiment import Experiment, Fit
 from maquette.networks.patch_discriminator import PatchClassifier, PatchDiscriminator
 from maquette.networks.resnet_grid import GridDecoder, GridEncoder, grid_of
 from maquette.networks.transformer import Style, Transformer
-from maquette.nn.densities import Absolute, Categorical, Likelihood
+from maquette.nn.densities import Absolute, Categorical, Likelihood, LogisticMixture
 from maquette.nn.quantize import FiniteScalarQuantizer, Quantizer, ResidualQuantizer, VectorQuantizer
 from maquette.objectives.coding import Coding, Sharpened
 from maquette.objectives.likelihood import NextCode
@@ -288,8 +288,10 @@ def _images(recipe: str, data: str, size: int) -> Data:
 
 
 def _density(facts: Facts) -> Likelihood:
-    """Few grey levels: a softmax over them. More: absolute errors, from which a decoder learns sooner than from a mixture."""
-    return Categorical(facts.levels) if facts.levels <= 32 else Absolute(0.05, facts.levels)
+    """Few grey levels: a softmax over them. More: in grey three logistics, in colour absolute errors (docs/LOG.md)."""
+    if facts.levels <= 32:
+        return Categorical(facts.levels)
+    return LogisticMixture(facts.levels, parts=3) if facts.shape[0] == 1 else Absolute(0.05, facts.levels)
 
 
 def _networks(
