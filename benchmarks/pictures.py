@@ -4,7 +4,8 @@
 
 Each system is trained by `maquette train` on one thread, latents' codec first; ten minutes of two cores are 1,200 CPU-seconds.
 Adherence (maquette/metrics/adherence.py) with guidance and without, of the same captions and the same noise; the difference
-with a 95 % interval over captions. Losses included. Writes benchmarks/DATE-pictures.md, .json and a sheet of samples per system.
+with a 95 % interval over captions. Losses included.
+Writes benchmarks/DATE-pictures.md and .json, and a sheet of samples in each run's folder.
 """
 
 from __future__ import annotations
@@ -84,8 +85,7 @@ def judged(place: Path, codec: Path | None) -> dict[str, Any]:
         sampler = turned(run.system.sampler, {"guidance": str(guidance)})
         images = run.system.sample(len(chosen), about={"text": asked["text"]}, seed=0, sampler=sampler)["image"]
         if guidance == GUIDED:
-            sheet = Path(__file__).parent / f"{date.today()}-pictures-{place.name}.png"
-            sheet.write_bytes(png(grid(images[:40], zoom=2)))
+            (place / "samples" / "captions.png").write_bytes(png(grid(images[:40], zoom=2)))
         right[guidance] = adherence.correct(net, evidence.rounded(images), asked)
         name = "guided" if guidance != 1 else "plain"
         told[name] = share(right[guidance].all(1))

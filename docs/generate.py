@@ -185,11 +185,15 @@ ROWS = {
         "KL codec, CLIP's text encoder, cross-attention U-Net of Stable Diffusion's shape, guidance, negative prompt",
         "test_pictures.py: words reach every resolution; latents at the data's scale; parity/test_unet2d_text.py",
         bench="pictures",
+        seen="Of captions whose colour and shape were never seen together, guidance 2: colours, grounds and textures right, "
+        "most shapes are lumps.",
     ),
     "mmdit": Row(
         "double streams of text and latents, then single ones; rotary places in two dimensions",
         "test_mmdit_scratch.py: the guess follows the prompt; parity/test_mmdit.py: SD3's and Flux's weights",
         bench="pictures",
+        seen="The same captions and noise: squares, triangles, bars and crosses are themselves; hearts are lumps, edges uneven, "
+        "dots read as a mesh.",
     ),
     "clip": Row(
         "two towers, one space; symmetric cross-entropy over the batch; learned scale",
