@@ -149,7 +149,7 @@ def test_a_run_that_draws_nothing_says_so_and_is_scored(captioned, tmp_path):
             draw()
     with pytest.raises(ValueError, match="steps"):
         api.sample(run.run.path, 2, dials={"steps": 4})
-    assert api.show("clip")["sampler"] == {"name": "none"} and api.show("clip")["can"]["given pictures"] == "-"
+    assert api.show("clip")["sampler"] == {"name": "none"} and api.show("clip")["can"]["given pictures"] == []
     told = api.evaluate(run.run.path)
     assert "draws nothing" in told["skipped"]["frechet"] or "draws nothing" in str(told["skipped"])
     assert "captions that differ are needed" in told["skipped"]["retrieval"]
