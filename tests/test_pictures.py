@@ -130,6 +130,7 @@ def test_a_caption_is_a_prompt_a_list_or_negative(captioned, tmp_path):
     out = tmp_path / "run"
     api.train("latent_diffusion", data=str(captioned), steps=2, batch=4, latent=2, words=12, out=out, quiet=True)
     run = api.load(out)
+    assert [note for note in run.facts.notes if "64 training captions" in note]  # what a run keeps of its data is said
     kinds = {"prompt": {"prompt": "a red thing"}, "about": {"about": {"text": "a red thing"}}}
     same = [run.sample(2, seed=1, **how)["image"] for how in kinds.values()]
     assert torch.equal(*same)

@@ -110,6 +110,13 @@ class Data:
         return self.splits["held"]
 
 
+def noted(data: Data, note: str) -> Data:
+    """The same data with a note, said when training begins and in the card; said once."""
+    if note in data.facts.notes:
+        return data
+    return Data(replace(data.facts, notes=(*data.facts.notes, note)), lambda: data.splits)
+
+
 def image_data(about: Facts, columns: dict[str, dict[str, Column]]) -> Data:
     """Images per split, under `about` completed with what the columns say: rows, shape, shares, hash."""
     pixels, label = columns["train"]["image"], columns["train"].get("label")

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from maquette.codecs.autoencoder import LatentCodec
 from maquette.codecs.chain import Chain
-from maquette.conditioners.prompt import Prompt, Reading
+from maquette.conditioners.prompt import EXAMPLES, Prompt, Reading
 from maquette.contracts import Network
 from maquette.data import Data, Facts, open_data
 from maquette.data.cached import cached
+from maquette.data.core import noted
 from maquette.data.tokens import Tokens
 from maquette.experiment import Experiment, Fit
 from maquette.networks.clip import Text
@@ -158,6 +159,9 @@ def _of_latents(
     fit: Fit,
 ) -> Experiment:
     """A network that denoises a codec's latents, told captions. `first`: how the codec learns in the same run; None = not."""
+    opened = noted(
+        opened, f"each checkpoint keeps up to {EXAMPLES} training captions, for samples nobody described: they go with it"
+    )
     process = straight.flow(reading=Balanced(1.0))
     system = System(
         {"main": net, "ema": copy.deepcopy(net), **(critics_of(opened.facts, 1) if first else {})},

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 from maquette.codecs.pixels import Pixels
 from maquette.conditioners.source import Source
 from maquette.contracts import Network, Objective, Sampler
 from maquette.data import Data, open_data
+from maquette.data.core import noted
 from maquette.experiment import Experiment, Fit
 from maquette.networks.patch_discriminator import PatchDiscriminator
 from maquette.networks.translator import FinePatches, ResidualTranslator, SkipTranslator, layers_of
@@ -88,8 +88,7 @@ def _open(recipe: str, data: str, size: int, depth: int) -> Data:
     if depth < 1:
         raise ValueError(f"depth is {depth}; it must be 1 or more")
     kept = f"each checkpoint keeps {KEPT} training sources, for samples that nobody gave an image to: they go where it goes"
-    facts = opened.facts if kept in opened.facts.notes else replace(opened.facts, notes=(*opened.facts.notes, kept))
-    return Data(facts, lambda: opened.splits)
+    return noted(opened, kept)
 
 
 def _experiment(
