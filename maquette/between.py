@@ -62,7 +62,10 @@ def between(
     rng = keys_of(seeds if pictures is None else seeds[:1] * 2, system.device)
     told: Batch = {}
     if system.conditioner is not None:
-        told = {**_alike(system.conditioner.guess(rng.fork(0)), count), **(about or {})}
+        told = {
+            **_alike(system.conditioner.guess(rng.fork(0), {k: v[:2] for k, v in (about or {}).items()}), count),
+            **(about or {}),
+        }
     rng = rng.fork(1)
     if pictures is None:
         cond, _ = _conditions(system, {k: v[:2] for k, v in told.items()})

@@ -102,8 +102,8 @@ class Conditioner(nn.Module):
     def forward(self, batch: Batch, *, drop: float = 0.0, rng: Streams | None = None) -> Condition | None:
         raise NotImplementedError
 
-    def guess(self, rng: Streams) -> Batch:
-        """The fields it reads, drawn from their training distribution, for a sample nobody said anything about."""
+    def guess(self, rng: Streams, said: Batch | None = None) -> Batch:
+        """The fields it reads that nobody said: from their training distribution, or from those that were `said`, which win."""
         return {}
 
     def notes(self, batch: Batch) -> list[str]:

@@ -219,8 +219,9 @@ def best_of(
     if conditioner is None or "text" not in conditioner.fields:
         raise ValueError(f"{found.run.path} hears no captions that its samples could be judged by")
     said = {**(about or {}), **({"text": prompt} if prompt else {})}
-    guessed = conditioner.guess(Streams.of(seed, n, device=found.system.device).fork(0))
-    told = {**guessed, **(_told(found.system, found.facts, said, n) or {})}
+    told = _told(found.system, found.facts, said, n) or {}
+    if "text" not in told:
+        told["text"] = conditioner.guess(Streams.of(seed, n, device=found.system.device).fork(0), told)["text"]
     rows = torch.arange(n).repeat_interleave(of)
     asked = {key: value[rows] if isinstance(value, Tensor) else [value[i] for i in rows.tolist()] for key, value in told.items()}
     drawn = found.sample(n * of, seed=seed, about=asked, sampler=sampler)

@@ -196,7 +196,7 @@ class System(nn.Module):
         told: Batch = {}
         cond = null = None
         if self.conditioner is not None:
-            told = {**self.conditioner.guess(rng.fork(0)), **(about or {})}
+            told = {**self.conditioner.guess(rng.fork(0), about), **(about or {})}
             cond, null = self.condition(told), self.condition(told, drop=1.0)
         for code in drawn.draw(self, n, start=start, cond=cond, null=null, rng=rng.fork(1)):
             yield code, told

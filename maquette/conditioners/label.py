@@ -42,7 +42,7 @@ class Labels(Conditioner):
             vector = vector * (rng.uniform(1) >= drop)
         return Condition(vector=vector)
 
-    def guess(self, rng: Streams) -> Batch:
+    def guess(self, rng: Streams, said: Batch | None = None) -> Batch:
         return {"label": rng.choose(self.shares.log().expand(len(rng), -1))}
 
     def every(self) -> list[tuple[Batch, float]]:

@@ -176,7 +176,7 @@ class Prompt(Conditioner):
         some = json.dumps(texts[:: -(-len(texts) // EXAMPLES)]).encode()
         self.examples = torch.from_numpy(np.frombuffer(some, dtype=np.uint8).copy()).to(self.examples.device)
 
-    def guess(self, rng: Streams) -> Batch:
+    def guess(self, rng: Streams, said: Batch | None = None) -> Batch:
         if not len(self.examples):
             return {self.fields[0]: [""] * len(rng)}
         some = json.loads(self.examples.cpu().numpy().tobytes())

@@ -46,5 +46,5 @@ class Source(Conditioner):
             field = field * (rng.uniform(1, 1, 1) >= drop)
         return Condition(field=field)
 
-    def guess(self, rng: Streams) -> Batch:
+    def guess(self, rng: Streams, said: Batch | None = None) -> Batch:
         return {"source": self.examples[rng.integers(len(self.examples))]}

@@ -1,0 +1,84 @@
+"""Several conditioners as one: what each reads, told together. Knows none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from maquette.contracts import Batch, Condition, Conditioner
+from maquette.streams import Streams
+
+
+class Several(Conditioner):
+    """The conditions of all parts as one: vectors side by side, tokens one behind another, fields channel upon channel.
+
+    Rows are dropped together: each part draws from the same streams. A part that is never to be dropped ignores `drop`. A later
+    part may guess its fields from those of earlier ones.
+
+    Raises:
+        ValueError: two parts read the same field.
+    """
+
+    def __init__(self, *parts: Conditioner):
+        super().__init__()
+        self.fields = tuple(name for part in parts for name in part.fields)
+        self.options = tuple(dict.fromkeys(name for part in parts for name in part.options))
+        for name in self.fields:
+            if self.fields.count(name) > 1:
+                raise ValueError(f"two conditioners read the field {name!r}; each needs its own")
+        self.list = nn.ModuleList(parts)
+
+    @property
+    def parts(self) -> list[Conditioner]:
+        return cast("list[Conditioner]", list(self.list))
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """Sub-modules of the parts that touch symbols: where they learn, their matrices are not for Muon."""
+        return tuple(f"list.{i}.{edge}" for i, part in enumerate(self.parts) for edge in getattr(part, "edges", ()))
+
+    def learn(self, data: Any) -> None:
+        for part in self.parts:
+            part.learn(data)
+
+    def forward(self, batch: Batch, *, drop: float = 0.0, rng: Streams | None = None) -> Condition | None:
+        told = [part(batch, drop=drop, rng=None if rng is None else rng[:]) for part in self.parts]
+        found = [cond for cond in told if cond is not None]
+        return together(found) if found else None
+
+    def guess(self, rng: Streams, said: Batch | None = None) -> Batch:
+        known: Batch = dict(said or {})
+        guessed: Batch = {}
+        for i, part in enumerate(self.parts):
+            own = {k: v for k, v in part.guess(rng.fork(i), known).items() if k not in known}
+            guessed, known = guessed | own, known | own
+        return guessed
+
+    def notes(self, batch: Batch) -> list[str]:
+        return [note for part in self.parts for note in part.notes(batch)]
+
+
+def together(conditions: Sequence[Condition]) -> Condition:
+    """Conditions of the same rows as one.
+
+    Raises:
+        ValueError: tokens of two widths, or fields of two sizes.
+    """
+    vectors = [cond.vector for cond in conditions if cond.vector is not None]
+    spoken = [(cond.tokens, cond.mask) for cond in conditions if cond.tokens is not None]
+    tokens, mask = spoken[0] if spoken else (None, None)
+    if len(spoken) > 1:
+        widths = [part.shape[2:] for part, _ in spoken]
+        if any(width != widths[0] for width in widths):
+            raise ValueError(f"tokens of {', '.join(str(tuple(width)) for width in widths)} cannot be told one behind another")
+        tokens = torch.cat([part for part, _ in spoken], 1)
+        if any(real is not None for _, real in spoken):
+            seen = [real if real is not None else part.new_ones(part.shape[:2], dtype=torch.bool) for part, real in spoken]
+            mask = torch.cat(seen, 1)
+    laid = [cond.field for cond in conditions if cond.field is not None]
+    if any(field.shape[2:] != laid[0].shape[2:] for field in laid):
+        raise ValueError(f"fields of {', '.join(str(tuple(field.shape[2:])) for field in laid)} cannot be told as one")
+    return Condition(torch.cat(vectors, 1) if vectors else None, tokens, mask, torch.cat(laid, 1) if laid else None)
