@@ -4,7 +4,7 @@
 
 A run is named by its data and its seed, and trained by `maquette train` in a process of its own on one thread, unless
 FOLDER has it; its held-out part is packed and unpacked, and what comes out is compared byte for byte.
-Writes benchmarks/DATE-lossless.md.
+Writes benchmarks/DATE-lossless.md and .json; what another call of the day wrote of other runs stays.
 """
 
 from __future__ import annotations
@@ -59,6 +59,11 @@ def main() -> None:
         found.append({"data": data, "seed": int(seed), **(text if data == "stdlib" else pictures)(run, data)})
         print(json.dumps(found[-1]), flush=True)
     path = Path(__file__).parent / f"{date.today()}-lossless.md"
+    before = json.loads(path.with_suffix(".json").read_text()) if path.with_suffix(".json").exists() else []
+    now = {(row["data"], row["seed"]) for row in found}
+    found = sorted(
+        [*(row for row in before if (row["data"], row["seed"]) not in now), *found], key=lambda r: (r["data"], r["seed"])
+    )
     path.write_text(table(found) + "\n")
     path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
     print(path.read_text())
@@ -74,6 +79,7 @@ def there_and_back(run: api.Loaded, code: torch.Tensor, told: Any) -> dict[str, 
     assert not told or all(torch.equal(about[k], told[k]) for k in about)
     seconds = {"pack seconds": round(middle - began, 1), "unpack seconds": round(time.process_time() - middle, 1)}
     trained = {"trained seconds": round(run.progress.seconds), "steps": run.progress.step}
+    trained["commit"] = str(run.trained.record["versions"]["git"])[:8]
     return {"bytes": len(packed.data), "model bits": packed.bits, **seconds, **trained}
 
 
@@ -125,10 +131,11 @@ def table(found: list[dict[str, Any]]) -> str:
     """A row per run."""
     rivals = ["PNG", "WebP", "JPEG XL", "xz", "bz2"]
     heads = ["held-out data", "seed", "CPU-s", "file", "rate", "model's bits", "file / model", *rivals, "pack, unpack CPU-s"]
+    commits = list(dict.fromkeys(row["commit"] for row in found))
     lines = [
         f"# Lossless coding, {date.today()}",
         "",
-        "`python benchmarks/lossless.py`, one thread, torch " + versions()["torch"] + f", commit {versions()['git'][:8]}.",
+        "`python benchmarks/lossless.py`, one thread, torch " + versions()["torch"] + f", trained at {', '.join(commits)}.",
         "Every file was unpacked and compared: byte for byte the same. The rate counts the whole file, header and labels",
         "included, but not the model (nor JPEG XL's program). PNG and WebP hold one mosaic of the same pictures, by Pillow;",
         "JPEG XL's figures are `cjxl -e 9` on such a mosaic, measured before this project.",
