@@ -59,11 +59,9 @@ def main() -> None:
         found.append({"data": data, "seed": int(seed), **(text if data == "stdlib" else pictures)(run, data)})
         print(json.dumps(found[-1]), flush=True)
     path = Path(__file__).parent / f"{date.today()}-lossless.md"
-    before = json.loads(path.with_suffix(".json").read_text()) if path.with_suffix(".json").exists() else []
-    now = {(row["data"], row["seed"]) for row in found}
-    found = sorted(
-        [*(row for row in before if (row["data"], row["seed"]) not in now), *found], key=lambda r: (r["data"], r["seed"])
-    )
+    kept = json.loads(path.with_suffix(".json").read_text()) if path.with_suffix(".json").exists() else []
+    rows = {(row["data"], row["seed"]): row for row in [*kept, *found]}
+    found = [rows[key] for key in sorted(rows)]
     path.write_text(table(found) + "\n")
     path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
     print(path.read_text())
