@@ -6,7 +6,7 @@ Knows what samplers say of their points; no space of them and no network.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -66,17 +66,17 @@ def between(
             **_alike(system.conditioner.guess(rng.fork(0), {k: v[:2] for k, v in (about or {}).items()}), count),
             **(about or {}),
         }
-    rng = rng.fork(1)
+    heard, rng = rng.fork(2), rng.fork(1)
+    cond, null = system.conditions({k: v[:2] for k, v in told.items()}, heard)
     if pictures is None:
-        cond, _ = _conditions(system, {k: v[:2] for k, v in told.items()})
         roots = sampler.roots(system, 2, cond=cond, rng=rng)
     else:
         assert isinstance(sampler, Tracing)
-        cond, null = _conditions(system, {k: v[:2] for k, v in told.items()})
         code = system.encode({"image": pictures})
         roots = sampler.trace(system, code, cond=cond, null=null, rng=rng)
-    cond, null = _conditions(system, told)
-    shared: Streams = rng[torch.zeros(count, dtype=torch.int64, device=rng.keys.device)]
+    same = torch.zeros(count, dtype=torch.int64, device=rng.keys.device)
+    cond, null = system.conditions(told, heard[same])
+    shared: Streams = rng[same]
     path = sampler.between(roots[0], roots[1], count)
     drafts = sampler.grow(system, path, cond=cond, null=null, rng=shared)
     made = deque(drafts, maxlen=1).pop()
@@ -86,10 +86,3 @@ def between(
 def _alike(told: Batch, count: int) -> Batch:
     """`count` rows that are all the first one."""
     return {k: v[:1].expand(count, *v.shape[1:]) if isinstance(v, Tensor) else list(v[:1]) * count for k, v in told.items()}
-
-
-def _conditions(system: System, told: Batch) -> tuple[Any, Any]:
-    """What the networks are told, and the null condition."""
-    if system.conditioner is None:
-        return None, None
-    return system.condition(told), system.condition(told, drop=1.0)

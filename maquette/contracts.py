@@ -90,11 +90,13 @@ class Network(nn.Module):
 class Conditioner(nn.Module):
     """Raw batch fields -> Condition. `drop` is the chance that a row gets the null condition; 1 gives it to all.
 
-    It reads its `fields`, and of its `options` those that a batch brings.
+    It reads its `fields`, and of its `options` those that a batch brings. Where not `drops`, what it tells is always told, and
+    there is nothing to guide by. `rng` is for what it draws besides: the same streams tell the same.
     """
 
     fields: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    drops: bool = True
 
     def learn(self, data: Any) -> None:
         """Fit to the training data before the first step, as codecs do. Most conditioners have nothing to learn."""
@@ -105,6 +107,10 @@ class Conditioner(nn.Module):
     def guess(self, rng: Streams, said: Batch | None = None) -> Batch:
         """The fields it reads that nobody said: from their training distribution, or from those that were `said`, which win."""
         return {}
+
+    def asked(self, batch: Batch) -> Batch:
+        """What samples are told that are to be judged beside these rows: its fields, as the rows have them."""
+        return {name: batch[name] for name in self.fields if name in batch}
 
     def notes(self, batch: Batch) -> list[str]:
         """What whoever said this should know of how it was heard: what had to be left out."""

@@ -165,6 +165,13 @@ class System(nn.Module):
         moved = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
         return self.conditioner(moved, drop=drop, rng=rng)
 
+    def conditions(self, batch: Batch, rng: Streams) -> tuple[Condition | None, Condition | None]:
+        """What samples are told, and the null condition to guide them away from; None where there is none."""
+        if self.conditioner is None:
+            return None, None
+        null = self.condition(batch, drop=1.0, rng=rng[:]) if self.conditioner.drops else None
+        return self.condition(batch, rng=rng[:]), null
+
     # -- sampling ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -177,6 +184,7 @@ class System(nn.Module):
         seed: int = 0,
         first: int = 0,
         sampler: Sampler | None = None,
+        rng: Streams | None = None,
     ) -> Iterator[tuple[Code, Batch]]:
         """Drafts of samples `first .. first + n - 1`, each with what it was told; the last draft is the sample.
 
@@ -184,6 +192,7 @@ class System(nn.Module):
             about: raw batch fields, a value per sample; what is missing is drawn from its training distribution.
             start: what each sample grows from: a prompt, a partly known code (IGNORE = write here), a noised image.
             sampler: another sampler than the system's own.
+            rng: the samples' own streams, in place of `seed` and `first`.
 
         Raises:
             NeedsStart: there is no sampler, or one that makes nothing out of nothing got no start.
@@ -192,12 +201,11 @@ class System(nn.Module):
         if drawn is None:
             raise NeedsStart(DRAWS_NOTHING)
         self.eval()
-        rng = Streams.of(seed, n, first, device=self.device)
+        rng = Streams.of(seed, n, first, device=self.device) if rng is None else rng
         told: Batch = {}
-        cond = null = None
         if self.conditioner is not None:
             told = {**self.conditioner.guess(rng.fork(0), about), **(about or {})}
-            cond, null = self.condition(told), self.condition(told, drop=1.0)
+        cond, null = self.conditions(told, rng.fork(2))
         for code in drawn.draw(self, n, start=start, cond=cond, null=null, rng=rng.fork(1)):
             yield code, told
 

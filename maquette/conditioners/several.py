@@ -29,6 +29,7 @@ class Several(Conditioner):
         for name in self.fields:
             if self.fields.count(name) > 1:
                 raise ValueError(f"two conditioners read the field {name!r}; each needs its own")
+        self.drops = any(part.drops for part in parts)
         self.list = nn.ModuleList(parts)
 
     @property
@@ -56,6 +57,9 @@ class Several(Conditioner):
             own = {k: v for k, v in part.guess(rng.fork(i), known).items() if k not in known}
             guessed, known = guessed | own, known | own
         return guessed
+
+    def asked(self, batch: Batch) -> Batch:
+        return {name: value for part in self.parts for name, value in part.asked(batch).items()}
 
     def notes(self, batch: Batch) -> list[str]:
         return [note for part in self.parts for note in part.notes(batch)]

@@ -85,7 +85,7 @@ class Consistency(Objective):
             same = self.process.corrupt(x, s, rng.fork(1))  # the noise of x_t
             teacher: Any = system.roles().get("teacher")
             if teacher is not None and self.guide is not None:
-                teacher = self.guide(teacher, system.condition(batch, drop=1.0))
+                teacher = self.guide(teacher, system.condition(batch, drop=1.0, rng=rng.fork(2)))
             x_s = same if teacher is None else self.process.heun(teacher, x_t, t, s, cond)
             aim = self.process.denoise(system.nets["target"], x_s, s, cond)  # type: ignore[arg-type]
         leap = self.process.denoise(system.nets["main"], x_t, t, cond)  # type: ignore[arg-type]
