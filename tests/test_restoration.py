@@ -1,4 +1,4 @@
-"""Pictures that get back what they lost: what is left of them, how far it is dissolved, that samples obey it, how they are judged."""
+"""Pictures that get back what they lost: what is left, how far it is dissolved, that samples obey it, how they are judged."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_picture_to_start_from_is_small_or_is_made_small(folder, tmp_path):
     made = {name: api.sample(run, 2, start=tmp_path / f"{name}.png") for name in ("whole", "small")}
     torch.testing.assert_close(made["whole"]["code"], made["small"]["code"], atol=0.02, rtol=0)
     Image.new("RGB", (5, 5)).save(tmp_path / "odd.png")
-    with pytest.raises(ValueError, match="5x5 .*8x8 .* or 4x4"):
+    with pytest.raises(ValueError, match=r"5x5 .*8x8 .* or 4x4"):
         api.sample(run, 2, start=tmp_path / "odd.png")
     kept = api.sample(run, 4)["source"]  # nobody gave a picture: of those that it keeps
     assert bool(((api.load(run).system.conditioner.examples[None] - kept[:, None]).abs().amax((2, 3, 4)) == 0).any(1).all())
@@ -189,5 +189,5 @@ def test_bad_arguments_are_named(how, says):
 
 
 def test_an_unknown_task_is_named():
-    with pytest.raises(UnknownName, match="'color'. Did you mean 'colour'"):
+    with pytest.raises(UnknownName, match=r"'color'. Did you mean 'colour'"):
         palette(data="digits", task="color")

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from maquette.contracts import Code, Codec
 from maquette.data.tokens import Tokens
 
+WORD = "</w>"  # ends a word's last symbol (`Tokens.learn`)
+
 
 class Captions(Codec):
     """list[str] <-> int64[B,L], cut or filled up to L symbols. What the tokenizer does not tell apart is lost.
@@ -26,4 +28,4 @@ class Captions(Codec):
         return self.tokens(data)[0]
 
     def decode(self, code: Code) -> list[str]:
-        return self.tokens.tokenizer.decode_batch(code.tolist())
+        return [text.replace(WORD, " ").strip() for text in self.tokens.tokenizer.decode_batch(code.tolist())]
