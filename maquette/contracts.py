@@ -97,6 +97,7 @@ class Conditioner(nn.Module):
     fields: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     drops: bool = True
+    shapes: tuple[tuple[int, ...], ...] = ()  # of sources, where they are not taken whole
 
     def learn(self, data: Any) -> None:
         """Fit to the training data before the first step, as codecs do. Most conditioners have nothing to learn."""
@@ -146,12 +147,18 @@ class Process(Protocol):
 
 @dataclass(frozen=True)
 class Phase:
-    """One player's move: which roles it trains and every how many steps. Likelihood models are games with one player."""
+    """One player's move: which roles it trains, every how many steps, and until which (0 = for ever). Likelihood models are games
+    with one player."""
 
     name: str
     roles: tuple[str, ...]
     every: int
     move: Callable[..., tuple[Tensor, Logs]]
+    until: int = 0
+
+    def due(self, step: int) -> bool:
+        """Whether it is made at a step."""
+        return step % self.every == 0 and (not self.until or step < self.until)
 
 
 _Move = TypeVar("_Move", bound=Callable[..., tuple[Tensor, Logs]])
@@ -250,6 +257,23 @@ class Tracing(Protocol):
         self, system: System, code: Code, *, cond: Condition | None = None, null: Condition | None = None, rng: Streams
     ) -> Tensor:
         """The points [B,...] from which codes nearest to these grow."""
+
+
+@runtime_checkable
+class Restoring(Protocol):
+    """A conditioner that is told of pictures which lost something, for samples that are to have it again."""
+
+    def worsened(self, images: Tensor) -> Tensor:
+        """What is left of pictures [B,C,H,W] in 0..1."""
+
+    def plain(self, left: Tensor) -> Tensor:
+        """The pictures [B,C,H,W] that are made of what is left without a model."""
+
+
+def restoring(conditioner: Conditioner | None) -> Restoring | None:
+    """The part of a conditioner that does so."""
+    parts = () if conditioner is None else conditioner.modules()
+    return next((part for part in parts if isinstance(part, Restoring)), None)
 
 
 @runtime_checkable

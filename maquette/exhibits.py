@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maquette.contracts import Exhibiting
+from maquette.contracts import Exhibiting, restoring
 from maquette.metrics.evidence import Evidence, UnfitSamples
 from maquette.nn.paths import lerp, slerp, traversal
 from maquette.storage import replace_durably
@@ -67,7 +67,15 @@ def strips(evidence: Evidence) -> dict[str, Any]:
     if isinstance(system.sampler, Exhibiting):
         shown = system.sampler.exhibit(system, system.encode({name: column[:16] for name, column in evidence.held.items()}))
         found |= {STRIP + name: pictures.cpu() for name, pictures in shown.items()}
-    if system.conditioner is not None and "source" in system.conditioner.fields and "source" in evidence.held:
+    lost = restoring(system.conditioner)
+    rows = {name: column[: STEPS + 1] for name, column in evidence.held.items()}
+    if lost is not None:
+        left = lost.worsened(rows["image"])
+        told = {**system.conditioner.asked(rows), "source": left}
+        again = system.sample(len(left), about=told, seed=evidence.seed)["image"].cpu()
+        title = "What is left of held-out pictures, brought up without a model; below each the sample, and the picture itself"
+        found[STRIP + title] = torch.stack([lost.plain(left), again, rows["image"]])
+    elif system.conditioner is not None and "source" in system.conditioner.fields and "source" in evidence.held:
         sources = evidence.held["source"][: STEPS + 1]
         turned = system.sample(len(sources), about={"source": sources}, seed=evidence.seed)["image"].cpu()
         found[STRIP + "Held-out sources, and below each what it is turned into"] = torch.stack([sources, turned])

@@ -141,7 +141,10 @@ class Loaded:
                 "this run can do nothing with a picture: its code is not made of symbols, and its sampler takes none"
             )
         away = parcel.mask(Path(mask), self.facts) if mask else hidden(hide or "bottom", *self.facts.shape[1:])
-        images = parcel.pictures(Path(source), self.facts, exact=not whole)[0]  # what is seen of one to complete stays as it is
+        shapes = self.system.conditioner.shapes if self.system.conditioner is not None else ()
+        images = parcel.pictures(Path(source), self.facts, exact=not whole, shapes=shapes)[
+            0
+        ]  # what is seen of one to complete stays as it is
         if not len(images):
             raise ValueError(f"{source} has no picture in it")
         rows = images[torch.arange(n) % len(images)].to(self.system.device)
@@ -149,7 +152,7 @@ class Loaded:
             start = started(self.system, sampler, rows, away)
             return {"start": start, "seen": rows.masked_fill(away.to(rows.device), torch.nan)}
         told: dict[str, Any] = {"about": {"source": rows}} if "translated" in uses else {}
-        if isinstance(sampler, Adopting):
+        if isinstance(sampler, Adopting) and not shapes:  # else samples would begin with what is to be found
             told["start"] = sampler.adopt(self.system, self.system.encode({"image": rows}))
         return told
 
@@ -345,6 +348,7 @@ def _told(system: System, facts: Facts, about: dict[str, Any], n: int) -> Batch 
         if key not in known:
             raise recipes.UnknownName("field of --about", key, known or ["(this run takes none)"])
     readers = {"label": _labels, "source": _sources, "text": _sentences, "negative": _sentences, "numbers": _numbers}
+    readers["noise"] = _levels
     return {key: readers[key](facts, value, n) if key in readers else value for key, value in about.items()}
 
 
@@ -368,6 +372,14 @@ def _numbers(facts: Facts, said: Any, n: int) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"--about says numbers {said!r}; write a list of numbers") from None
     return given.reshape(-1).expand(n, -1) if given.ndim < 2 else given
+
+
+def _levels(facts: Facts, said: Any, n: int) -> Tensor:
+    """One level or several in turn: float[n]."""
+    given = said if isinstance(said, list) else said.tolist() if isinstance(said, Tensor) else [said]
+    if not given or not all(isinstance(level, int | float) for level in given):
+        raise ValueError(f"--about says noise {said!r}; write a number from 0 to 1, or a list of them")
+    return torch.tensor([float(given[i % len(given)]) for i in range(n)])
 
 
 def _labels(facts: Facts, said: Any, n: int) -> Tensor:

@@ -5,6 +5,7 @@ Pictures come back pixel for pixel, numbered in the order of their names; text c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,13 @@ def fold(source: Path, facts: Facts, codec: Codec) -> tuple[Code, Batch | None]:
     return codec.encode(images), None if label is None else {"label": label}
 
 
-def pictures(source: Path, facts: Facts, exact: bool = True) -> tuple[Tensor, Tensor | None]:
+def pictures(
+    source: Path, facts: Facts, exact: bool = True, shapes: Sequence[tuple[int, ...]] = ()
+) -> tuple[Tensor, Tensor | None]:
     """Pictures of the data's own size and grey levels, float[N,C,H,W] in 0..1, and their labels if the file has them.
 
     Args:
+        shapes: that they may be of, too, each (C, H, W).
         exact: refuse a pixel between two of the data's grey levels, instead of taking the nearer one.
 
     Raises:
@@ -52,7 +56,7 @@ def pictures(source: Path, facts: Facts, exact: bool = True) -> tuple[Tensor, Te
     if not source.exists():
         raise DataError(f"there is nothing at {source}")
     pixels, label = _arrays(source) if source.suffix in ARRAYS else (_pictures(source), None)
-    return _levels(pixels, facts, source, exact).float() / (facts.levels - 1), label
+    return _levels(pixels, facts, source, exact, shapes).float() / (facts.levels - 1), label
 
 
 def mask(source: Path, facts: Facts) -> Tensor:
@@ -148,16 +152,18 @@ def _arrays(source: Path) -> tuple[Tensor, Tensor | None]:
     return torch.from_numpy(arrays["image"]), label
 
 
-def _levels(pixels: Tensor, facts: Facts, source: Path, exact: bool) -> Tensor:
+def _levels(pixels: Tensor, facts: Facts, source: Path, exact: bool, shapes: Sequence[tuple[int, ...]] = ()) -> Tensor:
     """Pictures as whole grey levels 0 .. levels - 1.
 
     Raises:
         DataError: another shape, or, where `exact`, a value that is none of the levels.
     """
-    if pixels.shape[1] == 1 and facts.shape[0] == 3:
-        pixels = pixels.expand(-1, 3, -1, -1)  # grey as R = G = B
-    if tuple(pixels.shape[1:]) != facts.shape:
-        raise DataError(f"pictures in {source} are {_size(pixels.shape[1:])}; this run's are {_size(facts.shape)}")
+    allowed = (facts.shape, *shapes)
+    if pixels.shape[1] == 1 and tuple(pixels.shape[1:]) not in allowed:
+        pixels = pixels.expand(-1, facts.shape[0], -1, -1)  # grey as R = G = B
+    if tuple(pixels.shape[1:]) not in allowed:
+        sizes = " or ".join(_size(shape) for shape in allowed)
+        raise DataError(f"pictures in {source} are {_size(pixels.shape[1:])}; this run's are {sizes}")
     top = facts.levels - 1
     level = (pixels.double() * (1.0 if pixels.is_floating_point() else 1 / 255) * top).round()
     again = level / top if pixels.is_floating_point() else (level * 255 / top).round()

@@ -134,7 +134,7 @@ def take_step(system: System, data: Data, progress: Progress, world: World) -> d
     logs: dict[str, Tensor] = {}
     for index, phase in enumerate(system.objective.phases()):
         learners = system.learners(phase)
-        if step % phase.every or not learners:
+        if not phase.due(step) or not learners:
             continue
         parameters = system.turn(phase)
         streams = Streams.of(mix(seed, step, index), len(rows), first=world.rank * len(rows), device=system.device)

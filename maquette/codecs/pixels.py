@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from maquette.contracts import Code, Codec
+from maquette.nn.degrade import Coarse
 
 
 class Pixels(Codec):
@@ -24,6 +25,24 @@ class Pixels(Codec):
 
     def decode(self, code: Code) -> Tensor:
         return ((code + 1) / 2 * (self.levels - 1)).round().clamp(0, self.levels - 1) / (self.levels - 1)
+
+
+class CoarsePixels(Pixels):
+    """As `Pixels`, of pictures made smaller first: float[B,C,H,W] in 0..1 -> float[B,C,h,w] in -1..1 -> float[B,C,h,w] in 0..1.
+
+    Args:
+        coarse: how much smaller.
+        levels: distinct values per channel of the data.
+    """
+
+    lossy = True
+
+    def __init__(self, coarse: Coarse, levels: int = 256):
+        super().__init__(levels)
+        self.coarse = coarse
+
+    def encode(self, data: Tensor) -> Code:
+        return super().encode(self.coarse.of(data))
 
 
 class Levels(Codec):

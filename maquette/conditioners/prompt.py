@@ -47,12 +47,23 @@ class Reading(nn.Module):
         skip: layers, counted from the last, whose doing the states do not show.
         norm: whether the states pass the final normalisation.
         masked: the encoder does not see the symbols that fill a text up, and the networks are told which those are.
+        vocab: symbols that a tokenizer may learn, where the encoder embeds more; 0 = all that it embeds.
     """
 
-    def __init__(self, tokens: Tokens, encoder: Text | T5Encoder, *, skip: int = 0, norm: bool = True, masked: bool = False):
+    def __init__(
+        self,
+        tokens: Tokens,
+        encoder: Text | T5Encoder,
+        *,
+        skip: int = 0,
+        norm: bool = True,
+        masked: bool = False,
+        vocab: int = 0,
+    ):
         super().__init__()
         self.tokens, self.encoder = tokens, encoder
         self.skip, self.norm, self.masked = skip, norm, masked
+        self.vocab = vocab or encoder.plan.vocab_size
         self.edges = tuple(f"encoder.{edge}" for edge in encoder.edges)
 
     def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -66,7 +77,7 @@ class Reading(nn.Module):
 
     def learn(self, texts: Sequence[str]) -> None:
         if not len(self.tokens.learned):
-            self.tokens.learn(texts, self.encoder.plan.vocab_size)
+            self.tokens.learn(texts, self.vocab)
 
 
 class Silence(nn.Module):

@@ -29,6 +29,7 @@ class Several(Conditioner):
         for name in self.fields:
             if self.fields.count(name) > 1:
                 raise ValueError(f"two conditioners read the field {name!r}; each needs its own")
+        self.shapes = tuple(shape for part in parts for shape in part.shapes)
         self.drops = any(part.drops for part in parts)
         self.list = nn.ModuleList(parts)
 

@@ -32,7 +32,8 @@ class Stage(Conditioner):
         if field not in part.fields and (field or len(part.fields) != 1):
             raise ValueError(f"field is {field!r}; it must be one of those that the part reads: {', '.join(part.fields)}")
         self.part, self.field = part, field or part.fields[0]
-        self.fields, self.options, self.drops = part.fields, part.options, part.drops
+        self.fields, self.options = part.fields, part.options
+        self.drops, self.shapes = part.drops, part.shapes
         self._before = (before,)  # in a tuple, which registers nothing
 
     @property

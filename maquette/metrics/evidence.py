@@ -147,16 +147,14 @@ class Evidence:
         return self.rounded(torch.cat(parts))
 
     def requests(self) -> Batch | None:
-        """What each sample is told: the conditioner's fields of training rows; None where it reads none of them."""
+        """What each sample is told: what its conditioner is of training rows; None where that is nothing."""
         conditioner = self.system.conditioner if self.system is not None else None
-        wanted = conditioner.fields if conditioner is not None else ()
+        if conditioner is None or not conditioner.fields:
+            return None
         order = np.random.default_rng(self.seed)
         rows = len(self.data.train)
         places = np.concatenate([order.permutation(rows) for _ in range(-(-self.n // rows))])[: self.n]
-        if not wanted or not set(wanted) <= set(self.data.train.columns):
-            return None
-        found = self.data.train.rows(torch.from_numpy(places))
-        return {name: found[name] for name in wanted}
+        return conditioner.asked(self.data.train.rows(torch.from_numpy(places))) or None
 
     def rounded(self, images: Tensor) -> Tensor:
         """Images on the data's own grey levels, in 0..1."""

@@ -117,6 +117,24 @@ class T5Encoder(Network):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
+class Filling(Network):
+    """Symbols, some of them masks, -> logits of every symbol: int64[B,T] -> [B,T,V], an encoder's states by its own embedding.
+
+    Args:
+        encoder: learns to fill in what is masked (Devlin 2018, sec. 3.1), its embedding read as T5 reads it (scaled by D^-0.5).
+    """
+
+    edges = ("encoder.shared",)
+
+    def __init__(self, encoder: T5Encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
+        states = self.encoder(x, cond=cond)
+        return F.linear(states * self.encoder.plan.d_model**-0.5, self.encoder.shared.weight)
+
+
 class _Stack(nn.Module):
     """Blocks and a last normalisation: [B,T,D] -> [B,T,D]."""
 

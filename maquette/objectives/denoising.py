@@ -5,11 +5,12 @@ Knows the process's contract only; how data dissolves and what the loss is are t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from maquette.contracts import Batch, Code, Condition, Logs, Network, Objective, Process, phase
+from maquette.contracts import Batch, Code, Condition, Logs, Network, Objective, Phase, Process, phase
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
@@ -32,17 +33,21 @@ class Denoising(Objective):
     Args:
         process: how codes dissolve; share it with the sampler.
         drop: chance that a row is trained under the null condition, for classifier-free guidance.
+        roles: that learn; a conditioner that is not to learn from this is left out.
 
     Raises:
         ValueError: `drop` is not a probability.
     """
 
-    def __init__(self, process: Process, drop: float = 0.1):
+    def __init__(self, process: Process, drop: float = 0.1, roles: tuple[str, ...] = ("main", "conditioner")):
         super().__init__()
         if not 0 <= drop <= 1:
             raise ValueError(f"drop is {drop}; it must lie in 0 .. 1, nearest is {min(1.0, max(0.0, drop))}")
-        self.process, self.drop = process, drop
+        self.process, self.drop, self.roles = process, drop, roles
         self.bound = process.bound if isinstance(process, Measured) else ""
+
+    def phases(self) -> list[Phase]:
+        return [replace(found, roles=self.roles) for found in super().phases()]
 
     @phase("main", "conditioner")
     def restore(self, system: System, batch: Batch, rng: Streams, step: int) -> tuple[Tensor, Logs]:

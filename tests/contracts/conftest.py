@@ -16,11 +16,12 @@ ROOT = Path(__file__).parent.parent.parent
 # What makes any recipe tiny, by the names its dials bear. A recipe with other dials names its own here.
 TINY: dict[str, Any] = {"depth": 1, "width": 32, "heads": 2, "vocab": 300, "context": 24, "latent": 4, "steps": 4, "batch": 8}
 SMALL = {"font_digits": "digits", "font_digits8:digits": "digits:digits"}  # data that stand in for larger ones
-TINY |= {"symbols": 16, "books": 2, "delay": 2}
+TINY |= {"symbols": 16, "books": 2, "delay": 2, "pretrain": 3}
 # every recipe by itself, and those of a second stage also on a run of the first
-FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec", "mmdit": "kl_codec"}
+FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec", "mmdit": "kl_codec", "imagen": "imagen_base"}
+STAGES = ("codec", "base")  # what arguments that name a first stage's run are called
 CASES = [(name, False) for name in recipes.catalogue()]
-CASES += [(name, True) for name, listed in recipes.catalogue().items() if "codec" in listed.arguments]
+CASES += [(name, True) for name, listed in recipes.catalogue().items() if set(STAGES) & set(listed.arguments)]
 
 
 def tiny(name: str, text: Path, captioned: Path) -> dict[str, Any]:
@@ -63,7 +64,8 @@ def codec_runs(tmp_path_factory, text_folder, captioned) -> dict[str, Path]:
         runs[second] = tmp_path_factory.mktemp(first) / "run"
         own = {key: value for key, value in TINY.items() if key in recipes.catalogue()[first].arguments}
         data = tiny(second, text_folder, captioned).get("data", "digits")
-        api.train(first, out=runs[second], quiet=True, data=data, **{**own, "steps": 2, "batch": 8})
+        small = {"size": 8} if second == "imagen" else {}  # half of the captioned pictures' side
+        api.train(first, out=runs[second], quiet=True, data=data, **{**own, **small, "steps": 2, "batch": 8})
     return runs
 
 
@@ -80,7 +82,10 @@ def recipe(case) -> str:
 @pytest.fixture
 def arguments(case, text_folder, captioned, request) -> dict[str, Any]:
     found = tiny(case[0], text_folder, captioned)
-    return {**found, "codec": str(request.getfixturevalue("codec_runs")[case[0]])} if case[1] else found
+    if not case[1]:
+        return found
+    named = next(name for name in STAGES if name in recipes.catalogue()[case[0]].arguments)
+    return {**found, named: str(request.getfixturevalue("codec_runs")[case[0]])}
 
 
 @pytest.hookimpl(tryfirst=True)
