@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -30,3 +34,22 @@ def _alone(monkeypatch, tmp_path_factory):
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def shell(monkeypatch: Any, capsys: Any) -> Callable[..., SimpleNamespace]:
+    """The `maquette` command without another process: words -> returncode, stdout, stderr."""
+    from maquette import cli
+
+    def say(*words: str) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["maquette", *words])
+        capsys.readouterr()
+        try:
+            cli.main()
+            code: Any = 0
+        except SystemExit as end:
+            code = end.code or 0
+        said = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=said.out, stderr=said.err)
+
+    return say

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -265,14 +263,13 @@ def test_steps_told_their_length_are_edited_too() -> None:
     torch.testing.assert_close(grown, plain)
 
 
-def test_the_shell_has_both_verbs(pixels: Any, tmp_path: Any) -> None:
-    maquette = [sys.executable, "-m", "maquette"]
+def test_the_shell_has_both_verbs(pixels: Any, tmp_path: Any, shell: Any) -> None:
     picture = str(pixels / "a.png")
-    call = [*maquette, "sample", str(pixels), "-n", "2", "--start", picture, "--hide", "right", "--set", "steps=2"]
-    subprocess.run([*call, "--out", str(tmp_path / "x.npz")], check=True, capture_output=True)
+    call = ["sample", str(pixels), "-n", "2", "--start", picture, "--hide", "right", "--set", "steps=2"]
+    assert shell(*call, "--out", str(tmp_path / "x.npz")).returncode == 0
     with np.load(tmp_path / "x.npz") as arrays:
         assert np.array_equal(arrays["image"][0, :, :, :4], arrays["image"][1, :, :, :4])
-    call = [*maquette, "interpolate", str(pixels), "--seeds", "3,7", "-n", "4", "--set", "steps=2"]
-    subprocess.run([*call, "--out", str(tmp_path / "strip.png")], check=True, capture_output=True)
-    wrong = subprocess.run([*call[:-4], "--seeds", "3"], check=False, capture_output=True, text=True)
+    call = ["interpolate", str(pixels), "--seeds", "3,7", "-n", "4", "--set", "steps=2"]
+    assert shell(*call, "--out", str(tmp_path / "strip.png")).returncode == 0
+    wrong = shell(*call[:-4], "--seeds", "3")
     assert wrong.returncode == 2 and "it must be two" in wrong.stderr

@@ -212,23 +212,21 @@ def test_empty_and_undecodable_texts(prose, tmp_path):
     assert not (tmp_path / "bad.mq").exists()
 
 
-def test_pictures_there_and_back_from_the_shell(digits, tmp_path):
+def test_pictures_there_and_back_from_the_shell(digits, tmp_path, shell):
     """Written by one process and read by another: a folder of PNG, pixel for pixel."""
     pixels = digits.data.held.columns["image"][:5, 0].numpy()
     (tmp_path / "in").mkdir()
     for i, image in enumerate(pixels):
         Image.fromarray((image * (255 / 16)).round().astype(np.uint8)).save(tmp_path / "in" / f"{'ceabd'[i]}.png")
-    base = [sys.executable, "-m", "maquette"]
     run, env = str(digits.run.path), {**os.environ, "OMP_NUM_THREADS": "1"}
-    call = [*base, "compress", run, str(tmp_path / "in"), str(tmp_path / "out.mq"), "--json"]
-    told = json.loads(subprocess.run(call, env=env, check=True, capture_output=True, text=True).stdout)
+    told = json.loads(shell("compress", run, str(tmp_path / "in"), str(tmp_path / "out.mq"), "--json").stdout)
     assert told["rows"] == 5 and told["bytes"] <= told["model_bits"] / 8 + 45
-    call = [*base, "decompress", run, str(tmp_path / "out.mq"), str(tmp_path / "back")]
-    subprocess.run(call, env=env, check=True, capture_output=True)
+    call = ["decompress", run, str(tmp_path / "out.mq"), str(tmp_path / "back")]
+    subprocess.run([sys.executable, "-m", "maquette", *call], env=env, check=True, capture_output=True)
     for name, back in zip("abcde", sorted((tmp_path / "back").glob("*.png")), strict=True):
         assert np.array_equal(np.asarray(Image.open(tmp_path / "in" / f"{name}.png")), np.asarray(Image.open(back)))
     (tmp_path / "cut.mq").write_bytes((tmp_path / "out.mq").read_bytes()[:-3])
-    done = subprocess.run([*call[:-2], str(tmp_path / "cut.mq"), str(tmp_path / "x")], env=env, capture_output=True, text=True)
+    done = shell(*call[:-2], str(tmp_path / "cut.mq"), str(tmp_path / "x"))
     assert done.returncode == 2 and "damaged" in done.stderr and not (tmp_path / "x").exists()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import cache
 
 import numpy as np
 import torch
@@ -51,6 +52,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
 }
 
 
+@cache  # 2 s
 def scenes() -> Data:
     """One coloured shape on a coloured ground, 32x32 RGB, captioned; 13 of 100 pairs of colour and shape held out; simulated."""
     cells = [

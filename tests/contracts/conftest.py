@@ -81,3 +81,11 @@ def recipe(case) -> str:
 def arguments(case, text_folder, captioned, request) -> dict[str, Any]:
     found = tiny(case[0], text_folder, captioned)
     return {**found, "codec": str(request.getfixturevalue("codec_runs")[case[0]])} if case[1] else found
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    """Killing and resuming what stands on a run is the same code as without one: it is for the long suite."""
+    for item in items:
+        if item.originalname == "test_killed_and_resumed_is_uninterrupted" and item.name.endswith("-on-a-run]"):
+            item.add_marker(pytest.mark.slow)
