@@ -168,7 +168,7 @@ class Dice:
         self.experiment = SimpleNamespace(data=data)
         self.facts, self.run = data.facts, SimpleNamespace(path="dice", record={"recipe": "dice"})
         hears = Symbols(16, 1024)
-        hears.guess = lambda rng: {"text": ["a red square"] * len(rng)}  # type: ignore[method-assign]
+        hears.guess = lambda rng, said: {"text": ["a red square"] * len(rng)}  # type: ignore[method-assign]
         self.system: Any = SimpleNamespace(conditioner=hears, device=torch.device("cpu"), objective=None)
 
     def sample(self, n, *, seed, about, sampler):
