@@ -30,9 +30,9 @@ def controlnet(
 ) -> Experiment:
     """ControlNet: a copy of a U-Net's way down leads the U-Net, which stays as it is (Zhang 2023, arXiv:2302.05543).
 
-    It leads by a picture, an outline: in training that of the row's own, in samples that of the picture they start from, or a grey one
-    that is an outline already. What the copy says enters by convolutions that begin as zeros. Without a run there is no U-Net
-    to stay as it is: one learns alongside from scratch, with its codec, led from the first step.
+    It leads by a picture, an outline: in training that of the row's own, in samples that of the picture they start from, or a
+    grey one that is an outline already. What the copy says enters by convolutions that begin as zeros. Without a run there is
+    no U-Net to stay as it is: one learns alongside from scratch, with its codec, led from the first step.
 
     Args:
         run: of latent_diffusion, whose U-Net, codec and encoder are used as they are; empty = they learn here.
