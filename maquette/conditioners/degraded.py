@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from maquette.contracts import Batch, Condition, Conditioner, Process
-from maquette.nn.degrade import Coarse, Grey
+from maquette.nn.degrade import Coarse, Edges, Grey
 from maquette.nn.embed import fourier
 from maquette.streams import Streams
 
@@ -40,7 +40,7 @@ class Degraded(Conditioner):
     drops = False
     examples: Tensor
 
-    def __init__(self, loss: Coarse | Grey, process: Process | None = None, most: float = 1.0, level: float = 0.0):
+    def __init__(self, loss: Coarse | Grey | Edges, process: Process | None = None, most: float = 1.0, level: float = 0.0):
         super().__init__()
         self.loss, self.process, self.most, self.level = loss, process, most, level
         self.options = () if process is None else ("noise",)

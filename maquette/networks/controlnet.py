@@ -5,6 +5,7 @@ Knows U-Nets; not how the picture was made (edges, a pose, depth), which is its 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -47,6 +48,25 @@ class ControlNet(Descent):
         widths = config.get("conditioning_embedding_out_channels", (16, 32, 96, 256))
         return cls(TextPlan.of(config), config.get("conditioning_channels", 3), tuple(widths), steps)
 
+    @classmethod
+    def beside(cls, net: UNet2D, channels: int, factor: int) -> ControlNet:
+        """One that begins as a copy of a trained U-Net's way down and middle, and adds nothing yet (Zhang 2023, sec. 3.1).
+
+        Args:
+            channels: of the pictures.
+            factor: pixels to a side of what the U-Net sees as one; a power of two.
+
+        Raises:
+            ValueError: another factor.
+        """
+        if factor < 1 or factor & (factor - 1):
+            raise ValueError(f"factor is {factor}; it must be a power of two: 1, 2, 4, 8")
+        widths = (16, 32, 96, 256, 256)[: factor.bit_length()]
+        made = cls(net.plan, channels, widths, net.steps)
+        own = made.state_dict()
+        made.load_state_dict({**own, **{name: value for name, value in net.state_dict().items() if name in own}})
+        return made
+
     def forward(  # type: ignore[override]
         self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None
     ) -> list[Tensor]:
@@ -72,17 +92,28 @@ class ControlNet(Descent):
 class Controlled(Network):
     """A U-Net as a control network leads it: called as the U-Net is, with the picture as the condition's field.
 
+    The U-Net is no part of it: another role holds it, frozen, so that the control network alone learns and is averaged.
+
     Args:
         net: the U-Net.
         control: what leads it.
         scale: of what is added; 0 leaves the U-Net to itself.
     """
 
-    edges = ("conv_in", "conv_out", "class_embedding")
+    edges = tuple(f"control.{name}" for name in ControlNet.edges)
 
     def __init__(self, net: UNet2D, control: ControlNet, scale: float = 1.0):
         super().__init__()
-        self.net, self.control, self.scale = net, control, scale
+        self._net = (net,)  # a tuple hides it from PyTorch
+        self.control, self.scale = control, scale
+
+    @property
+    def net(self) -> UNet2D:
+        return self._net[0]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Controlled:
+        """Another control network, as this one is now, beside the same U-Net."""
+        return Controlled(self.net, copy.deepcopy(self.control, memo), self.scale)
 
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
         added = [self.scale * one for one in self.control(x, t=t, cond=cond)]

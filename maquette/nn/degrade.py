@@ -1,4 +1,7 @@
-"""Pictures that lose something, and what can be made of the rest without a model: smaller ones, grey ones. Tensors in and out."""
+"""Pictures that lose something, and what can be made of the rest without a model: smaller ones, grey ones, outlines.
+
+Tensors in and out.
+"""
 
 from __future__ import annotations
 
@@ -87,3 +90,48 @@ class Grey:
     def plain(self, left: Tensor) -> Tensor:
         """The grey picture."""
         return left.expand(-1, 3, -1, -1)
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Pictures of which only the outlines are left: [B,C,H,W] -> [B,1,H,W] of zeros and ones.
+
+    A pixel is on an edge where some channel rises steeply there (Sobel's filters); no threshold links edges as Canny's do.
+
+    Args:
+        whole: (C, H, W) of the pictures.
+        steep: change per pixel from which on it is an edge, 0 .. 1.
+
+    Raises:
+        ValueError: a threshold outside 0 .. 1.
+    """
+
+    whole: tuple[int, ...]
+    steep: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.steep < 1:
+            raise ValueError(f"steep is {self.steep}; it must lie between 0 and 1, and 0.1 is usual")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(1, H, W) of what is left."""
+        return 1, self.whole[1], self.whole[2]
+
+    def of(self, images: Tensor) -> Tensor:
+        """1 on edges."""
+        across = (
+            torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=images.device, dtype=images.dtype) / 8
+        )
+        filters = torch.stack([across, across.T])[:, None]
+        padded = F.pad(images.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="replicate")
+        rise = F.conv2d(padded, filters).square().sum(1).sqrt().unflatten(0, images.shape[:2])
+        return (rise.amax(1, keepdim=True) > self.steep).to(images.dtype)
+
+    def field(self, left: Tensor) -> Tensor:
+        """The outlines as they are."""
+        return left
+
+    def plain(self, left: Tensor) -> Tensor:
+        """The outlines, white on black."""
+        return left.expand(-1, self.whole[0], -1, -1)
