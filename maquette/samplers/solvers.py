@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
 from maquette.contracts import Code, Condition, Network, tell
-from maquette.nn.paths import slerp
+from maquette.nn.paths import arc
 from maquette.processes.gaussian import Gaussian
 from maquette.processes.strides import Strides
 from maquette.samplers.guidance import guided
@@ -162,9 +162,9 @@ class Solver:
         """The noise that `draw` begins with, [n,...]."""
         return self.process.prior(self.shape, rng, self.process.grid(self.steps)[0].to(rng.keys.device))
 
-    def between(self, first: Tensor, last: Tensor, count: int) -> Tensor:
-        """Noise along a great circle (Song 2021, sec. 5.3): [...] each -> [count,...]."""
-        return slerp(first[None], last[None], count)[0]
+    def between(self, first: Tensor, last: Tensor, share: Tensor) -> Tensor:
+        """Noise along a great circle (Song 2021, sec. 5.3): [n,...] each -> [n,...]."""
+        return arc(first, last, share)
 
     def grow(
         self, system: System, roots: Tensor, *, cond: Condition | None = None, null: Condition | None = None, rng: Streams
