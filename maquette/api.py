@@ -32,6 +32,7 @@ from maquette.report.card import write_card
 from maquette.report.page import write_run_page
 from maquette.report.pictures import check_suffix, save_samples
 from maquette.runs import Report, Run, build
+from maquette.samplers.solvers import Solver
 from maquette.training import begin, pursue, resume, train
 
 __all__ = [
@@ -107,7 +108,9 @@ def sample(
     with ExitStack() as stack:
         watch = None
         if not quiet and isinstance(found.run, pipelines.Published):
-            watch = _watched(stack, f"{found.run.record['recipe']}, {n} samples", dials_of(sampler).get("steps", 1))
+            assert isinstance(sampler, Solver), "a pipeline's sampler is one"
+            steps = sampler.drafts(whole="start" in begun and "seen" not in begun)
+            watch = _watched(stack, f"{found.run.record['recipe']}, {n} samples", steps)
         if judge:
             by = load(judge, device=device, trust=trust)
             batch = opened.best_of(found, by, n, best_of, seed=seed, about=told, prompt=prompt, sampler=sampler)
