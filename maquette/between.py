@@ -84,7 +84,7 @@ def vary(
 
     Of a sample, every normal draw it was made of is turned towards a fresh one (`streams.Turned`), so that each variation is
     itself a fair sample: for noise, sqrt(1 - strength^2) of its own and strength of the fresh. A picture's point lies a share
-    of its space's way towards a fresh one, and what else is drawn is drawn alike.
+    of its space's way towards a fresh one, and what else is drawn is drawn alike. What an earlier system drew to tell stays.
 
     Args:
         seed, pick: sample number `pick` under a seed, counted from 0, however many were drawn with it. Told otherwise than it

@@ -62,7 +62,7 @@ class Guidance(Objective):
         cond = system.condition(batch, drop=self.drop, rng=rng.fork(2))
         teacher: Any = system.roles().get("teacher")
         with torch.no_grad():
-            null = system.condition(batch, drop=1.0)
+            null = system.condition(batch, drop=1.0, rng=rng.fork(2))
             assert null is not None, "there is something to be guided by"
             if teacher is not None:
                 aim = self.process.denoise(self.blend(teacher, scale, null), x_t, t, cond)

@@ -59,7 +59,7 @@ def guidance_distilled(
     recipe = "guidance_distilled"
     ground = taught(recipe, teacher, data, size) if teacher else fresh(recipe, data or "digits", size, depth)
     name = ground.data.facts.name
-    if ground.conditioner is None:
+    if ground.conditioner is None or not ground.conditioner.drops:
         raise ValueError(f"data {name!r} have no labels to guide by; {recipe} needs some, or captions and a teacher told them")
     net, process = ground.net, ground.process
     if not isinstance(net, UNet | DiT | MMDiT):
