@@ -23,6 +23,7 @@ VERBS = (
     "sample",
     "show",
     "train",
+    "vary",
 )
 
 

@@ -1,4 +1,4 @@
-"""The verbs: train, resume, sample, interpolate, evaluate, compare, export, compress, decompress, load, show, doctor.
+"""The verbs: train, resume, sample, interpolate, vary, evaluate, compare, export, compress, decompress, load, show, doctor.
 
 The command line says the same ones. Knows runs, reports and how work is shown; decides no exit code and parses no command line.
 """
@@ -32,6 +32,7 @@ from maquette.report.card import write_card
 from maquette.report.page import write_run_page
 from maquette.report.pictures import check_suffix, save_samples
 from maquette.runs import Report, Run, build
+from maquette.samplers.solvers import Solver
 from maquette.training import begin, pursue, resume, train
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "sample",
     "show",
     "train",
+    "vary",
 ]
 
 
@@ -106,7 +108,9 @@ def sample(
     with ExitStack() as stack:
         watch = None
         if not quiet and isinstance(found.run, pipelines.Published):
-            watch = _watched(stack, f"{found.run.record['recipe']}, {n} samples", dials_of(sampler).get("steps", 1))
+            assert isinstance(sampler, Solver), "a pipeline's sampler is one"
+            steps = sampler.drafts(whole="start" in begun and "seen" not in begun)
+            watch = _watched(stack, f"{found.run.record['recipe']}, {n} samples", steps)
         if judge:
             by = load(judge, device=device, trust=trust)
             batch = opened.best_of(found, by, n, best_of, seed=seed, about=told, prompt=prompt, sampler=sampler)
@@ -117,9 +121,9 @@ def sample(
         for note in found.system.conditioner.notes(batch):
             print(f"note: {note}", file=sys.stderr)
     if out:
-        info = {"run": str(path), "recipe": found.run.record["recipe"], "step": found.progress.step, "seed": seed}
-        info |= {"best_of": best_of, "judge": str(judge)} if judge else {}
-        save_samples(batch, found.system.codec.field, Path(out), {**info, "about": about or {}, "sampler": described(sampler)})
+        asked = {"seed": seed, "prompt": prompt, "about": about or {}}
+        asked |= {"best_of": best_of, "judge": str(judge)} if judge else {}
+        _save(found, batch, out, asked, sampler)
     return batch
 
 
@@ -154,16 +158,53 @@ def interpolate(
     source = tuple(part for part in start.split(",") if part)
     batch = found.between(n, seeds=seeds, source=source, about=about, prompt=prompt, sampler=sampler)
     if out:
-        info = {
-            "run": str(path),
-            "recipe": found.run.record["recipe"],
-            "step": found.progress.step,
-            "seeds": seeds,
-            "start": start,
-        }
-        info = {**info, "about": about or {}, "sampler": described(sampler)}
-        save_samples(batch, field, Path(out), info, columns=n)
+        _save(found, batch, out, {"seeds": seeds, "start": start, "prompt": prompt, "about": about or {}}, sampler, n)
     return batch
+
+
+def vary(
+    path: str | Path,
+    n: int = 4,
+    *,
+    out: str | Path = "",
+    seed: int = 0,
+    pick: int = 0,
+    start: str | Path = "",
+    strength: float = 0.3,
+    about: dict[str, Any] | None = None,
+    prompt: str = "",
+    dials: dict[str, Any] | None = None,
+    step: int | None = None,
+    device: str = "auto",
+    trust: bool = False,
+    size: str = "",
+) -> Batch:
+    """A sample and n variations of it, n + 1 in all, in a line from left to right where `out` is a .png.
+
+    Args:
+        seed, pick: sample number `pick`, counted from 0, of those that `sample` draws under the seed.
+        start: or a picture, in place of a sample: the first of the line is what the run makes of it.
+        strength: how far the variations lie from it: 0 is the same, 1 another.
+        about, prompt: what `sample` was told; another one tells the same sample otherwise.
+        dials: fields of the run's sampler, changed for this call.
+        size: of a published pipeline's images, as `sample` has it.
+    """
+    found = load(path, step=step, device=device, trust=trust, size=size)
+    field = found.system.codec.field
+    if out:
+        check_suffix(field, Path(out))
+    sampler = turned(found.system.sampler, dials or {})
+    batch = found.vary(n, seed=seed, pick=pick, source=start, strength=strength, about=about, prompt=prompt, sampler=sampler)
+    if out:
+        own = {"start": str(start)} if start else {"seed": seed, "pick": pick}
+        _save(found, batch, out, {**own, "strength": strength, "prompt": prompt, "about": about or {}}, sampler, n + 1)
+    return batch
+
+
+def _save(found: Loaded, batch: Batch, out: str | Path, asked: dict[str, Any], sampler: Any, columns: int | None = None) -> None:
+    """Samples as a file that says how to draw them again."""
+    info = {"run": str(found.run.path), "recipe": found.run.record["recipe"], "step": found.progress.step, **asked}
+    save_samples(batch, found.system.codec.field, Path(out), {**info, "sampler": described(sampler)}, columns=columns)
 
 
 def _check_best_of(best_of: int, judge: str | Path, start: str | Path) -> None:
@@ -362,7 +403,7 @@ def anatomy(experiment: Experiment) -> dict[str, Any]:
             "likelihood": system.objective.bound or "no",
             "conditional": list(system.conditioner.fields) if system.conditioner else [],
             "guidance": system.conditioner is not None and "guidance" in dials_of(system.sampler),
-            "interpolation": ends_of(system, system.sampler),
+            "interpolation, variation": ends_of(system, system.sampler),
             "given pictures": uses_of_pictures(system, experiment.data.facts),
             "lossless coding": not lossless.unfit(system),
             "incremental decoding": main is not None and hasattr(main, "begin") and main.begin(1, 2) is not None,

@@ -5,7 +5,6 @@ Imports no torch until a verb runs, so `--help` answers at once.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -14,7 +13,24 @@ from typing import Annotated, Any
 
 import typer
 
-from maquette import __version__, recipes
+from maquette import __version__, cli_drawing, recipes
+from maquette.cli_words import (
+    Device,
+    Every,
+    Full,
+    Json,
+    Out,
+    Quiet,
+    Seed,
+    Step,
+    Threads,
+    Trust,
+    options_of,
+    print_json,
+    print_table,
+    use_threads,
+    whole_numbers,
+)
 
 app = typer.Typer(
     name="maquette",
@@ -23,77 +39,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(cli_drawing.app)
 _OPEN = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 FAILED, BAD_INPUT, STORAGE, NUMERICAL, RESUMABLE = 1, 2, 73, 74, 75
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Out = Annotated[str, typer.Option("--out", "-o", help="Where to write.")]
-Seed = Annotated[int, typer.Option(help="Every random choice follows from it.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
-Threads = Annotated[int, typer.Option(help="CPU threads (0 = all cores).")]
-Every = Annotated[int, typer.Option(help="Steps between checkpoints (0 = five over the run).")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
-Trust = Annotated[bool, typer.Option("--trust", help="Import the code outside maquette that made this run.")]
-Full = Annotated[bool, typer.Option("--stop-on-full", help="Stop at the first checkpoint the disk has no room for.")]
-
-
-def _threads(count: int) -> None:
-    import torch
-
-    most = max(64, os.cpu_count() or 1)
-    if not 0 <= count <= most:
-        raise ValueError(f"--threads {count} is not in 1 .. {most} (0 = all cores)")
-    if count:
-        torch.set_num_threads(count)
-
-
-def _options(words: list[str]) -> dict[str, Any]:
-    """`--name value`, `--name=value`, `name=value`, `--flag` and `--no-flag`, as a recipe's arguments."""
-    found: dict[str, Any] = {}
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") and not equals:
-            raise ValueError(f"'{word}' is not an option: write --name value or name=value")
-        if not equals:
-            if rest and not rest[0].startswith("--"):
-                value = rest.pop(0)
-            else:
-                name, value = (name.removeprefix("no-"), "false") if name.startswith("no-") else (name, "true")
-        found[name.replace("-", "_")] = value
-    return found
-
-
-def _numbers(option: str, words: str) -> list[int]:
-    """Whole numbers with commas between."""
-    parts = [part.strip() for part in words.split(",") if part.strip()]
-    if not all(part.isdigit() for part in parts):
-        raise ValueError(f"{option} '{words}': write whole numbers with commas between, as 0,1")
-    return [int(part) for part in parts]
-
-
-def _print(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1, default=str))
 
 
 def _short(value: float | None) -> str:
     """A figure in four digits; one that is not finite is saved as null."""
     return "-" if value is None else f"{value:.4g}"
-
-
-def _table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(title), title_justify="left", show_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
 
 
 @app.command("doctor")
@@ -103,7 +57,7 @@ def doctor_verb(as_json: Json = False) -> None:
 
     found = api.doctor()
     if as_json:
-        return _print(found)
+        return print_json(found)
     for name, value in found.items():
         typer.echo(f"{name.replace('_', ' '):<22} {value}")
 
@@ -128,8 +82,8 @@ def list_verb(
     else:
         raise recipes.UnknownName("list", what, ["recipes", "data", "metrics", "runs"])
     if as_json:
-        return _print(found)
-    _table("", ["name", "what"], [[str(row["name"]), str(row["summary"])] for row in found])
+        return print_json(found)
+    print_table("", ["name", "what"], [[str(row["name"]), str(row["summary"])] for row in found])
 
 
 def _run_line(path: Path) -> dict[str, Any]:
@@ -154,7 +108,7 @@ def show_verb(
 
     found = api.show(name)
     if as_json:
-        return _print(found)
+        return print_json(found)
     for key, value in found.items():
         shown = "\n".join(f"  {k:<20} {v}" for k, v in value.items()) if isinstance(value, dict) else f"  {value}"
         typer.echo(f"{key}\n{shown}")
@@ -181,8 +135,8 @@ def train_verb(
     """
     from maquette import api
 
-    _threads(threads)
-    given = _options(ctx.args)
+    use_threads(threads)
+    given = options_of(ctx.args)
     session = api.train(
         recipe,
         out=out,
@@ -229,139 +183,8 @@ def _finished(session: Any, as_json: bool) -> None:
         return
     told = {"run": str(session.run.path), "step": session.progress.step, "seconds": round(session.progress.seconds, 2)}
     if as_json:
-        return _print(told)
+        return print_json(told)
     typer.echo(f"{told['run']}: step {told['step']}, {told['seconds']} training seconds")
-
-
-@app.command("sample")
-def sample_verb(
-    run: Annotated[str, typer.Argument(help="the run's folder, or one of diffusers' pipelines")],
-    n: Annotated[int, typer.Option("-n", help="How many.")] = 16,
-    seed: Seed = 0,
-    about: Annotated[str, typer.Option(help="""What to make, as JSON: '{"label": 3}'.""")] = "",
-    prompt: Annotated[str, typer.Option(help="How a text begins; what a picture shows.")] = "",
-    length: Annotated[int, typer.Option(help="Symbols to write (text).")] = 0,
-    start: Annotated[
-        str, typer.Option(help="Pictures to translate, rebuild, vary, invert or complete: a file, folder, .npz.")
-    ] = "",
-    hide: Annotated[str, typer.Option(help="What of them is completed: bottom, top, left, right, middle, around.")] = "",
-    mask: Annotated[str, typer.Option(help="Or a picture of the run's size, white where they are to be filled.")] = "",
-    dial: Annotated[list[str], typer.Option("--set", help="Turn a dial of the sampler: --set steps=50 --set guidance=2.")] = [],  # noqa: B006
-    size: Annotated[str, typer.Option(help="Pixels of a published pipeline's images: 512, or height x width, 512x768.")] = "",
-    out: Out = "",
-    step: Annotated[int, typer.Option(help="From this checkpoint (-1 = the newest).")] = -1,
-    device: Device = "auto",
-    threads: Threads = 0,
-    show: Annotated[bool, typer.Option("--print", help="Print texts on stdout too.")] = False,
-    best_of: Annotated[int, typer.Option(help="Draw so many for each that is kept, the closest to its caption by --judge.")] = 1,
-    judge: Annotated[str, typer.Option(help="The folder of a run that compares pictures with captions (clip).")] = "",
-    quiet: Quiet = False,
-    trust: Trust = False,
-    as_json: Json = False,
-) -> None:
-    """Draw samples: a PNG grid, text, .npz or .json by the suffix of --out.
-
-    Vary a picture: maquette sample RUN --start a.png --set strength=0.4 -n 4. Fill a part of it: --hide right, or --mask m.png.
-    """
-    from maquette import api
-
-    _threads(threads)
-    dials = _options(list(dial))
-    if length:
-        dials["length"] = length
-    told, suffix = _told(about), _suffix(run)
-    if not out and not ((show or as_json) and suffix == "txt"):  # what is drawn is never thrown away
-        where = Path(run) if (Path(run) / "run.json").exists() else Path(Path(run).resolve().name)  # what is published stays so
-        out = str(where / "samples" / f"{f'step-{step:08d}-' if step >= 0 else ''}seed-{seed}.{suffix}")
-    batch = api.sample(
-        run,
-        n,
-        out=out,
-        seed=seed,
-        about=told,
-        prompt=prompt,
-        start=start,
-        hide=hide,
-        mask=mask,
-        dials=dials,
-        step=None if step < 0 else step,
-        device=device,
-        trust=trust,
-        best_of=best_of,
-        judge=judge,
-        size=size,
-        quiet=quiet or as_json,
-    )
-    texts = batch["text"] if suffix == "txt" else None
-    if as_json:
-        return _print({"run": run, "n": n, "seed": seed, "out": out, "text": texts})
-    if texts and (show or not out):
-        for text in texts:
-            typer.echo(text + "\n" + "-" * 40 if len(texts) > 1 else text)
-    if out:
-        typer.echo(f"{n} samples in {out}", err=bool(show))
-
-
-@app.command("interpolate")
-def interpolate_verb(
-    run: Annotated[str, typer.Argument(help="the run's folder")],
-    n: Annotated[int, typer.Option("-n", help="How many, both ends included.")] = 9,
-    seeds: Annotated[str, typer.Option(help="Between the first samples under two seeds.")] = "0,1",
-    start: Annotated[str, typer.Option(help="Or between two pictures: a.png,b.png.")] = "",
-    about: Annotated[str, typer.Option(help="""What to make, as JSON: '{"label": 3}'.""")] = "",
-    prompt: Annotated[str, typer.Option(help="What a picture shows.")] = "",
-    dial: Annotated[list[str], typer.Option("--set", help="Turn a dial of the sampler: --set steps=50.")] = [],  # noqa: B006
-    out: Out = "",
-    step: Annotated[int, typer.Option(help="From this checkpoint (-1 = the newest).")] = -1,
-    device: Device = "auto",
-    threads: Threads = 0,
-    trust: Trust = False,
-    as_json: Json = False,
-) -> None:
-    """Draw what lies between two samples, or two pictures, as a strip.
-
-    Example: maquette interpolate RUN --seeds 3,7 -n 9 --out strip.png
-    """
-    from maquette import api
-
-    _threads(threads)
-    between = _numbers("--seeds", seeds)
-    if len(between) != 2:
-        raise ValueError(f"--seeds {seeds} is {len(between)} seeds; it must be two, the ends, as 3,7")
-    out = out or str(Path(run) / "samples" / f"between-{'pictures' if start else '-'.join(map(str, between))}.{_suffix(run)}")
-    api.interpolate(
-        run,
-        n,
-        out=out,
-        seeds=(between[0], between[1]),
-        start=start,
-        about=_told(about),
-        prompt=prompt,
-        dials=_options(list(dial)),
-        step=None if step < 0 else step,
-        device=device,
-        trust=trust,
-    )
-    if as_json:
-        return _print({"run": run, "n": n, "seeds": between, "start": start, "out": out})
-    typer.echo(f"{n} samples in {out}")
-
-
-def _told(about: str) -> dict[str, Any] | None:
-    """--about as it is meant."""
-    try:
-        told = json.loads(about) if about else None
-    except ValueError as error:
-        raise ValueError(f"""--about '{about}' is not JSON ({error}); write it like '{{"label": 3}}'""") from None
-    if told is not None and not isinstance(told, dict):
-        raise ValueError(f"""--about '{about}' is not a JSON object; write it like '{{"label": 3}}'""")
-    return told
-
-
-def _suffix(run: str) -> str:
-    from maquette.opened import field_of
-
-    return {"image": "png", "text": "txt"}.get(field_of(run), "npz")
 
 
 @app.command("export")
@@ -369,7 +192,7 @@ def export_verb(
     run: Annotated[str, typer.Argument(help="the run's folder, or one of diffusers' pipelines")],
     out: Annotated[str, typer.Argument(help="the folder to write")],
     to: Annotated[str, typer.Option(help="The library that is to open it: diffusers.")] = "diffusers",
-    step: Annotated[int, typer.Option(help="This checkpoint (-1 = the newest).")] = -1,
+    step: Step = -1,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -378,7 +201,7 @@ def export_verb(
 
     kind = api.export(run, out, to=to, step=None if step < 0 else step, trust=trust)
     if as_json:
-        return _print({"run": run, "out": out, "class": kind})
+        return print_json({"run": run, "out": out, "class": kind})
     typer.echo(f"{out}: diffusers.{kind}.from_pretrained opens it")
 
 
@@ -387,7 +210,7 @@ def compress_verb(
     run: Annotated[str, typer.Argument(help="the run's folder")],
     source: Annotated[str, typer.Argument(help="a text file; a picture, a folder of pictures, or an .npz")],
     out: Annotated[str, typer.Argument(help="the file to write")],
-    step: Annotated[int, typer.Option(help="This checkpoint (-1 = the newest).")] = -1,
+    step: Step = -1,
     device: Device = "cpu",
     threads: Threads = 0,
     as_json: Json = False,
@@ -395,10 +218,10 @@ def compress_verb(
     """Lossless: write a file of about as many bits as the model says its contents hold."""
     from maquette import api
 
-    _threads(threads)
+    use_threads(threads)
     told = api.compress(run, source, out, step=None if step < 0 else step, device=device)
     if as_json:
-        return _print({"run": run, "out": out, **told})
+        return print_json({"run": run, "out": out, **told})
     share = f"{told['bytes'] * 8 / told['model_bits']:.4f}" if told["model_bits"] else "-"
     typer.echo(
         f"{out}: {told['bytes']} bytes for {told['symbols']} symbols; {share} of the model's {told['model_bits']:.0f} bits"
@@ -410,7 +233,7 @@ def decompress_verb(
     run: Annotated[str, typer.Argument(help="the run that compressed it")],
     source: Annotated[str, typer.Argument(help="a file of `maquette compress`")],
     out: Annotated[str, typer.Argument(help="a text file; or .png, .npz, or a folder, for pictures")],
-    step: Annotated[int, typer.Option(help="This checkpoint (-1 = the newest).")] = -1,
+    step: Step = -1,
     device: Device = "cpu",
 ) -> None:
     """Bring back what `compress` wrote, bit for bit: same run, same checkpoint, same kind of machine."""
@@ -426,7 +249,7 @@ def eval_verb(
     n: Annotated[int, typer.Option("-n", help="Samples to draw (0 = as many as there are training rows, at most 10,000).")] = 0,
     metrics: Annotated[str, typer.Option(help="Only these, comma-separated (`maquette list metrics`).")] = "",
     seed: Seed = 0,
-    step: Annotated[int, typer.Option(help="This checkpoint (-1 = the newest).")] = -1,
+    step: Step = -1,
     device: Device = "auto",
     threads: Threads = 0,
     trust: Trust = False,
@@ -435,16 +258,16 @@ def eval_verb(
     """Score a run on its held-out data, every figure with a 95 % interval and the signature of how it was made."""
     from maquette import api
 
-    _threads(threads)
+    use_threads(threads)
     only = [name for name in metrics.split(",") if name] or None
     told = api.evaluate(run, n=n, seed=seed, only=only, step=None if step < 0 else step, device=device, trust=trust)
     if as_json:
-        return _print(told)
+        return print_json(told)
     rows = [
         [name, _short(e["value"]), f"{_short(e['low'])} .. {_short(e['high'])}", str(e["n"])]
         for name, e in told["metrics"].items()
     ]
-    _table(f"{run} at step {told['step']}", ["metric", "value", "95 %", "n"], rows)
+    print_table(f"{run} at step {told['step']}", ["metric", "value", "95 %", "n"], rows)
     for name, why in told["skipped"].items():
         typer.echo(f"{name}: not measured: {why}")
 
@@ -461,13 +284,13 @@ def baselines_verb(
     """What any model must beat on a data set: its own rows, a Gaussian, independent pixels; for text, xz."""
     from maquette import api
 
-    _threads(threads)
+    use_threads(threads)
     told = api.baselines(data, size=size, seed=seed, out=out)
     if as_json:
-        return _print(told)
+        return print_json(told)
     figures = list(dict.fromkeys(figure for found in told.values() for figure in found))
     rows = [[f, *(_short(told[name].get(f, {}).get("value")) for name in told)] for f in figures]
-    _table(f"baselines on {data}", ["metric", *told], rows)
+    print_table(f"baselines on {data}", ["metric", *told], rows)
 
 
 @app.command("compare", context_settings=_OPEN)
@@ -496,15 +319,15 @@ def compare_verb(
         steps=steps,
         out=out,
         seed=seed,
-        seeds=_numbers("--seeds", seeds),
+        seeds=whole_numbers("--seeds", seeds),
         n=n,
         jobs=jobs,
         quiet=quiet or as_json,
-        arguments=_options(ctx.args),
+        arguments=options_of(ctx.args),
     )
     failed = any(row["status"] == "failed" for row in told["rows"])
     if as_json:
-        _print(told)
+        print_json(told)
         raise typer.Exit(FAILED if failed else 0)
     from rich.console import Console
 

@@ -234,19 +234,20 @@ class Completing(Protocol):
 
 
 @runtime_checkable
-class Growing(Protocol):
+class Growing(Sampler, Protocol):
     """A sampler whose samples grow from the points of a space, so that others lie between any two of them."""
 
     def roots(self, system: System, n: int, *, cond: Condition | None = None, rng: Streams) -> Tensor:
         """The points [n,...] that `draw` would begin from."""
 
-    def between(self, first: Tensor, last: Tensor, count: int) -> Tensor:
-        """Points [count,...] from one [...] to another, both included."""
+    def between(self, first: Tensor, last: Tensor, share: Tensor) -> Tensor:
+        """Points [n,...] that lie a share [n] in 0..1 of the way from some [n,...] to others [n,...]."""
 
     def grow(
         self, system: System, roots: Tensor, *, cond: Condition | None = None, null: Condition | None = None, rng: Streams
     ) -> Iterator[Code]:
-        """Drafts of what grows from points, as `draw` has them."""
+        """Drafts of what grows from points, as `draw` has them. Unless a sampler says otherwise, they are its starts."""
+        yield from self.draw(system, len(roots), start=roots, cond=cond, null=null, rng=rng)
 
 
 @runtime_checkable

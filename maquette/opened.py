@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from maquette import checkpoint, parcel, recipes, storage
-from maquette.between import between, ends_of
+from maquette.between import between, ends_of, vary
 from maquette.completion import fitting, hidden, started
 from maquette.contracts import IGNORE, Adopting, Batch, Code, Comparing, Completing, NeedsStart, Sampler
 from maquette.data import Data, Facts
@@ -174,18 +174,50 @@ class Loaded:
         Raises:
             ValueError: not two pictures, or this run finds no way between any.
         """
-        if prompt:
-            about = {**(about or {}), "text": prompt}
-        told = _told(self.system, self.facts, about or {}, 1)
-        alike = {k: v[:1].expand(n, *v.shape[1:]) if isinstance(v, Tensor) else v * n for k, v in (told or {}).items()}
-        pictures = None
-        if source and "pictures" in ends_of(self.system, sampler or self.system.sampler):
-            pictures = torch.cat([parcel.pictures(Path(part), self.facts, exact=False)[0] for part in source])
-            if len(pictures) != 2:
-                raise ValueError(f"--start {','.join(map(str, source))} holds {len(pictures)} pictures; it must be two: the ends")
-        elif source:
+        told, pictures = self._said(about, prompt), self._traced(source, 2, "two: the ends", sampler)
+        return between(self.system, n, seeds=seeds, pictures=pictures, about=told, sampler=sampler)
+
+    def vary(
+        self,
+        n: int = 4,
+        *,
+        seed: int = 0,
+        pick: int = 0,
+        source: str | Path = "",
+        strength: float = 0.3,
+        about: dict[str, Any] | None = None,
+        prompt: str = "",
+        sampler: Sampler | None = None,
+    ) -> Batch:
+        """A sample, or a picture, and n variations of it (`between.vary`): n + 1 rows, itself the first.
+
+        Args:
+            pick: which of the samples under the seed, counted from 0.
+            source: a file that holds a picture, in place of the sample.
+            about, prompt: as `sample` was told; where another one is said, the same sample told otherwise.
+
+        Raises:
+            ValueError: not one picture, or this run varies none.
+        """
+        told, picture = self._said(about, prompt, pick), self._traced((source,) if source else (), 1, "one", sampler)
+        return vary(self.system, n, seed=seed, pick=pick, picture=picture, strength=strength, about=told, sampler=sampler)
+
+    def _said(self, about: dict[str, Any] | None, prompt: str, row: int = 0) -> Batch:
+        """What a caller says of one sample, in one row: the one that the sample of this number would be told."""
+        said = {**(about or {}), "text": prompt} if prompt else about or {}
+        told = _told(self.system, self.facts, said, max(0, row) + 1) or {}
+        return {k: v[row : row + 1] for k, v in told.items()}
+
+    def _traced(self, source: tuple[str | Path, ...], count: int, wanted: str, sampler: Sampler | None) -> Tensor | None:
+        """So many pictures from files; None where no file is named."""
+        if not source:
+            return None
+        if "pictures" not in ends_of(self.system, sampler or self.system.sampler):
             raise ValueError("this run finds no way between pictures: its sampler has no points that they would grow from")
-        return between(self.system, n, seeds=seeds, pictures=pictures, about=alike, sampler=sampler)
+        pictures = torch.cat([parcel.pictures(Path(part), self.facts, exact=False)[0] for part in source])
+        if len(pictures) != count:
+            raise ValueError(f"--start {','.join(map(str, source))} holds {len(pictures)} pictures; it must be {wanted}")
+        return pictures.to(self.system.device)
 
 
 def best_of(

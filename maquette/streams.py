@@ -69,6 +69,12 @@ class Streams:
         """Streams that are independent of these, for a part that draws an unknown number of times."""
         return Streams(_mix(self.keys * _STEP + mix(tag)))
 
+    def later(self, draws: int) -> Streams:
+        """The same streams, so many draws on, while these stay where they are."""
+        ahead = self[:]
+        ahead.drawn += draws
+        return ahead
+
     def _bits(self, count: int) -> Tensor:
         self.drawn += 1
         base = _mix(self.keys + _signed(_WEYL * self.drawn))
@@ -100,6 +106,50 @@ class Streams:
     def rank(self, *shape: int) -> Tensor:
         """A random permutation of `shape[-1]` places per row, as ranks: int64[B, *shape]."""
         return self.uniform(*shape).argsort(-1).argsort(-1)
+
+
+class Turned(Streams):
+    """Streams turned towards others: each draw keeps its distribution, and `share` says how much of it is the others'.
+
+    Normal draws are sqrt(1 - share^2) of one and share of the other; share 0 draws what the first alone would, to the bit, and 1
+    what the other would. Uniform ones move as the normal draws of the same ranks do.
+
+    Args:
+        keys: int64[B], of the streams that are turned.
+        towards: int64[B], of the others.
+        share: float[B] in 0..1.
+    """
+
+    def __init__(self, keys: Tensor, towards: Tensor, share: Tensor, drawn: int = 0):
+        super().__init__(keys, drawn)
+        self.towards, self.share = towards, share
+
+    def __getitem__(self, rows: slice | Tensor) -> Turned:
+        return Turned(self.keys[rows], self.towards[rows], self.share[rows], self.drawn)
+
+    def fork(self, tag: int) -> Turned:
+        return Turned(super().fork(tag).keys, Streams(self.towards).fork(tag).keys, self.share)
+
+    def _beside(self) -> Streams:
+        """The others, where these are."""
+        return Streams(self.towards, self.drawn)
+
+    def normal(self, *shape: int) -> Tensor:
+        other = self._beside().normal(*shape)
+        share = self.share.reshape(-1, *[1] * len(shape))
+        return (1 - share.square()).sqrt() * super().normal(*shape) + share * other
+
+    def uniform(self, *shape: int) -> Tensor:
+        other = self._beside().uniform(*shape)
+        own, share = super().uniform(*shape), self.share.reshape(-1, *[1] * len(shape))
+        turned = (1 - share.square()).sqrt() * torch.special.ndtri(own) + share * torch.special.ndtri(other)
+        between = torch.special.ndtr(turned).clamp(2.0**-24, 1 - 2.0**-24)
+        return torch.where(share == 0, own, torch.where(share == 1, other, between))
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """The others' as often as `share` says: whole numbers do not move a little."""
+        other, coin = self._beside().integers(high, *shape), Streams(_mix(self.keys + self.towards), self.drawn).uniform(*shape)
+        return torch.where(coin < self.share.reshape(-1, *[1] * len(shape)), other, super().integers(high, *shape))
 
 
 def keys_of(seeds: Sequence[int], device: torch.device | str = "cpu") -> Streams:

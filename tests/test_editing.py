@@ -84,7 +84,7 @@ def test_capabilities_are_what_parts_offer() -> None:
     assert not isinstance(Translate(), Completing) and not isinstance(Translate(), Growing)
     shown = api.show("flow")["can"], api.show("gan")["can"], api.show("pixelcnn")["can"]
     assert [can["given pictures"] for can in shown] == [["taken whole", "completed"], [], ["completed"]]
-    assert [can["interpolation"] for can in shown] == [["samples", "pictures"], ["samples"], []]
+    assert [can["interpolation, variation"] for can in shown] == [["samples", "pictures"], ["samples"], []]
     with pytest.raises(ValueError, match="resample is 0"):
         Euler(flow(), (2,), resample=0)
 
@@ -248,7 +248,7 @@ def test_other_families_have_paths_too(recipe: str, tmp_path: Any) -> None:
 
 def test_runs_of_symbols_have_no_path(tmp_path: Any) -> None:
     run = api.train("pixelcnn", depth=1, steps=1, batch=8, out=tmp_path / "run", quiet=True).run.path
-    with pytest.raises(ValueError, match="finds no way between samples; this run can interpolate nothing"):
+    with pytest.raises(ValueError, match="finds no way between samples; this run can interpolate and vary nothing"):
         api.interpolate(run, 4)
 
 

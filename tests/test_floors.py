@@ -14,7 +14,7 @@ FLOORS = [
     {"system", "experiment"},
     {"train", "checkpoint", "distributed", "evaluate", "baselines", "lossless", "completion", "between"},
     {"recipes", "runs", "hub"},
-    {"report", "doctor", "exhibits", "compare", "parcel", "opened", "training", "api", "cli"},
+    {"report", "doctor", "exhibits", "compare", "parcel", "opened", "training", "api", "cli", "cli_words", "cli_drawing"},
 ]
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 SIBLINGS_APART = {"codecs", "conditioners", "objectives", "samplers", "metrics"}

@@ -7,7 +7,7 @@ from scratch. Knows no process, no text encoder and no file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -192,6 +192,19 @@ class MMDiT(Network):
         self.single_transformer_blocks = nn.ModuleList(SingleBlock(width, heads, norm) for _ in range(plan.num_single_layers))
         self.norm_out = Steer(width, 2)
         self.proj_out = zeroed(nn.Linear(width, plan.out_channels * plan.patch_size**2))
+
+    def widen(self, more: int) -> None:
+        """Hear a guidance scale behind the condition's vector; what comes out stays as it is until it learns to heed it.
+
+        Raises:
+            ValueError: other than one number more, or it hears one already.
+        """
+        if more != 1 or self.plan.guidance_embeds:
+            heard = "hears a guidance scale already" if self.plan.guidance_embeds else f"cannot hear {more} numbers more"
+            raise ValueError(f"this MM-DiT {heard}; it can hear one guidance scale behind its vector")
+        self.plan = self.time_text_embed.plan = replace(self.plan, guidance_embeds=True)
+        self.time_text_embed.guidance_embedder = TwoLayers(WAVES, self.plan.width)
+        zeroed(self.time_text_embed.guidance_embedder.linear_2)
 
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
         plan, cond, kind = self.plan, cond or Condition(), self.context_embedder.weight.dtype

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from maquette.contracts import Batch, Condition, Logs, Network, Objective, phase
+from maquette.contracts import Batch, Condition, Logs, Network, Objective, phase, tell
 from maquette.processes.gaussian import Gaussian
 from maquette.streams import Streams
 
@@ -36,6 +36,8 @@ class Consistency(Objective):
         period: steps after which there are twice as many (Song & Dhariwal 2023, eq. 6).
         guide: puts the teacher under guidance, so that the student needs none (Luo 2023, arXiv:2310.04378, sec. 4.2);
             None = the teacher as it is.
+        scales: of guidance, between which all networks are told one, behind their condition's vector: of a teacher that guides
+            itself, and so of its student; None = they are told none.
 
     Raises:
         ValueError: a dial out of range, or a reading that is not x itself at t = 0.
@@ -49,6 +51,7 @@ class Consistency(Objective):
         most: int = 32,
         period: int = 200,
         guide: Guide | None = None,
+        scales: tuple[float, float] | None = None,
     ):
         super().__init__()
         if not 0 <= drop <= 1:
@@ -65,7 +68,7 @@ class Consistency(Objective):
                 "must be x itself there: estimate the velocity or a blend"
             )
         self.process, self.drop, self.intervals, self.most, self.period = process, drop, intervals, most, period
-        self.guide = guide
+        self.guide, self.scales = guide, scales
 
     def cuts(self, step: int) -> int:
         """Into how many intervals the path is cut at a training step."""
@@ -80,6 +83,9 @@ class Consistency(Objective):
         place = rng.fork(0).integers(cuts)
         t, s = grid[place], grid[place + 1]
         cond = system.condition(batch, drop=self.drop, rng=rng.fork(2))
+        if self.scales is not None:
+            low, high = self.scales
+            cond = tell(cond, low + (high - low) * rng.fork(3).uniform(1))
         x_t = self.process.corrupt(x, t, rng.fork(1))
         with torch.no_grad():
             same = self.process.corrupt(x, s, rng.fork(1))  # the noise of x_t

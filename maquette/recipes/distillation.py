@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
 from maquette.codecs.pixels import Pixels
 from maquette.conditioners.label import Labels
-from maquette.contracts import Codec, Condition, Conditioner, Network, device_of
+from maquette.contracts import Codec, Condition, Conditioner, Network, Objective, device_of
 from maquette.data import Data, open_data
 from maquette.data.cached import cached
 from maquette.experiment import Experiment, Fit
@@ -19,6 +19,7 @@ from maquette.networks.dit import DiT
 from maquette.networks.unet import UNet
 from maquette.objectives.consistency import Consistency
 from maquette.objectives.denoising import Denoising
+from maquette.objectives.guidance import Guidance
 from maquette.objectives.reflow import Reflow
 from maquette.objectives.shortcut import Shortcut
 from maquette.objectives.together import Together
@@ -27,7 +28,7 @@ from maquette.processes.gaussian import Balanced, Gaussian
 from maquette.processes.strides import Strides
 from maquette.recipes.diffusion import SPREAD, levels_of, shift_of
 from maquette.runs import trained
-from maquette.samplers.guidance import guided
+from maquette.samplers.guidance import Heeding, guided
 from maquette.samplers.solvers import Euler, Leaps, Solver, Strider
 from maquette.system import System
 
@@ -55,27 +56,38 @@ def consistency(
     Args:
         data: a built-in image set, or a folder of images; empty = the teacher's, or digits.
         size: side in pixels that images are brought to; 0 keeps them as they are.
-        teacher: a run of flow, edm, dit, latent_diffusion, mmdit, or of ddpm with estimate=v: its folder.
+        teacher: a run of flow, edm, dit, latent_diffusion, mmdit, guidance_distilled, or of ddpm with estimate=v: its folder.
         depth: residual blocks per resolution; channels grow with it. With a teacher, the network is the teacher's.
         drop: chance that a training row is not told its label.
         intervals: into how many the path from noise to data is cut at first.
         most: and at last; twice as many every 200 steps.
-        guidance: that the teacher is under while it is learnt from; the student then needs none. 1 = none.
+        guidance: that the teacher is under while it is learnt from; the student then needs none. 1 = none. The student of a
+            teacher that guides itself is told it, as its teacher is: leave it at 1, and turn the sampler's dial.
     """
     if not math.isfinite(guidance):
         raise ValueError(f"guidance is {guidance}; it must be a finite number, 1 = none")
     if guidance != 1 and not teacher:
         raise ValueError(f"guidance is {guidance}, but there is no teacher to guide; without one it must be 1")
-    ground = _taught("consistency", teacher, data, size) if teacher else _fresh("consistency", data or "digits", size, depth)
+    ground = (
+        taught("consistency", teacher, data, size, (Guidance,))
+        if teacher
+        else fresh("consistency", data or "digits", size, depth)
+    )
     if guidance != 1 and ground.conditioner is None:
         name = ground.data.facts.name
         raise ValueError(f"guidance is {guidance}, but data {name!r} have no labels to guide by; it must be 1")
+    scales = ground.scales
+    if guidance != 1 and scales is not None:
+        raise ValueError(f"guidance is {guidance}, but teacher {teacher} guides itself, and so will its student; it must be 1")
     net, process = ground.net, ground.process
+    leaps = Leaps(process, ground.shape, fresh=0.95)  # all fresh loses variety: docs/LOG.md
+    if scales is not None and ground.sampler is not None:
+        leaps = replace(leaps, guide=Heeding(*scales), guidance=ground.sampler.guidance)
     nets = {"main": net, "ema": copy.deepcopy(net), "target": copy.deepcopy(net)}
     system = System(
         {**nets, "teacher": copy.deepcopy(net)} if teacher else nets,
-        Consistency(process, drop, intervals, most, guide=partial(_guided, guidance) if guidance != 1 else None),
-        Leaps(process, ground.shape, fresh=0.95),  # all fresh loses variety: docs/LOG.md
+        Consistency(process, drop, intervals, most, guide=partial(_guided, guidance) if guidance != 1 else None, scales=scales),
+        leaps,
         ground.codec,
         ground.conditioner,
         frozen=("teacher", *ground.frozen) if teacher else (),
@@ -102,7 +114,7 @@ def reflow(
         pool: pairs of noise and image that are kept and used again.
         walk: Heun steps by which the teacher makes an image.
     """
-    ground = _taught("reflow", teacher, data, size) if teacher else _fresh("reflow", data or "digits", size, depth)
+    ground = taught("reflow", teacher, data, size) if teacher else fresh("reflow", data or "digits", size, depth)
     net, process, conditioner = ground.net, ground.process, ground.conditioner
     if teacher:
         _check_straight("reflow", teacher, process)
@@ -142,7 +154,7 @@ def shortcut(
             with a teacher, whose flow is learnt already.
     """
     strides = Strides(finest)
-    ground = _taught("shortcut", teacher, data, size) if teacher else _fresh("shortcut", data or "digits", size, depth)
+    ground = taught("shortcut", teacher, data, size) if teacher else fresh("shortcut", data or "digits", size, depth)
     net, process = ground.net, ground.process
     if teacher:
         _check_straight("shortcut", teacher, process)
@@ -181,6 +193,8 @@ class Ground:
         codec, conditioner: a teacher's own, or pixels and labels.
         shape: of a code.
         frozen: which of the two stay as a teacher has them.
+        sampler: a teacher's.
+        scales: of guidance, that a teacher who guides itself was taught.
     """
 
     data: Data
@@ -190,6 +204,8 @@ class Ground:
     conditioner: Conditioner | None
     shape: tuple[int, ...]
     frozen: tuple[str, ...] = ()
+    sampler: Solver | None = None
+    scales: tuple[float, float] | None = None
 
     @property
     def rows(self) -> Data:
@@ -199,7 +215,7 @@ class Ground:
         return cached(self.data, self.codec.field, lambda rows: self.codec.encode(rows.to(device_of(self.codec))))
 
 
-def _fresh(recipe: str, data: str, size: int, depth: int) -> Ground:
+def fresh(recipe: str, data: str, size: int, depth: int) -> Ground:
     """Data, the straight path, and an untrained U-Net."""
     opened = open_data(data, size)
     _check_images(recipe, data, opened)
@@ -212,8 +228,11 @@ def _fresh(recipe: str, data: str, size: int, depth: int) -> Ground:
     return Ground(opened, process, net, Pixels(facts.levels), Labels(facts.shares) if facts.classes else None, facts.shape)
 
 
-def _taught(recipe: str, teacher: str, data: str, size: int) -> Ground:
+def taught(recipe: str, teacher: str, data: str, size: int, also: tuple[type[Objective], ...] = ()) -> Ground:
     """A teacher's data (or other data that fit it), its parts, and a copy of the network it samples with.
+
+    Args:
+        also: further objectives that a teacher may have been trained by.
 
     Raises:
         ValueError: it is no denoiser of images, cannot be read at full noise, or was trained on other shapes or classes.
@@ -222,7 +241,8 @@ def _taught(recipe: str, teacher: str, data: str, size: int) -> Ground:
     theirs, objective, name = experiment.data.facts, experiment.system.objective, run.record["recipe"]
     if isinstance(objective, Together):
         objective = objective.last
-    if not isinstance(objective, Denoising | Reflow) or not isinstance(objective.process, Gaussian):
+    kinds = (Denoising, Reflow, *also)
+    if not isinstance(objective, kinds) or not isinstance(objective.process, Gaussian):
         raise ValueError(
             f"teacher {teacher} is a run of {name}; {recipe} learns from one of flow, edm, dit, ddpm, latent_diffusion or mmdit"
         )
@@ -249,7 +269,9 @@ def _taught(recipe: str, teacher: str, data: str, size: int) -> Ground:
     parts = {"codec": system.codec, "conditioner": system.conditioner}
     frozen = tuple(name for name, part in parts.items() if part is not None and next(part.parameters(), None) is not None)
     assert isinstance(system.sampler, Solver)
-    return Ground(opened, process, net, system.codec, system.conditioner, system.sampler.shape, frozen)
+    scales = (objective.low, objective.high) if isinstance(objective, Guidance) else None
+    shape = system.sampler.shape
+    return Ground(opened, process, net, system.codec, system.conditioner, shape, frozen, system.sampler, scales)
 
 
 def _check_images(recipe: str, data: str, opened: Data) -> None:

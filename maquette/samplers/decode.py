@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from maquette.contracts import Code, Condition
+from maquette.contracts import Code, Condition, Growing
 from maquette.nn.densities import normal_colour
-from maquette.nn.paths import slerp
+from maquette.nn.paths import arc
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Decode:
+class Decode(Growing):
     """z ~ p(z | condition), then x from the decoder's likelihood.
 
     Args:
@@ -56,15 +56,9 @@ class Decode:
         prior = system.steady("prior")(torch.zeros(n, device=system.device), cond=cond)
         return normal_colour(self.temperature * rng.normal(*prior.shape[2:]), prior)
 
-    def between(self, first: Tensor, last: Tensor, count: int) -> Tensor:
-        """Latents along a great circle: [...] each -> [count,...]."""
-        return slerp(first[None], last[None], count)[0]
-
-    def grow(
-        self, system: System, roots: Tensor, *, cond: Condition | None = None, null: Condition | None = None, rng: Streams
-    ) -> Iterator[Code]:
-        """One draft: the images of latents [n,D,*S]."""
-        yield from self.draw(system, len(roots), start=roots, cond=cond, null=null, rng=rng)
+    def between(self, first: Tensor, last: Tensor, share: Tensor) -> Tensor:
+        """Latents along a great circle: [n,...] each -> [n,...]."""
+        return arc(first, last, share)
 
     def trace(
         self, system: System, code: Code, *, cond: Condition | None = None, null: Condition | None = None, rng: Streams

@@ -1,15 +1,23 @@
-"""Classifier-free guidance as a network wrapper: a guided network is a network. Knows no sampler and no process."""
+"""Guidance as a network wrapper: a guided network is a network, whether two readings of it are blended or it is told how far.
+
+Knows no sampler and no process.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from maquette.contracts import Condition, Network
+from maquette.contracts import Condition, Network, tell
+
+EVER = (-math.inf, math.inf)
+# network, scale, null condition, times between which it guides, share of rescaling -> the network under guidance
+Guide = Callable[[Network, float, Condition | None, tuple[float, float], float], Network]
 
 
 class Guided(Network):
@@ -20,7 +28,8 @@ class Guided(Network):
 
     Args:
         net: the conditional network.
-        scale: 0 ignores the condition, 1 is the plain network, above 1 the condition is obeyed more and variety falls.
+        scale: 0 ignores the condition, 1 is the plain network, above 1 the condition is obeyed more and variety falls; or one for
+            each row, float[B].
         null: the null condition, a row per sample.
         between: times t, as the network hears them, within which it guides (Kynkaanniemi 2024, eq. 6).
         rescale: share of the way from the guided output to the same with the told one's deviation (Lin 2023, eq. 15, 16).
@@ -29,9 +38,9 @@ class Guided(Network):
     def __init__(
         self,
         net: Network,
-        scale: float,
+        scale: float | Tensor,
         null: Condition,
-        between: tuple[float, float] = (-math.inf, math.inf),
+        between: tuple[float, float] = EVER,
         rescale: float = 0.0,
     ):
         super().__init__()
@@ -47,7 +56,10 @@ class Guided(Network):
         twice = None if t is None else torch.cat([t, t]) if t.dim() else t
         both = self.net(torch.cat([x, x]), t=twice, cond=_stack(cond, self.null), state=state)
         told, untold = both.chunk(2)
-        blend = torch.lerp(untold, told, self.scale)
+        scale = self.scale
+        if isinstance(scale, Tensor):
+            scale = scale.reshape(-1, *[1] * (told.dim() - 1)).to(told)
+        blend = torch.lerp(untold, told, scale)
         if self.rescale:
             before, after = (out.flatten(1).std(1).reshape(-1, *[1] * (x.dim() - 1)) for out in (told, blend))
             blend = torch.lerp(blend, blend * (before / after), self.rescale)
@@ -63,7 +75,7 @@ def guided(
     net: Network,
     scale: float,
     null: Condition | None,
-    between: tuple[float, float] = (-math.inf, math.inf),
+    between: tuple[float, float] = EVER,
     rescale: float = 0.0,
 ) -> Network:
     """The network under guidance. Scale 1 is the network itself, at no cost.
@@ -78,6 +90,62 @@ def guided(
     if null is None:
         raise ValueError(f"guidance is {scale}, but this system has no condition to guide by; only 1 is possible")
     return Guided(net, scale, null, between, rescale)
+
+
+class Told(Network):
+    """A network that guides itself, told how far: one call, and no null condition (Meng 2023, arXiv:2210.03142, sec. 3.1).
+
+    Args:
+        net: it is told the scale as the last number of its condition's vector.
+        scale: of guidance.
+        between: times t, as the network hears them, within which it guides.
+        rest: what it is told at other times.
+    """
+
+    def __init__(self, net: Network, scale: float, between: tuple[float, float] = EVER, rest: float = 1.0):
+        super().__init__()
+        self.net, self.scale, self.between, self.rest = net, scale, between, rest
+
+    def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
+        """x [B,...] -> the network's output [B,...]."""
+        scale = x.new_full((len(x), 1), self.scale, dtype=torch.float32)
+        if t is not None:
+            within = (t >= self.between[0]) & (t <= self.between[1])
+            scale = torch.where(within.reshape(-1, 1), scale, self.rest)
+        return self.net(x, t=t, cond=tell(cond, scale), state=state)
+
+    def begin(self, batch: int, length: int) -> Any:
+        return self.net.begin(batch, length)
+
+
+@dataclass(frozen=True)
+class Heeding:
+    """How a network is guided that learnt to guide itself by scales of low .. high: it is told."""
+
+    low: float
+    high: float
+
+    def __call__(
+        self,
+        net: Network,
+        scale: float,
+        null: Condition | None,
+        between: tuple[float, float] = EVER,
+        rescale: float = 0.0,
+    ) -> Network:
+        """The network, told the scale.
+
+        Raises:
+            ValueError: a scale that it has not learnt, or rescaling, for which there is no plain output.
+        """
+        if not self.low <= scale <= self.high:
+            near = self.high if scale > self.high else self.low
+            raise ValueError(
+                f"guidance is {scale}; this network learnt to be told {self.low:g} .. {self.high:g}, nearest is {near:g}"
+            )
+        if rescale:
+            raise ValueError(f"rescale is {rescale}; a network that guides itself has no plain output to go back to: only 0")
+        return Told(net, scale, between, min(max(1.0, self.low), self.high))
 
 
 def _stack(first: Condition, second: Condition) -> Condition:

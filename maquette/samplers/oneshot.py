@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from maquette.contracts import Code, Condition
-from maquette.nn.paths import slerp
+from maquette.contracts import Code, Condition, Growing
+from maquette.nn.paths import arc
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class OneShot:
+class OneShot(Growing):
     """x = G(z).
 
     Args:
@@ -50,15 +50,9 @@ class OneShot:
         """Noise, [n,D]."""
         return self.truncation * rng.normal(system.steady("generator").latent)
 
-    def between(self, first: Tensor, last: Tensor, count: int) -> Tensor:
-        """Noise along a great circle: [...] each -> [count,...]."""
-        return slerp(first[None], last[None], count)[0]
-
-    def grow(
-        self, system: System, roots: Tensor, *, cond: Condition | None = None, null: Condition | None = None, rng: Streams
-    ) -> Iterator[Code]:
-        """One draft: what the generator makes of noise [n,D]."""
-        yield from self.draw(system, len(roots), start=roots, cond=cond, null=null, rng=rng)
+    def between(self, first: Tensor, last: Tensor, share: Tensor) -> Tensor:
+        """Noise along a great circle: [n,...] each -> [n,...]."""
+        return arc(first, last, share)
 
 
 @dataclass(frozen=True)

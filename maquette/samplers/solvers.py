@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
 from maquette.contracts import Code, Condition, Network, tell
-from maquette.nn.paths import slerp
+from maquette.nn.paths import arc
 from maquette.processes.gaussian import Gaussian
 from maquette.processes.strides import Strides
-from maquette.samplers.guidance import guided
+from maquette.samplers.guidance import Guide, guided
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class Solver:
         strength: with a whole code to start from, the time from which it is restored; 1 forgets it (Meng 2022, SDEdit).
         resample: with a start that is open in part, how often each step is made, dissolved again in between, so that what is
             written fits what is known (Lugmayr 2022, RePaint, alg. 1). At 1 it fits badly, however many the steps.
+        guide: what makes the network a guided one: two readings of it blended, or it is told, where it learnt to be.
     """
 
     process: Gaussian
@@ -94,6 +95,7 @@ class Solver:
     quantile: float = 0.0
     most: float = 1.0
     resample: int = 5
+    guide: Guide = guided
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -139,9 +141,13 @@ class Solver:
             alpha, _ = self.process.levels(times[:1], start)
             x_t = self.process.prior(self.shape, rng, times[0]) + alpha * start.nan_to_num()
         else:
-            times = times[min(self.steps - 1, round(self.steps * (1 - self.strength))) :]
+            times = times[self.steps - self.drafts(whole=True) :]
             x_t = self.dissolve(look, start.to(times.device), times, rng)
         yield from self.walk(look, x_t, times, rng)
+
+    def drafts(self, whole: bool = False) -> int:
+        """How many steps `draw` makes; `whole`: with a whole code to start from."""
+        return max(1, self.steps - round(self.steps * (1 - self.strength))) if whole else self.steps
 
     def adopt(self, system: System, code: Code) -> Code:
         """The code itself: `strength` says how much of it is forgotten."""
@@ -162,9 +168,9 @@ class Solver:
         """The noise that `draw` begins with, [n,...]."""
         return self.process.prior(self.shape, rng, self.process.grid(self.steps)[0].to(rng.keys.device))
 
-    def between(self, first: Tensor, last: Tensor, count: int) -> Tensor:
-        """Noise along a great circle (Song 2021, sec. 5.3): [...] each -> [count,...]."""
-        return slerp(first[None], last[None], count)[0]
+    def between(self, first: Tensor, last: Tensor, share: Tensor) -> Tensor:
+        """Noise along a great circle (Song 2021, sec. 5.3): [n,...] each -> [n,...]."""
+        return arc(first, last, share)
 
     def grow(
         self, system: System, roots: Tensor, *, cond: Condition | None = None, null: Condition | None = None, rng: Streams
@@ -183,7 +189,7 @@ class Solver:
     def seen(self, system: System, cond: Condition | None, null: Condition | None, rng: Streams) -> Look:
         """The system's network, guided, as this solver sees it."""
         between = self.process.heard(torch.tensor([self.guided_from, self.guided_to])).tolist()
-        net = guided(system.steady("main"), self.guidance, null, (between[0], between[1]), self.rescale)
+        net = self.guide(system.steady("main"), self.guidance, null, (between[0], between[1]), self.rescale)
         return self.looking(net, cond)
 
     def walk(self, look: Look, x_t: Tensor, times: Tensor, rng: Streams) -> Iterator[Code]:

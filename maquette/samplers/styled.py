@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from maquette.contracts import Code, Condition
-from maquette.nn.paths import lerp
+from maquette.contracts import Code, Condition, Growing
+from maquette.nn.paths import lerp, line
 from maquette.samplers.style_space import directions, mixed, project, styles
 from maquette.streams import Streams
 
@@ -22,7 +22,7 @@ SHOWN = 8  # pictures in a line of an exhibit
 
 
 @dataclass(frozen=True)
-class Style:
+class Style(Growing):
     """x = synthesis(mean + truncation * (mapping(z) - mean), noise).
 
     Args:
@@ -52,25 +52,19 @@ class Style:
         rng: Streams,
     ) -> Iterator[Code]:
         """One draft of n codes. `start`: chosen styles, one per layer: [n,styles,width]; they are not truncated."""
-        synthesis, begun = system.steady("synthesis"), Streams(rng.keys, rng.drawn)
+        synthesis, begun = system.steady("synthesis"), rng[:]
         noise = self.noise * rng.normal(synthesis.places)
         yield synthesis(start if start is not None else self.roots(system, n, cond=cond, rng=begun), noise=noise)
 
     def roots(self, system: System, n: int, *, cond: Condition | None = None, rng: Streams) -> Tensor:
         """Styles of the mapping network, pulled towards their mean, [n,styles,width]."""
-        mapping, behind = system.steady("mapping"), Streams(rng.keys, rng.drawn + 1)  # the first draw is the noise per pixel
+        mapping, behind = system.steady("mapping"), rng.later(1)  # the first draw is the noise per pixel
         centre = mapping.centre(cond, n)
         return centre + self.truncation * (mapping(behind.normal(mapping.latent), cond=cond) - centre)
 
-    def between(self, first: Tensor, last: Tensor, count: int) -> Tensor:
-        """Styles along a straight line: [...] each -> [count,...]."""
-        return lerp(first[None], last[None], count)[0]
-
-    def grow(
-        self, system: System, roots: Tensor, *, cond: Condition | None = None, null: Condition | None = None, rng: Streams
-    ) -> Iterator[Code]:
-        """One draft: the images of styles [n,styles,width]."""
-        yield from self.draw(system, len(roots), start=roots, cond=cond, null=null, rng=rng)
+    def between(self, first: Tensor, last: Tensor, share: Tensor) -> Tensor:
+        """Styles along a straight line: [n,...] each -> [n,...]."""
+        return line(first, last, share)
 
     def trace(
         self, system: System, code: Code, *, cond: Condition | None = None, null: Condition | None = None, rng: Streams

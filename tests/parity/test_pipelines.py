@@ -373,6 +373,57 @@ def test_the_shell_samples_shows_and_exports_one(saved: Path, tmp_path: Path) ->
     assert files[0] == files[1]
 
 
+@pytest.mark.parametrize("scheduler", ["ddim", "euler", "dpm++"])
+def test_a_picture_is_varied_as_theirs_varies_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str) -> None:
+    """From the shell to the pixels: a file, a size, a strength. Theirs draws latents where ours takes their mean: given those."""
+    pipe = stable_diffusion(tmp_path, scheduler)
+    pipe.save_pretrained(tmp_path / "pipe")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 16, 3), np.uint8)).save(tmp_path / "a.png")
+    words = [
+        "sample",
+        str(tmp_path / "pipe"),
+        "--start",
+        str(tmp_path / "a.png"),
+        "--size",
+        "24x16",
+        "-n",
+        "2",
+        "--seed",
+        str(SEED),
+    ]
+    dials = ["--set", "steps=5", "--set", "strength=0.6", "--prompt", CAPTIONS[0], "--out", str(tmp_path / "x.npz")]
+    done = CliRunner().invoke(app, [*words, *dials], catch_exceptions=False)
+    assert done.exit_code == 0 and "step 1/3" in done.output
+    found = maquette.load(tmp_path / "pipe", size="24x16")
+    with torch.no_grad():
+        latents = found.begun(tmp_path / "a.png", 2)["start"]
+    other = diffusers.StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+    other.set_progress_bar_config(disable=True)
+    place = "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img.randn_tensor"
+    monkeypatch.setattr(place, lambda shape, **_: noise((4, 12, 8)))
+    images = other([CAPTIONS[0]] * 2, image=latents, strength=0.6, num_inference_steps=5, output_type="np").images
+    with np.load(tmp_path / "x.npz") as arrays:
+        assert arrays["image"].shape == (2, 3, 24, 16)
+        assert float(np.abs(arrays["image"] - images.transpose(0, 3, 1, 2)).max()) < 0.5 / 255 + 2e-4
+
+
+def test_the_shell_varies_and_fills_pictures_of_a_size(saved: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)).save(tmp_path / "a.png")
+    few = ["--prompt", "a cat", "--set", "steps=3", "--size", "16x24", "-n", "2"]
+    words = ["sample", str(saved), *few, "--start", str(tmp_path / "a.png"), "--hide", "right", "--out", str(tmp_path / "x.npz")]
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    with np.load(tmp_path / "x.npz") as arrays, Image.open(tmp_path / "a.png") as given:
+        seen = np.asarray(given).transpose(2, 0, 1)[:, :, :12]
+        assert np.array_equal((arrays["image"][:, :, :, :12] * 255).round(), np.stack([seen] * 2))
+    for more in (["--seed", "7", "--pick", "1"], ["--start", str(tmp_path / "a.png")]):
+        done = CliRunner().invoke(
+            app, ["vary", str(saved), *few, *more, "--out", str(tmp_path / "v.npz")], catch_exceptions=False
+        )
+        assert done.exit_code == 0
+        with np.load(tmp_path / "v.npz") as arrays:
+            assert arrays["image"].shape == (3, 3, 16, 24)
+
+
 def again(folder: Path) -> Any:
     """As diffusers opens a folder."""
     pipe = diffusers.DiffusionPipeline.from_pretrained(folder)

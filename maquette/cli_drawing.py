@@ -1,0 +1,215 @@
+"""The verbs that draw: sample, interpolate, vary. Imports no torch until one runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from maquette.cli_words import (
+    Device,
+    Json,
+    Out,
+    Quiet,
+    Seed,
+    Step,
+    Threads,
+    Trust,
+    options_of,
+    print_json,
+    use_threads,
+    whole_numbers,
+)
+
+app = typer.Typer()
+
+About = Annotated[str, typer.Option(help="""What to make, as JSON: '{"label": 3}'.""")]
+Dial = Annotated[list[str], typer.Option("--set", help="Turn a dial of the sampler: --set steps=50 --set guidance=2.")]
+Size = Annotated[str, typer.Option(help="Pixels of a published pipeline's images: 512, or height x width, 512x768.")]
+
+
+@app.command("sample")
+def sample_verb(
+    run: Annotated[str, typer.Argument(help="the run's folder, or one of diffusers' pipelines")],
+    n: Annotated[int, typer.Option("-n", help="How many.")] = 16,
+    seed: Seed = 0,
+    about: About = "",
+    prompt: Annotated[str, typer.Option(help="How a text begins; what a picture shows.")] = "",
+    length: Annotated[int, typer.Option(help="Symbols to write (text).")] = 0,
+    start: Annotated[
+        str, typer.Option(help="Pictures to translate, rebuild, vary, invert or complete: a file, folder, .npz.")
+    ] = "",
+    hide: Annotated[str, typer.Option(help="What of them is completed: bottom, top, left, right, middle, around.")] = "",
+    mask: Annotated[str, typer.Option(help="Or a picture of the run's size, white where they are to be filled.")] = "",
+    dial: Dial = [],  # noqa: B006
+    size: Size = "",
+    out: Out = "",
+    step: Step = -1,
+    device: Device = "auto",
+    threads: Threads = 0,
+    show: Annotated[bool, typer.Option("--print", help="Print texts on stdout too.")] = False,
+    best_of: Annotated[int, typer.Option(help="Draw so many for each that is kept, the closest to its caption by --judge.")] = 1,
+    judge: Annotated[str, typer.Option(help="The folder of a run that compares pictures with captions (clip).")] = "",
+    quiet: Quiet = False,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Draw samples: a PNG grid, text, .npz or .json by the suffix of --out.
+
+    Vary a picture: maquette sample RUN --start a.png --set strength=0.4 -n 4. Fill a part of it: --hide right, or --mask m.png.
+    """
+    from maquette import api
+
+    use_threads(threads)
+    dials = options_of(list(dial))
+    if length:
+        dials["length"] = length
+    told, suffix = _told(about), _suffix(run)
+    if not out and not ((show or as_json) and suffix == "txt"):  # what is drawn is never thrown away
+        out = str(_shelf(run) / f"{f'step-{step:08d}-' if step >= 0 else ''}seed-{seed}.{suffix}")
+    batch = api.sample(
+        run,
+        n,
+        out=out,
+        seed=seed,
+        about=told,
+        prompt=prompt,
+        start=start,
+        hide=hide,
+        mask=mask,
+        dials=dials,
+        step=None if step < 0 else step,
+        device=device,
+        trust=trust,
+        best_of=best_of,
+        judge=judge,
+        size=size,
+        quiet=quiet or as_json,
+    )
+    texts = batch["text"] if suffix == "txt" else None
+    if as_json:
+        return print_json({"run": run, "n": n, "seed": seed, "out": out, "text": texts})
+    if texts and (show or not out):
+        for text in texts:
+            typer.echo(text + "\n" + "-" * 40 if len(texts) > 1 else text)
+    if out:
+        typer.echo(f"{n} samples in {out}", err=bool(show))
+
+
+@app.command("interpolate")
+def interpolate_verb(
+    run: Annotated[str, typer.Argument(help="the run's folder")],
+    n: Annotated[int, typer.Option("-n", help="How many, both ends included.")] = 9,
+    seeds: Annotated[str, typer.Option(help="Between the first samples under two seeds.")] = "0,1",
+    start: Annotated[str, typer.Option(help="Or between two pictures: a.png,b.png.")] = "",
+    about: About = "",
+    prompt: Annotated[str, typer.Option(help="What a picture shows.")] = "",
+    dial: Dial = [],  # noqa: B006
+    out: Out = "",
+    step: Step = -1,
+    device: Device = "auto",
+    threads: Threads = 0,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Draw what lies between two samples, or two pictures, as a strip.
+
+    Example: maquette interpolate RUN --seeds 3,7 -n 9 --out strip.png
+    """
+    from maquette import api
+
+    use_threads(threads)
+    between = whole_numbers("--seeds", seeds)
+    if len(between) != 2:
+        raise ValueError(f"--seeds {seeds} is {len(between)} seeds; it must be two, the ends, as 3,7")
+    out = out or str(_shelf(run) / f"between-{'pictures' if start else '-'.join(map(str, between))}.{_suffix(run)}")
+    api.interpolate(
+        run,
+        n,
+        out=out,
+        seeds=(between[0], between[1]),
+        start=start,
+        about=_told(about),
+        prompt=prompt,
+        dials=options_of(list(dial)),
+        step=None if step < 0 else step,
+        device=device,
+        trust=trust,
+    )
+    if as_json:
+        return print_json({"run": run, "n": n, "seeds": between, "start": start, "out": out})
+    typer.echo(f"{n} samples in {out}")
+
+
+@app.command("vary")
+def vary_verb(
+    run: Annotated[str, typer.Argument(help="the run's folder, or one of diffusers' pipelines")],
+    n: Annotated[int, typer.Option("-n", help="How many variations.")] = 4,
+    seed: Seed = 0,
+    pick: Annotated[int, typer.Option(help="Which of the samples under the seed, counted from 0.")] = 0,
+    start: Annotated[str, typer.Option(help="Or of a picture: a.png.")] = "",
+    strength: Annotated[float, typer.Option(help="How far from it, 0 (the same) to 1 (another).")] = 0.3,
+    about: About = "",
+    prompt: Annotated[str, typer.Option(help="What it shows, as sample was told; another tells it otherwise.")] = "",
+    dial: Dial = [],  # noqa: B006
+    size: Size = "",
+    out: Out = "",
+    step: Step = -1,
+    device: Device = "auto",
+    threads: Threads = 0,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Draw variations of one sample, or of a picture, behind it as a strip.
+
+    Example: maquette sample RUN -n 4 --seed 7 --prompt "a star", then maquette vary RUN --seed 7 --pick 3 --prompt "a star".
+    The same sample told otherwise: --prompt "a ring" --strength 0.
+    """
+    from maquette import api
+
+    use_threads(threads)
+    where = f"picture-{Path(start).stem}" if start else f"seed-{seed}-pick-{pick}"
+    out = out or str(_shelf(run) / f"vary-{where}.{_suffix(run)}")
+    api.vary(
+        run,
+        n,
+        out=out,
+        seed=seed,
+        pick=pick,
+        start=start,
+        strength=strength,
+        about=_told(about),
+        prompt=prompt,
+        dials=options_of(list(dial)),
+        step=None if step < 0 else step,
+        device=device,
+        trust=trust,
+        size=size,
+    )
+    if as_json:
+        return print_json({"run": run, "n": n, "seed": seed, "pick": pick, "start": start, "strength": strength, "out": out})
+    typer.echo(f"{start or 'the sample'} and {n} variations in {out}")
+
+
+def _shelf(run: str) -> Path:
+    """Where what is drawn is kept: in the run; of what is published, which stays as it is, in a folder of its name here."""
+    return (Path(run) if (Path(run) / "run.json").exists() else Path(Path(run).resolve().name)) / "samples"
+
+
+def _told(about: str) -> dict[str, Any] | None:
+    """--about as it is meant."""
+    try:
+        told = json.loads(about) if about else None
+    except ValueError as error:
+        raise ValueError(f"""--about '{about}' is not JSON ({error}); write it like '{{"label": 3}}'""") from None
+    if told is not None and not isinstance(told, dict):
+        raise ValueError(f"""--about '{about}' is not a JSON object; write it like '{{"label": 3}}'""")
+    return told
+
+
+def _suffix(run: str) -> str:
+    from maquette.opened import field_of
+
+    return {"image": "png", "text": "txt"}.get(field_of(run), "npz")
