@@ -10,6 +10,7 @@ from pathlib import Path
 
 from maquette.data.beside import BETWEEN, beside
 from maquette.data.builtin import digits
+from maquette.data.characters import characters
 from maquette.data.core import Data, Facts, recalled
 from maquette.data.errors import DataError, nearest
 from maquette.data.folder import read_own
@@ -31,6 +32,7 @@ BUILTINS: tuple[Callable[[], Data], ...] = (
     serif_glyphs,
     sprites,
     scenes,
+    characters,
     grid,
     ring,
     spiral,
