@@ -83,8 +83,8 @@ def _about(names: list[str], groups: np.ndarray, lost: int) -> Facts:
         notes=(
             "font: " + ", ".join(f"{FONTS.index(font)} {font}" for font in (*PLAIN, *STYLED)),
             "bold and slanted faces draw letters only: a symbol's name tells its weight",
-            f"{len(names):,} characters look like {len(set(groups.tolist())):,}, for some that look alike (in any face, to within "
-            f"{ALIKE} pixels of ink) have several names, up to {largest}",
+            f"{len(names):,} characters look like {len(set(groups.tolist())):,}: what looks alike in any face, to within {ALIKE} "
+            f"pixels of ink, is one group, and of up to {largest} names",
             f"{lost} drawings larger than {SIDE}x{SIDE} are left out",
             "no factors: what a name tells (Greek, not Latin) its picture often does not show",
             "pixels depend on the FreeType version",
@@ -129,7 +129,7 @@ def _signs(font: str) -> list[int]:
     with TTFont(_folder() / f"{font}.ttf", lazy=True) as face:
         table = sorted(face.getBestCmap())
     lost = _MISDRAWN.get(font, "")
-    named = [code for code in table if unicodedata.category(chr(code))[0] in SORTS and unicodedata.name(chr(code), "")]
+    named = [code for code in table if unicodedata.category(chr(code))[0] in SORTS and unicodedata.name(chr(code), "") != ""]
     signs = [code for code in named if chr(code) not in lost]
     if font in PLAIN:
         return signs
