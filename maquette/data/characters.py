@@ -61,10 +61,11 @@ def characters() -> Data:
             "font": torch.from_numpy(fonts[rows]),
             "text": [unicodedata.name(sign).lower() for sign in signs],
         }
-    return image_data(_about(names, found["group"], lost), columns)
+    again = len(codes) - len({(code, picture.tobytes()) for code, picture in zip(codes.tolist(), ink, strict=True)})
+    return image_data(_about(names, found["group"], lost, again), columns)
 
 
-def _about(names: list[str], groups: np.ndarray, lost: int) -> Facts:
+def _about(names: list[str], groups: np.ndarray, lost: int, again: int) -> Facts:
     rule = (
         f"by character, look-alikes together: groups held out where the first 32 bits of SHA-1 of their first name modulo 100 "
         f"are below {SHARE}, if training names have their every word; order by SHA-1"
@@ -85,7 +86,7 @@ def _about(names: list[str], groups: np.ndarray, lost: int) -> Facts:
             "bold and slanted faces draw letters only: a symbol's name tells its weight",
             f"{len(names):,} characters look like {len(set(groups.tolist())):,}: what looks alike in any face, to within {ALIKE} "
             f"pixels of ink, is one group, and of up to {largest} names",
-            f"{lost} drawings larger than {SIDE}x{SIDE} are left out",
+            f"{lost} drawings larger than {SIDE}x{SIDE} are left out; {again} rows repeat another, whose faces draw alike",
             "no factors: what a name tells (Greek, not Latin) its picture often does not show",
             "pixels depend on the FreeType version",
         ),
