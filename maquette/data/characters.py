@@ -30,7 +30,7 @@ STYLED = (
 )
 _MISDRAWN = {"DejaVuSerif-Italic": "\u1fd8"}  # without its breve: found by comparing what looks alike in one face alone
 EM = 24  # pixels; the baseline is EM below the upper edge
-ALIKE = 0.5  # squared distance of two drawings in one face, in pixels of full ink: what is nearer is the same to a reader
+ALIKE = 0.5  # squared distance of two drawings, in pixels of full ink: what is nearer is the same to a reader
 SHARE = 15  # of the groups drawn for holding out, in percent
 SCRIPTS = ("latin", "greek", "cyrillic", "armenian", "hebrew", "arabic", "georgian", "canadian", "tifinagh")
 SIGNS = ("braille", "box drawings", "domino tile", "playing card", "arrow", "mathematical")
@@ -61,11 +61,10 @@ def characters() -> Data:
             "font": torch.from_numpy(fonts[rows]),
             "text": [unicodedata.name(sign).lower() for sign in signs],
         }
-    again = len(codes) - len({(code, picture.tobytes()) for code, picture in zip(codes.tolist(), ink, strict=True)})
-    return image_data(_about(names, found["group"], lost, again), columns)
+    return image_data(_about(names, found["group"], lost), columns)
 
 
-def _about(names: list[str], groups: np.ndarray, lost: int, again: int) -> Facts:
+def _about(names: list[str], groups: np.ndarray, lost: int) -> Facts:
     rule = (
         f"by character, look-alikes together: groups held out where the first 32 bits of SHA-1 of their first name modulo 100 "
         f"are below {SHARE}, if training names have their every word; order by SHA-1"
@@ -84,9 +83,9 @@ def _about(names: list[str], groups: np.ndarray, lost: int, again: int) -> Facts
         notes=(
             "font: " + ", ".join(f"{FONTS.index(font)} {font}" for font in (*PLAIN, *STYLED)),
             "bold and slanted faces draw letters only: a symbol's name tells its weight",
-            f"{len(names):,} characters look like {len(set(groups.tolist())):,}: what looks alike in any face, to within {ALIKE} "
-            f"pixels of ink, is one group, and of up to {largest} names",
-            f"{lost} drawings larger than {SIDE}x{SIDE} are left out; {again} rows repeat another, whose faces draw alike",
+            f"{len(names):,} characters look like {len(set(groups.tolist())):,}: what looks alike, in whichever faces, to within "
+            f"{ALIKE} pixels of ink, is one group, and of up to {largest} names",
+            f"{lost} drawings larger than {SIDE}x{SIDE} are left out; what two faces draw alike is there once",
             "no factors: what a name tells (Greek, not Latin) its picture often does not show",
             "pixels depend on the FreeType version",
         ),
@@ -103,24 +102,23 @@ def kind(sign: str) -> str:
 def _drawn() -> dict[str, np.ndarray]:
     """Every character in every face, ink uint8[N,SIDE,SIDE] with its code point and font; and per code point its group."""
     codes, fonts, ink, lost = [], [], [], 0
-    pairs: list[tuple[int, int]] = []  # of code points that look alike
-    first: dict[bytes, int] = {}
+    seen: set[tuple[int, bytes]] = set()
     for font in (*PLAIN, *STYLED):
-        place = FONTS.index(font)
-        signs = _signs(font)
-        found = [(code, drawn) for code in signs if (drawn := _inked(place, chr(code))) is not None]
-        lost += len(signs) - len(found)
-        some = np.stack([drawn for _, drawn in found])
-        pairs += [(found[i][0], found[j][0]) for i, j in alike(some)]
-        pairs += [(code, first.setdefault(drawn.tobytes(), code)) for code, drawn in found]
-        codes += [code for code, _ in found]
-        fonts += [place] * len(found)
-        ink.append(some)
+        for code in _signs(font):
+            drawn = _inked(FONTS.index(font), chr(code))
+            if drawn is None:
+                lost += 1
+            elif (key := (code, drawn.tobytes())) not in seen:
+                seen.add(key)
+                codes.append(code)
+                fonts.append(FONTS.index(font))
+                ink.append(drawn)
     distinct = sorted(set(codes))
     at = {code: i for i, code in enumerate(distinct)}
-    group = joined(len(distinct), ((at[one], at[other]) for one, other in pairs))
+    stacked = np.stack(ink)
+    group = joined(len(distinct), ((at[codes[i]], at[codes[j]]) for i, j in alike(stacked)))
     arrays: dict[str, Any] = {"code": codes, "font": fonts, "codes": distinct, "group": group, "lost": lost}
-    return {name: np.array(values) for name, values in arrays.items()} | {"ink": np.concatenate(ink)}
+    return {name: np.array(values) for name, values in arrays.items()} | {"ink": stacked}
 
 
 def _signs(font: str) -> list[int]:
@@ -158,17 +156,22 @@ def _inked(font: int, sign: str) -> np.ndarray | None:
 def alike(drawn: np.ndarray, block: int = 4, rows: int = 512) -> list[tuple[int, int]]:
     """Pairs (i, j), i < j, of drawings uint8[N,S,S] whose squared distance is below ALIKE, white being 1.
 
-    Sought among means of blocks, whose distance times the block's area is never the larger one.
+    Sought among those of about one length, by means of blocks: neither tells two drawings further apart than they are.
     """
     count, side = len(drawn), drawn.shape[1] // block
     ink = drawn.reshape(count, -1).astype(np.float32) / 255
-    coarse = ink.reshape(count, side, block, side, block).mean((2, 4)).reshape(count, -1) * block
-    square = (coarse**2).sum(1)
+    length = np.sqrt((ink**2).sum(1))
+    order = np.argsort(length, kind="stable")
+    coarse = ink[order].reshape(count, side, block, side, block).mean((2, 4)).reshape(count, -1) * block
+    square, slack = (coarse**2).sum(1), 0.01  # the difference of large numbers: a little more than asked for
     found = []
     for start in range(0, count, rows):
-        near = square[start : start + rows, None] + square[None, start:] - 2 * coarse[start : start + rows] @ coarse[start:].T
-        one, other = np.nonzero(near < ALIKE + 0.01)  # the difference of large numbers: a little more than asked for
-        one, other = one[one < other] + start, other[one < other] + start
-        apart = ((ink[one] - ink[other]) ** 2).sum(1)
-        found += list(zip(one[apart < ALIKE].tolist(), other[apart < ALIKE].tolist(), strict=True))
+        longest = length[order[min(start + rows, count) - 1]] + ALIKE**0.5 + slack
+        end = int(np.searchsorted(length[order], longest, side="right"))
+        some, others = slice(start, start + rows), slice(start, end)
+        near = square[some, None] + square[None, others] - 2 * coarse[some] @ coarse[others].T
+        one, other = np.nonzero(near < ALIKE + slack)
+        one, other = order[start + one[one < other]], order[start + other[one < other]]
+        apart = ((ink[one] - ink[other]) ** 2).sum(1) < ALIKE
+        found += [(min(pair), max(pair)) for pair in zip(one[apart].tolist(), other[apart].tolist(), strict=True)]
     return found
