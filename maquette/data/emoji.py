@@ -43,20 +43,18 @@ _NEWER = {0x1F6D8, 0x1F6DC}.union(
     *(range(0x1FABB, 0x1FAC0), range(0x1FAC6, 0x1FAD0), range(0x1FADA, 0x1FAE0), range(0x1FAE8, 0x1FAF0)),
     range(0x1FAF7, 0x1FB00),
 )
-# A person by any of these words is one subject.
+# A person by any of these words, whatever is said aside, is one subject.
 _WHO = dict.fromkeys(("man", "woman", "adult", "dancer", "male", "female"), "person")
 _WHO |= {"women": "men", "girl": "child", "boy": "child", "mother": "father", "princess": "prince", "queen": "king"}
-_ASIDE = re.compile(
-    r", (?:[a-z-]+ skin tone|male sign|female sign|black rightwards arrow)"
-)  # said of a person, who stays the same
+_ASIDE = re.compile(r", (?:[a-z-]+ skin tone|male sign|female sign|black rightwards arrow)")
 _SEVERAL = re.compile(r"\bperson\b.*\bperson\b|\bchild\b.*\bchild\b|\bholding hands\b|^family$|^kiss$|^couple with heart$")
 
 
 def emoji(size: int = SIDE) -> Data:
-    """3,400 emoji, 32x32 RGB on white, captioned by their Unicode names; skin tones, men and women on one side; rendered.
+    """3,490 emoji, 32x32 RGB on white, captioned by their Unicode names; skin tones, men and women on one side; rendered.
 
     Args:
-        size: side in pixels they are drawn at, from 136.
+        size: side in pixels that bitmaps of 136 are brought to; 0 is the default.
 
     Raises:
         DataError: the font is not there, or not one of bitmaps.
