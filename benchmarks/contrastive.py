@@ -1,6 +1,6 @@
 """clip on captioned pictures: do held-out pictures and captions find each other? What was held out was never seen together.
 
-    python benchmarks/contrastive.py [--data scenes,characters,emoji] [--seeds 0,1] [--budget 120s] [--keep FOLDER]
+    python benchmarks/contrastive.py [--data scenes,characters,emoji] [--seeds 0,1] [--budget 120s] [--keep FOLDER [--kept]]
 
 Each seed is trained by `maquette train` on one thread, and judged by maquette/metrics/retrieval.py: 95 % intervals over rows,
 seeds side by side, beside a lookup that learns nothing. Losses included. Writes benchmarks/DATE-contrastive.md and .json.
@@ -41,6 +41,7 @@ def main() -> None:
     asked.add_argument("--seeds", default="0,1")
     asked.add_argument("--budget", default="120s")
     asked.add_argument("--keep", default="")
+    asked.add_argument("--kept", action="store_true", help="judge the runs that FOLDER has; train none")
     given = asked.parse_args()
     torch.set_num_threads(1)
     folder = Path(given.keep or tempfile.mkdtemp(prefix="maquette-contrastive-"))
@@ -52,6 +53,8 @@ def main() -> None:
         for seed in map(int, given.seeds.split(",")):
             place = folder / f"{data}-seed{seed}"
             if not (place / "README.md").exists():
+                if given.kept:
+                    continue
                 words = ["train", "clip", "--data", data, "--words", str(WORDS.get(data, 16)), "--budget", given.budget]
                 words += ["--seed", str(seed), "--threads", "1", "--out", str(place), "-q"]
                 subprocess.run([sys.executable, "-m", "maquette", *words], check=True)
