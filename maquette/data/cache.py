@@ -6,7 +6,10 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
+
+import numpy as np
 
 
 def folder() -> Path:
@@ -40,3 +43,15 @@ def cached(name: str, key: str, make: Callable[[], bytes]) -> bytes:
     except OSError:
         Path(staged).unlink(missing_ok=True)
     return content
+
+
+def kept(name: str, key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays that `make()` gives, or gave under the same key before."""
+
+    def packed() -> bytes:
+        file = BytesIO()
+        np.savez_compressed(file, **make())  # type: ignore[arg-type]
+        return file.getvalue()
+
+    with np.load(BytesIO(cached(name, key, packed)), allow_pickle=False) as found:
+        return {each: found[each] for each in found.files}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 from collections.abc import Callable
 from functools import lru_cache
@@ -10,7 +11,9 @@ from pathlib import Path
 
 from maquette.data.beside import BETWEEN, beside
 from maquette.data.builtin import digits
+from maquette.data.characters import characters
 from maquette.data.core import Data, Facts, recalled
+from maquette.data.emoji import emoji
 from maquette.data.errors import DataError, nearest
 from maquette.data.folder import read_own
 from maquette.data.fonts import font_digits, glyphs, glyphs1
@@ -22,7 +25,7 @@ from maquette.data.python_source import stdlib, stdlib_prose
 from maquette.data.scenes import scenes
 from maquette.data.sprites import sprites
 
-BUILTINS: tuple[Callable[[], Data], ...] = (
+BUILTINS: tuple[Callable[..., Data], ...] = (  # one that takes a size draws at it
     digits,
     glyphs,
     glyphs1,
@@ -31,6 +34,8 @@ BUILTINS: tuple[Callable[[], Data], ...] = (
     serif_glyphs,
     sprites,
     scenes,
+    characters,
+    emoji,
     grid,
     ring,
     spiral,
@@ -70,7 +75,7 @@ def _open(name: str, size: int) -> Data:
         raise DataError(f"size {size} is not a side in pixels; allowed are 0 (as they are) .. {LARGEST}; nearest is {near}")
     for source in BUILTINS:
         if source.__name__ == name:
-            return _sized(source(), size)
+            return source(size) if size and inspect.signature(source).parameters else _sized(source(), size)
     path = Path(name).expanduser()
     if not path.exists() and name.count(BETWEEN) == 1:
         return beside(*(_open(part, size) for part in name.split(BETWEEN)))

@@ -192,8 +192,8 @@ def captioned(recipe: str, data: str, size: int, depth: int) -> Data:
     if opened.facts.field != "image" or not opened.facts.captions:
         held = f"{opened.facts.field}s without captions" if opened.facts.field == "image" else opened.facts.field
         raise ValueError(
-            f"{recipe} needs images with captions, and data {data!r} holds {held}; `scenes` has them, and so has a folder with a "
-            ".txt beside each image, or a metadata.jsonl whose rows say file_name and text"
+            f"{recipe} needs images with captions, and data {data!r} holds {held}; `scenes` and `characters` have them, as has a "
+            "folder with a .txt beside each image, or a metadata.jsonl whose rows say file_name and text"
         )
     if depth < 1:
         raise ValueError(f"depth is {depth}; it must be 1 or more")
