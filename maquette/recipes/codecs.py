@@ -342,7 +342,13 @@ def latents_of(facts: Facts, latent: int, depth: int, patch: int) -> tuple[Chain
 
 
 def symbols_of(facts: Facts, symbols: int, latent: int, books: int = 1, depth: int = 1, patch: int = 0) -> Chain:
-    """An untrained codec of learned symbols, one codebook or several in a row."""
+    """An untrained codec of learned symbols, one codebook or several in a row.
+
+    Raises:
+        ValueError: fewer than one number in a vector, or no codebooks.
+    """
+    if latent < 1:
+        raise ValueError(f"latent is {latent}; it must be 1 or more")
     quantizer = VectorQuantizer(latent, symbols) if books == 1 else ResidualQuantizer(latent, symbols, books)
     return _symbols(facts, quantizer, _density(facts), depth, patch)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from maquette.codecs.autoencoder import SymbolCodec
 from maquette.codecs.chain import Chain
 from maquette.conditioners.symbols import Symbols
@@ -60,8 +62,11 @@ def dalle(
     facts = opened.facts
     if words < 3:
         raise ValueError(f"words is {words}; a caption has at least 3 symbols: its beginning, one, its end")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is {dropout}; it must lie in 0 .. 1 (without 1)")
+    for name, share in (("told", told), ("dropout", dropout)):
+        if not 0 <= share < 1:
+            raise ValueError(f"{name} is {share}; it must lie in 0 .. 1 (without 1)")
+    if not math.isfinite(guidance):
+        raise ValueError(f"guidance is {guidance}; it must be a finite number, 1 = off")
     coder = coder_from(codec, facts) if codec else symbols_of(facts, symbols, latent, books, 1, patch)
     first = None if codec else Sharpened(0.25, delay=delay)
     net = Transformer(
