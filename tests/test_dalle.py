@@ -188,7 +188,7 @@ def test_the_caption_is_learned_with_an_eighth_of_the_loss(learnt):
     net: Any = system.nets["main"]
     assert net.heard.head.weight.grad.abs().sum() > 0
     _, rows = learnt
-    # four words, a fifth of the captions empty, all else certain: .2 nats and .8 log 4 and what tells the empty ones, over 4.2 symbols
+    # a fifth of the captions empty, four words, all else certain: (.5 + .8 log 4) nats over .8 x 4 + .2 x 1 symbols
     assert rows[0]["predict/told"] > 6 and rows[-1]["predict/told"] < 0.6
     assert rows[-1]["predict/loss"] == pytest.approx(7 / 8 * rows[-1]["predict/code"] + rows[-1]["predict/told"] / 8, rel=1e-4)
 
