@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 
-from maquette.codecs.autoencoder import SymbolCodec
-from maquette.codecs.chain import Chain
 from maquette.conditioners.symbols import Symbols
-from maquette.contracts import Codec
 from maquette.experiment import Experiment, Fit
 from maquette.networks.transformer import Prefix, Style, Transformer
 from maquette.objectives.coding import Sharpened
@@ -69,6 +66,7 @@ def dalle(
         raise ValueError(f"guidance is {guidance}; it must be a finite number, 1 = off")
     coder = coder_from(codec, facts) if codec else symbols_of(facts, symbols, latent, books, 1, patch)
     first = None if codec else Sharpened(0.25, delay=delay)
+    assert coder.grid is not None
     net = Transformer(
         coder.bos + 1,
         HEAD * (depth + 1),
@@ -76,7 +74,7 @@ def dalle(
         depth + 1,
         out=coder.bos,
         dropout=dropout,
-        style=Style(learned=axes_of(coder), qk_norm=True),
+        style=Style(learned=(*coder.grid, coder.books), qk_norm=True),
         prefix=Prefix(words, VOCAB, scored=told > 0),
     )
     prior, sampler = NextCode(coder.bos, drop, told), Autoregressive(guidance=guidance)
@@ -84,9 +82,3 @@ def dalle(
     system, rows = second_stage(opened, coder, net, prior, sampler, Symbols(words, VOCAB), first, critics)
     batch = 16 if first else 64  # a codec wants many steps
     return Experiment(system, rows, Fit(steps=6000, batch=batch, lr=2e-3, muon=0.02, bf16=True))
-
-
-def axes_of(coder: Codec) -> tuple[int, int, int]:
-    """Rows, columns, and symbols of a place."""
-    assert isinstance(coder, Chain) and isinstance(coder.inner, SymbolCodec)
-    return *coder.inner.grid, coder.books
