@@ -80,5 +80,5 @@ def dalle(
     prior, sampler = NextCode(coder.bos, drop, told), Autoregressive(guidance=guidance)
     critics = critics_of(facts, 1) if first else None
     system, rows = second_stage(opened, coder, net, prior, sampler, Symbols(words, VOCAB), first, critics)
-    batch = 16 if first else 64  # a codec wants many steps
-    return Experiment(system, rows, Fit(steps=6000, batch=batch, lr=2e-3, muon=0.02, bf16=True))
+    batch, lr = (16, 4e-3) if first else (64, 1e-2)  # a codec wants many steps, and embeddings a high rate
+    return Experiment(system, rows, Fit(steps=6000, batch=batch, lr=lr, muon=0.02, bf16=True))
