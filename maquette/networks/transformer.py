@@ -174,10 +174,26 @@ class Transformer(Network):
                 writes = name.endswith(("out.weight", "down.weight"))
                 nn.init.zeros_(p) if writes else nn.init.normal_(p, std=0.02)
 
-    def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: State | None = None) -> Tensor:
-        """int64[B,T] -> [B,T,V]; with a state, x holds the newest T symbols only. t is not used: x shows how far it is."""
-        h = self.stream(x, cond, state)[:, -x.shape[1] :]
-        return self.head(h) if self.head is not None else nn.functional.linear(h, self.embed.weight[: self.out])
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        t: Tensor | None = None,
+        cond: Condition | None = None,
+        state: State | None = None,
+        both: bool = False,
+    ) -> Any:
+        """int64[B,T] -> [B,T,V]; with a state, x holds the newest T symbols only. t is not used: x shows how far it is.
+
+        Args:
+            both: give what `read` gives.
+        """
+        h = self.stream(x, cond, state)
+        own = h[:, -x.shape[1] :]
+        out = self.head(own) if self.head is not None else nn.functional.linear(own, self.embed.weight[: self.out])
+        if not both or self.heard is None or self.heard.head is None:
+            return out
+        return self.heard.head(h[:, : self.heard.length]), out
 
     def read(self, x: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         """What follows each symbol that is told, logits [B,L,W], and each of x int64[B,T], [B,T,V]; in one pass.
@@ -187,9 +203,7 @@ class Transformer(Network):
         """
         if self.heard is None or self.heard.head is None:
             raise ValueError("this network scores nothing that it is told")
-        h = self.stream(x, cond, None)
-        told, own = h.split([self.heard.length, x.shape[1]], 1)
-        return self.heard.head(told), self.head(own) if self.head is not None else own @ self.embed.weight[: self.out].T
+        return self(x, cond=cond, both=True)
 
     def stream(self, x: Tensor, cond: Condition | None, state: State | None) -> Tensor:
         """What the last block leaves, normalised: [B,T,D], or [B,L+T,D] where told symbols stand before the first."""
