@@ -231,6 +231,23 @@ def test_guidance_makes_captions_more_obeyed(learnt):
     assert shares[0] < 0.4 and 0.6 < shares[1] < 0.9 and shares[2] > shares[1] + 0.05
 
 
+def test_dropped_captions_are_the_negative_ones(learnt):
+    system, _ = learnt
+    batch = {"text": ["a red thing"] * 3, "negative": ["a blue thing", "", "a green thing"]}
+    said = system.condition({"text": batch["negative"]})
+    null, some = system.condition(batch, drop=1.0), system.condition(batch, drop=0.5, rng=Streams.of(3, 3))
+    told = system.condition(batch)
+    assert torch.equal(null.tokens, said.tokens) and torch.equal(null.mask, said.mask)
+    kept = (some.tokens == told.tokens).all(1)
+    assert torch.equal(some.tokens[~kept], null.tokens[~kept]) and 0 < int(kept.sum()) < 3
+    away = system.sample(200, about={"text": ["a red thing"] * 200}, seed=0, sampler=Autoregressive(guidance=3.0))["code"]
+    asked = {"text": ["a red thing"] * 200, "negative": ["a red thing"] * 200}
+    neither = system.sample(200, about=asked, seed=0, sampler=Autoregressive(guidance=3.0))["code"]
+    assert (away == 0).float().mean() > (neither == 0).float().mean() + 0.05  # away from itself is no guidance
+    with pytest.raises(ValueError, match="one for each caption"):
+        system.condition({"text": ["a"], "negative": "b"}, drop=1.0)
+
+
 def test_captions_nobody_said_are_examples_of_the_training_rows(learnt):
     system, _ = learnt
     made = system.sample(16, seed=0)["text"]

@@ -19,14 +19,17 @@ EXAMPLES = 64  # captions kept for samples that nobody said anything about
 class Captions(Conditioner):
     """A conditioner of captions, list[str]. It keeps some of the training rows', checkpointed, and guesses those.
 
+    A batch may bring "negative", a text per row, told where the caption is dropped, in place of "".
+
     Args:
         field: of the batch, the captions'.
         kept: captions kept at most; 0 = none, where nothing is drawn.
 
     Raises:
-        ValueError: data to learn from that have no captions.
+        ValueError: data to learn from that have no captions; not as many negative prompts as captions.
     """
 
+    options: tuple[str, ...] = ("negative",)
     examples: Tensor
 
     def __init__(self, field: str = "text", kept: int = EXAMPLES):
@@ -44,6 +47,13 @@ class Captions(Conditioner):
             some = json.dumps(texts[:: -(-len(texts) // self.kept)]).encode()
             self.examples = torch.from_numpy(np.frombuffer(some, dtype=np.uint8).copy()).to(self.examples.device)
         return texts
+
+    def instead(self, batch: Batch, rows: int) -> list[str]:
+        """What is told where captions are dropped: the negative prompts, or "" for each."""
+        said = batch.get("negative")
+        if said is not None and (isinstance(said, str) or len(said) != rows):
+            raise ValueError(f"negative is {said!r}; it must be a list of {rows} texts, one for each caption")
+        return [""] * rows if said is None else list(said)
 
     def guess(self, rng: Streams, said: Batch | None = None) -> Batch:
         if not len(self.examples):

@@ -184,11 +184,8 @@ class Prompt(Captions):
         return told if len(once) == len(texts) else told.map(lambda slot: slot[rows])
 
     def _null(self, batch: Batch, rows: int) -> Condition:
-        said = batch.get("negative")
-        if said is not None and (isinstance(said, str) or len(said) != rows):
-            raise ValueError(f"negative is {said!r}; it must be a list of {rows} texts, one for each caption")
-        told = self._encode([""] * rows if said is None else said)
-        if said is not None or not self.blank:
+        told = self._encode(self.instead(batch, rows))
+        if batch.get("negative") is not None or not self.blank:
             return told
         return replace(told.map(torch.zeros_like), mask=told.mask)
 

@@ -11,9 +11,10 @@ from maquette.streams import Streams
 
 
 class Symbols(Captions):
-    """Captions list[str] -> symbols int64[B,L] in the place of tokens, and bool[B,L], which are the text's; null is "".
+    """Captions list[str] -> symbols int64[B,L] in the place of tokens, and bool[B,L], which are the text's.
 
-    The tokenizer is learned from the training rows' captions and checkpointed.
+    The null condition is the negative prompt's, by default "". The tokenizer is learned from the training rows' captions, and
+    checkpointed.
 
     Args:
         length: symbols of every caption; a longer one is cut, and `notes` say so.
@@ -40,11 +41,12 @@ class Symbols(Captions):
         gone = [drop >= 1] * len(texts)
         if 0 < drop < 1 and rng is not None:
             gone = (rng.uniform() < drop).tolist()
-        symbols, real = self.tokens(["" if lost else text for text, lost in zip(texts, gone, strict=True)])
+        others = self.instead(batch, len(texts))
+        symbols, real = self.tokens([other if lost else text for text, other, lost in zip(texts, others, gone, strict=True)])
         return Condition(tokens=symbols, mask=real)
 
     def notes(self, batch: Batch) -> list[str]:
-        said = list(dict.fromkeys(batch.get("text") or ()))
+        said = list(dict.fromkeys(text for name in ("text", "negative") for text in batch.get(name) or ()))
         return [
             f"{text!r} is too long, {rest!r} is left out"
             for text, rest in zip(said, self.tokens.unheard(said), strict=True)
