@@ -1,11 +1,14 @@
 """Text to image on scenes: do samples show what held-out captions ask for? Pairs of colour and shape that no training row has.
 
-    python benchmarks/pictures.py [--seeds 0,1] [--systems latent_diffusion,mmdit] [--codec 480s] [--budget 720s] [--keep FOLDER]
+    python benchmarks/pictures.py [--seeds 0,1] [--recipes latent_diffusion,mmdit,dalle] [--codec 480s] [--budget 720s]
+        [--judge CLIPRUN] [--best 16] [--some 250] [--keep FOLDER] [--table]
 
-Each system is trained by `maquette train` on one thread, latents' codec first; ten minutes of two cores are 1,200 CPU-seconds.
-Adherence (maquette/metrics/adherence.py) with guidance and without, of the same captions and the same noise; the difference
-with a 95 % interval over captions. Losses included.
-Writes benchmarks/DATE-pictures.md and .json, and a sheet of samples in each run's folder.
+Each recipe of captioned pictures is trained by `maquette train` on one thread, the codec it builds on first; ten minutes of two
+cores are 1,200 CPU-seconds. Adherence (maquette/metrics/adherence.py) with guidance and without, of the same captions and the
+same noise; with a judge, a run of clip, also of the best of some samples for each of some of the captions: the judge of
+adherence is another network. Differences with a 95 % interval over captions. Losses included.
+Writes benchmarks/DATE-pictures.md and .json, and a sheet of samples in each run's folder. Runs that the newest .json has, and
+this call does not make, stay; --table makes none, and writes the table again.
 """
 
 from __future__ import annotations
@@ -24,40 +27,57 @@ import torch
 from maquette.metrics import adherence
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.intervals import mean, proportion
-from maquette.opened import load, turned
+from maquette.opened import Loaded, best_of, load, turned
 from maquette.report.pictures import grid, png
-from maquette.runs import Run, versions
+from maquette.runs import versions
 
-STAGED = ("latent_diffusion", "mmdit")  # systems of latents
+LATENTS = ("kl_codec", ["--patch", "4", "--latent", "4", "--delay", "300"])
+STAGED = {  # what is trained first, and with which arguments
+    "latent_diffusion": LATENTS,
+    "mmdit": LATENTS,
+    "dalle": ("vqgan", ["--patch", "4", "--symbols", "512", "--delay", "300"]),
+}
 GUIDED = 2.0
+HERE = Path(__file__).parent
 
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--seeds", default="0,1")
-    asked.add_argument("--systems", default="latent_diffusion,mmdit")
+    asked.add_argument("--recipes", default="latent_diffusion,mmdit,dalle")
     asked.add_argument("--codec", default="480s")
     asked.add_argument("--budget", default="720s")
+    asked.add_argument("--judge", default="", help="a run of clip, by which the best of some samples is kept")
+    asked.add_argument("--best", type=int, default=16, help="samples of which the judge keeps one")
+    asked.add_argument("--some", type=int, default=250, help="captions that this is done for")
     asked.add_argument("--keep", default="")
+    asked.add_argument("--table", action="store_true", help="train and judge nothing")
     given = asked.parse_args()
     torch.set_num_threads(1)
     folder = Path(given.keep or tempfile.mkdtemp(prefix="maquette-pictures-"))
     folder.mkdir(parents=True, exist_ok=True)
-    found: dict[str, dict[str, Any]] = {}
-    for name in given.systems.split(","):
+    judge = load(given.judge) if given.judge else None
+    found = before()
+    for name in () if given.table else given.recipes.split(","):
         for seed in map(int, given.seeds.split(",")):
             place, more = folder / f"{name}-seed{seed}", []
             if name in STAGED:
-                codec = folder / f"kl_codec-seed{seed}"
-                trained(codec, "kl_codec", seed, given.codec, ["--patch", "4", "--latent", "4", "--delay", "300"])
+                recipe, arguments = STAGED[name]
+                codec = folder / f"{recipe}-seed{seed}"
+                trained(codec, recipe, seed, given.codec, arguments)
                 more = ["--codec", str(codec)]
             trained(place, name, seed, given.budget, more)
-            found[f"{name}, seed {seed}"] = judged(place, codec if more else None)
-    path = Path(__file__).parent / f"{date.today()}-pictures.md"
-    commits = dict.fromkeys(Run.open(place).record["versions"]["git"][:8] for place in sorted(folder.glob("*-seed*")))
-    path.write_text(table(found, list(commits)) + "\n")
+            found[f"{name}, seed {seed}"] = judged(place, codec if more else None, judge, given.best, given.some)
+    path = HERE / f"{date.today()}-pictures.md"
+    path.write_text(table(found) + "\n")
     path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
     print(path.read_text())
+
+
+def before() -> dict[str, dict[str, Any]]:
+    """What the newest file has."""
+    files = sorted(HERE.glob("*-pictures.json"))
+    return json.loads(files[-1].read_text()) if files else {}
 
 
 def trained(place: Path, recipe: str, seed: int, budget: str, more: list[str]) -> None:
@@ -68,14 +88,19 @@ def trained(place: Path, recipe: str, seed: int, budget: str, more: list[str]) -
     subprocess.run([sys.executable, "-m", "maquette", *words, "-q", *more], check=True)
 
 
-def judged(place: Path, codec: Path | None) -> dict[str, Any]:
-    """Every figure of one run, and a sheet of its samples."""
+def judged(place: Path, codec: Path | None, judge: Loaded | None, of: int, some: int) -> dict[str, Any]:
+    """Every figure of one run, and a sheet of its samples.
+
+    Args:
+        judge: a run that compares; with it, the best of `of` samples for each of the first `some` captions are judged too.
+    """
     run = load(place)
     evidence = Evidence(run.data, run.system)
     net = adherence.judge(evidence)
     chosen = torch.from_numpy(evidence.some("held", adherence.MOST))
     asked = {name: adherence.rows(column, chosen) for name, column in evidence.held.items()}
-    told: dict[str, Any] = {"step": run.progress.step, "seconds": run.progress.seconds, "captions": len(chosen)}
+    told: dict[str, Any] = {"commit": run.trained.record["versions"]["git"][:8]}
+    told |= {"step": run.progress.step, "seconds": run.progress.seconds, "captions": len(chosen)}
     if codec is not None:
         told["codec seconds"] = load(codec).progress.seconds
         told["rebuilt"] = share(adherence.correct(net, evidence.rebuilt[chosen], asked).all(1))
@@ -84,15 +109,32 @@ def judged(place: Path, codec: Path | None) -> dict[str, Any]:
     for guidance in (1.0, GUIDED):
         sampler = turned(run.system.sampler, {"guidance": str(guidance)})
         images = run.system.sample(len(chosen), about={"text": asked["text"]}, seed=0, sampler=sampler)["image"]
-        if guidance == GUIDED:
-            (place / "samples" / "captions.png").write_bytes(png(grid(images[:40], zoom=2)))
-        right[guidance] = adherence.correct(net, evidence.rounded(images), asked)
         name = "guided" if guidance != 1 else "plain"
-        told[name] = share(right[guidance].all(1))
-        told |= {f"{name}, {factor}": share(right[guidance][:, i]) for i, factor in enumerate(net.names)}
-    gain = (right[GUIDED].all(1).double() - right[1.0].all(1).double()).numpy()
-    told["guided - plain"] = list(mean(gain))
+        _sheet(place, "captions" if guidance == GUIDED else "plain", images)
+        right[name] = adherence.correct(net, evidence.rounded(images), asked)
+        told[name] = share(right[name].all(1))
+        told |= {f"{name}, {factor}": share(right[name][:, i]) for i, factor in enumerate(net.names)}
+        if judge is None:
+            continue
+        few = {key: column[:some] for key, column in asked.items()}
+        kept = best_of(run, judge, min(some, len(chosen)), of, about={"text": few["text"]}, sampler=sampler)["image"]
+        best = f"{name}, best of {of} by clip"
+        _sheet(place, best.replace(", ", "-").replace(" ", "-"), kept)
+        right[best] = adherence.correct(net, evidence.rounded(kept), few)
+        told[best] = share(right[best].all(1))
+        told |= {f"{best}, {factor}": share(right[best][:, i]) for i, factor in enumerate(net.names)}
+        told[f"best of {of} by clip - {name}, of {some} captions"] = gain(right[best], right[name][:some])
+    told["guided - plain"] = gain(right["guided"], right["plain"])
     return told
+
+
+def gain(right: torch.Tensor, left: torch.Tensor) -> list[float]:
+    """By how much more often one shows all of a caption than the other does, over the same captions: value, low, high."""
+    return list(mean((right.all(1).double() - left.all(1).double()).numpy()))
+
+
+def _sheet(place: Path, name: str, images: torch.Tensor) -> None:
+    (place / "samples" / f"{name}.png").write_bytes(png(grid(images[:40], zoom=2)))
 
 
 def share(right: torch.Tensor) -> list[float]:
@@ -100,7 +142,7 @@ def share(right: torch.Tensor) -> list[float]:
     return list(proportion(int(right.sum()), len(right)))
 
 
-def table(found: dict[str, dict[str, Any]], commits: list[str]) -> str:
+def table(found: dict[str, dict[str, Any]]) -> str:
     """A row per figure, a column per run."""
     figures = list(dict.fromkeys(figure for told in found.values() for figure in told))
     lines = [
@@ -108,7 +150,8 @@ def table(found: dict[str, dict[str, Any]], commits: list[str]) -> str:
         "",
         "Shares of held-out captions (colour and shape never seen together) of which a sample shows all, or the factor named;",
         f"95 % intervals. Guidance {GUIDED:g}. `rebuilt`: the codec's copies of the real rows; `real`: the rows themselves.",
-        f"One thread. Made by `python benchmarks/pictures.py`, torch {versions()['torch']}, trained at {', '.join(commits)}.",
+        "`best of N by clip`: of N samples for a caption the one that a run of clip finds closest to it; which is no judge of",
+        f"adherence. One thread. Made by `python benchmarks/pictures.py`, torch {versions()['torch']}.",
         "",
         f"| figure | {' | '.join(found)} |",
         "|---|" + "---|" * len(found),
@@ -122,6 +165,8 @@ def table(found: dict[str, dict[str, Any]], commits: list[str]) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, str):
+        return value
     return f"{value[0]:.3f} ({value[1]:.3f} .. {value[2]:.3f})" if isinstance(value, list) else f"{value:.0f}"
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
 
 from maquette.contracts import IGNORE, Batch, Code, Codec, Completing, Sampler
 from maquette.streams import Streams
@@ -44,15 +45,26 @@ def hidden(part: str, height: int, width: int) -> Tensor:
 def occluded(codec: Codec, images: Tensor, away: Tensor) -> Code:
     """The code of images float[N,C,H,W], IGNORE wherever a symbol would tell of what is `away`, bool[H,W].
 
+    Symbols that stand for patches are those of images with what is away in the mean colour of the rest, IGNORE where some of
+    the patch is: each sees far beyond its own, so that hardly one would stay if it had to be the same whatever is there.
+
     Raises:
         ValueError: the codec's codes are no symbols.
     """
+    if codec.grid is not None:
+        code, places = codec.encode(blanked(images, away)), adaptive_max_pool2d(away[None, None].float(), codec.grid) > 0
+        return code.masked_fill(places.flatten().repeat_interleave(codec.books).to(code.device), IGNORE)
     dark, light = (codec.encode(images.masked_fill(away, value)) for value in (0.0, 1.0))
     if dark.is_floating_point():
         raise ValueError(
             "this run's code is not made of symbols, and its sampler leaves no part of it open: it completes nothing"
         )
     return dark.masked_fill(dark != light, IGNORE)
+
+
+def blanked(images: Tensor, away: Tensor) -> Tensor:
+    """Images [N,C,H,W] with what is `away`, bool[H,W], in the mean colour of the rest: nothing tells of it."""
+    return torch.where(away, images[:, :, ~away].mean(2)[..., None, None], images)
 
 
 def started(system: System, sampler: Sampler, images: Tensor, away: Tensor) -> Code:
@@ -66,8 +78,7 @@ def started(system: System, sampler: Sampler, images: Tensor, away: Tensor) -> C
     away = away.to(images.device)
     if not isinstance(sampler, Completing):
         return occluded(system.codec, images, away)
-    mean = images[:, :, ~away].mean(2)[..., None, None]
-    return sampler.without(system.encode({"image": torch.where(away, mean, images)}), away)
+    return sampler.without(system.encode({"image": blanked(images, away)}), away)
 
 
 @torch.no_grad()

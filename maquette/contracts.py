@@ -51,13 +51,15 @@ def tell(cond: Condition | None, more: Tensor) -> Condition:
 class Codec(nn.Module):
     """Data <-> code. `field` names the batch field it reads and writes.
 
-    A codec of sequences has `bos`, the symbol that begins one, and `length`, how many symbols one has, `books` of them per place.
+    A codec of sequences has `bos`, the symbol that begins one, and `length`, how many symbols one has, `books` of them per place;
+    where each place stands for a patch of a picture, `grid` is how many rows and columns of them there are, in raster order.
     Where `lossy`, decoding a code gives data that only resemble what was encoded.
     """
 
     field: str = "image"
     lossy: bool = False
     books: int = 1
+    grid: tuple[int, int] | None = None
     bos: int = 0
     length: int = 0
 

@@ -100,7 +100,7 @@ class Loaded:
         if prompt:
             start = _prompted(self.system, prompt, n, sampler)
         elif start is not None and told is None:
-            told = fitting(self.system, start, Streams.of(seed, n, device=self.system.device).fork(2)) or None
+            told = fitting(self.system, start, Streams.of(seed, n, device=self.system.device).fork(2)) or _untold(self.system, n)
         made = self.system.sample(n, about=told, start=start, seed=seed, sampler=sampler, watch=watch)
         if seen is not None:
             made["image"] = torch.where(seen.isnan(), made["image"], seen)
@@ -382,6 +382,11 @@ def _told(system: System, facts: Facts, about: dict[str, Any], n: int) -> Batch 
     readers = {"label": _labels, "source": _sources, "text": _sentences, "negative": _sentences, "numbers": _numbers}
     readers["noise"] = _levels
     return {key: readers[key](facts, value, n) if key in readers else value for key, value in about.items()}
+
+
+def _untold(system: System, n: int) -> Batch | None:
+    """What is said of n samples that begin with something, where nobody described it: no caption, and none made up."""
+    return {"text": [""] * n} if system.codec.field != "text" and "text" in _heard(system) else None
 
 
 def _heard(system: System) -> list[str]:

@@ -15,9 +15,10 @@ from maquette.codecs.pixels import Levels, Pixels
 from maquette.completion import PARTS, fitting, hidden, occluded, weighed
 from maquette.conditioners.label import Labels
 from maquette.contracts import IGNORE
-from maquette.data import DataError
+from maquette.data import DataError, open_data
 from maquette.networks.pixelcnn import PixelCNN
 from maquette.objectives.likelihood import NextToken
+from maquette.recipes.codecs import symbols_of
 from maquette.report.pictures import grid, png
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.streams import Streams
@@ -39,6 +40,20 @@ def test_the_hidden_part_is_open_and_the_rest_is_as_it_was(part, shape):
     assert 0 < int(away.sum()) <= away.numel() * (0.9 if part == "around" else 0.5)
     place = away[:, :, None].expand(-1, -1, shape[0]).flatten()  # channels innermost
     assert bool((code[:, place] == IGNORE).all()) and torch.equal(code[:, ~place], codec.encode(images)[:, ~place])
+
+
+def test_symbols_of_patches_tell_nothing_of_what_is_hidden_and_all_others_stay():
+    torch.manual_seed(0)
+    facts = open_data("digits").facts
+    codec = symbols_of(facts, 32, 4, books=2).eval()  # 4 x 4 places of 2 x 2 pixels
+    images, away = torch.rand(3, 1, 8, 8).mul(16).round() / 16, hidden("left", 8, 8)
+    away[0, 7] = True  # a pixel is enough to open its patch
+    other = torch.where(away, 1 - images, images)
+    with torch.no_grad():
+        code, again, whole = occluded(codec, images, away), occluded(codec, other, away), codec.encode(images)
+    assert torch.equal(code, again) and not torch.equal(whole, codec.encode(other))
+    open_places = (code == IGNORE).view(3, 4, 4, 2)
+    assert open_places[:, :, :2].all() and open_places[:, 0, 3].all() and int(open_places[0].sum()) == 2 * 9
 
 
 def test_parts_are_where_they_say():

@@ -165,6 +165,8 @@ class SymbolCodec(Autoencoder):
         grid: (h, w), the places.
     """
 
+    grid: tuple[int, int]
+
     def __init__(self, encoder: Network, quantizer: Quantizer, decoder: Network, likelihood: Likelihood, grid: tuple[int, int]):
         super().__init__(encoder, decoder, likelihood)
         self.quantizer, self.grid, self.books = quantizer, grid, quantizer.books

@@ -21,7 +21,8 @@ class Chain(Codec):
     def __init__(self, outer: Codec, inner: Autoencoder):
         super().__init__()
         self.outer, self.inner = outer, inner
-        self.field, self.bos, self.length, self.books = outer.field, inner.bos, inner.length, inner.books
+        self.field, self.bos, self.length = outer.field, inner.bos, inner.length
+        self.books, self.grid = inner.books, inner.grid
 
     def encode(self, data: Any) -> Code:
         return self.inner.encode(self.outer.encode(data))

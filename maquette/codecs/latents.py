@@ -117,6 +117,8 @@ class VQSymbols(VQLatents):
         grid: (h, w), the places of an image.
     """
 
+    grid: tuple[int, int]
+
     def __init__(self, plan: LatentPlan, grid: tuple[int, int], likelihood: Likelihood | None = None):
         super().__init__(plan, likelihood)
         self.grid, self.bos, self.length = grid, self.quantize.symbols, grid[0] * grid[1]

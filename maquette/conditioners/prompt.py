@@ -5,22 +5,19 @@ Knows encoders and their tokenizers; not the networks that are told, and no file
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, Protocol, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maquette.contracts import Batch, Condition, Conditioner, device_of, tell
+from maquette.conditioners.captions import Captions
+from maquette.contracts import Batch, Condition, device_of, tell
 from maquette.data.tokens import Tokens
 from maquette.networks.clip import Text
 from maquette.networks.t5 import T5Encoder
 from maquette.streams import Streams
-
-EXAMPLES = 64  # captions kept for samples that nobody said anything about
 
 
 class Read(Protocol):
@@ -106,7 +103,7 @@ class Silence(nn.Module):
         pass
 
 
-class Prompt(Conditioner):
+class Prompt(Captions):
     """Captions list[str] -> tokens [B,L,D] and a vector [B,P]; the null condition is the negative prompt's, by default "".
 
     A batch may bring "negative", a text per row, told where the caption is dropped, and "numbers" float[B,N], told instead of
@@ -127,7 +124,6 @@ class Prompt(Conditioner):
     """
 
     options = ("negative", "numbers")
-    examples: Tensor
 
     def __init__(
         self,
@@ -138,10 +134,9 @@ class Prompt(Conditioner):
         blank: bool = False,
         field: str = "text",
     ):
-        super().__init__()
+        super().__init__(field)
         if not tokens or not all(tokens):
             raise ValueError("a prompt needs at least one reading in each group of tokens")
-        self.fields = (field,)
         parts = list(dict.fromkeys([*(one for group in tokens for one in group), *vector]))
         self.readings = nn.ModuleList(parts)
         self.groups, self.vectors = (
@@ -149,7 +144,6 @@ class Prompt(Conditioner):
             [parts.index(one) for one in vector],
         )
         self.numbers, self.blank = tuple(numbers), blank
-        self.register_buffer("examples", torch.zeros(0, dtype=torch.uint8))
 
     @property
     def parts(self) -> list[Read]:
@@ -179,19 +173,9 @@ class Prompt(Conditioner):
         return [f"no encoder hears the end of {_short(text)}: {_short(rest)}" for text, rest in cut if rest]
 
     def learn(self, data: Any) -> None:
-        if self.fields[0] not in data.columns:
-            raise ValueError(f"the data have no {self.fields[0]!r} to learn prompts from; they have {', '.join(data.columns)}")
-        texts = list(data.columns[self.fields[0]])
+        texts = self.keep(data)
         for part in self.parts:
             part.learn(texts)
-        some = json.dumps(texts[:: -(-len(texts) // EXAMPLES)]).encode()
-        self.examples = torch.from_numpy(np.frombuffer(some, dtype=np.uint8).copy()).to(self.examples.device)
-
-    def guess(self, rng: Streams, said: Batch | None = None) -> Batch:
-        if not len(self.examples):
-            return {self.fields[0]: [""] * len(rng)}
-        some = json.loads(self.examples.cpu().numpy().tobytes())
-        return {self.fields[0]: [some[i] for i in rng.integers(len(some)).tolist()]}
 
     def _encode(self, texts: Sequence[str]) -> Condition:
         """What the networks are told of texts; of equal ones the encoders read one."""
@@ -211,11 +195,8 @@ class Prompt(Conditioner):
         return told if len(once) == len(texts) else told.map(lambda slot: slot[rows])
 
     def _null(self, batch: Batch, rows: int) -> Condition:
-        said = batch.get("negative")
-        if said is not None and (isinstance(said, str) or len(said) != rows):
-            raise ValueError(f"negative is {said!r}; it must be a list of {rows} texts, one for each caption")
-        told = self._encode([""] * rows if said is None else said)
-        if said is not None or not self.blank:
+        told = self._encode(self.instead(batch, rows))
+        if batch.get("negative") is not None or not self.blank:
             return told
         return replace(told.map(torch.zeros_like), mask=told.mask)
 
@@ -226,12 +207,6 @@ class Prompt(Conditioner):
         if given.shape != (rows, len(self.numbers)):
             raise ValueError(f"numbers is of shape {tuple(given.shape)}; it must be ({rows}, {len(self.numbers)})")
         return given.to(told.tokens)
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        saved = state_dict.get(prefix + "examples")
-        if saved is not None:  # its length is the captions' doing
-            self.examples = self.examples.new_empty(saved.shape)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def _short(text: str, most: int = 60) -> str:

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-from maquette.contracts import Batch, Condition, Conditioner
+from maquette.conditioners.captions import EXAMPLES, Captions
+from maquette.contracts import Batch, Condition
 from maquette.data.tokens import Tokens
 from maquette.streams import Streams
 
 
-class Symbols(Conditioner):
-    """Captions list[str] -> symbols int64[B,L] in the place of tokens, and bool[B,L], which are the text's; null is "".
+class Symbols(Captions):
+    """Captions list[str] -> symbols int64[B,L] in the place of tokens, and bool[B,L], which are the text's.
 
-    The tokenizer is learned from the training rows' captions and checkpointed.
+    The null condition is the negative prompt's, by default "". The tokenizer is learned from the training rows' captions, and
+    checkpointed.
 
     Args:
         length: symbols of every caption; a longer one is cut, and `notes` say so.
         vocab: of the tokenizer; the last symbol ends every caption.
+        kept: captions kept at most, for samples that nobody said anything about.
 
     Raises:
         ValueError: data to learn from that have no captions; no list of captions.
     """
 
-    fields = ("text",)
-
-    def __init__(self, length: int, vocab: int):
-        super().__init__()
+    def __init__(self, length: int, vocab: int, kept: int = EXAMPLES):
+        super().__init__(kept=kept)
         self.vocab, self.tokens = vocab, Tokens(length=length)
 
     def learn(self, data: Any) -> None:
-        if "text" not in data.columns:
-            raise ValueError(f"the data have no 'text' to learn symbols from; they have {', '.join(data.columns)}")
+        texts = self.keep(data)
         if not len(self.tokens.learned):
-            self.tokens.learn(list(data.columns["text"]), self.vocab)
+            self.tokens.learn(texts, self.vocab)
 
     def forward(self, batch: Batch, *, drop: float = 0.0, rng: Streams | None = None) -> Condition:
         texts = batch.get("text")
@@ -41,11 +41,12 @@ class Symbols(Conditioner):
         gone = [drop >= 1] * len(texts)
         if 0 < drop < 1 and rng is not None:
             gone = (rng.uniform() < drop).tolist()
-        symbols, real = self.tokens(["" if lost else text for text, lost in zip(texts, gone, strict=True)])
+        others = self.instead(batch, len(texts))
+        symbols, real = self.tokens([other if lost else text for text, other, lost in zip(texts, others, gone, strict=True)])
         return Condition(tokens=symbols, mask=real)
 
     def notes(self, batch: Batch) -> list[str]:
-        said = list(dict.fromkeys(batch.get("text") or ()))
+        said = list(dict.fromkeys(text for name in ("text", "negative") for text in batch.get(name) or ()))
         return [
             f"{text!r} is too long, {rest!r} is left out"
             for text, rest in zip(said, self.tokens.unheard(said), strict=True)

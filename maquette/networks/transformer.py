@@ -1,11 +1,12 @@
 """One transformer over symbols, causal or not: its switches make the published families.
 
-Knows symbols, positions and an optional condition vector; not what the symbols mean, nor whether row t is read as a guess
-of symbol t (bidirectional) or of the one after it (causal).
+Knows symbols, positions, and what it may be told: a vector, or symbols of another kind before the first. Not what any of them
+mean, nor whether row t is read as a guess of symbol t (bidirectional) or of the one after it (causal).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from maquette.contracts import Condition, Network, device_of
 from maquette.nn.attention import Attention, Memory
+from maquette.nn.embed import GridPlaces
 from maquette.nn.mlp import SwiGLU
 from maquette.nn.norm import RMSNorm
 from maquette.nn.rope import Turn, turns
@@ -28,7 +30,8 @@ class Style:
         hidden: channels within the feed-forward layers; 0 = 8/3 of the width, rounded up to a multiple of 32.
         tied: score symbols with the matrix that embeds them.
         qk_norm: normalise queries and keys.
-        learned: positions are learned vectors, this many; 0 = rotary positions, any number.
+        learned: positions are learned vectors, this many, or the sums of one for each axis of a grid; 0 = rotary positions, any
+            number.
         theta: base of the rotary frequencies.
         eps: of every normalisation.
         smear: add the embedding of the symbol before, scaled per channel, causal only (the token shift of RWKV, Peng 2023,
@@ -39,10 +42,47 @@ class Style:
     hidden: int = 0
     tied: bool = False
     qk_norm: bool = False
-    learned: int = 0
+    learned: int | tuple[int, ...] = 0
     theta: float = 10000.0
     eps: float = 1e-6
     smear: bool = False
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Symbols that are told, and stand before the first: each sees those before it, and all that follows sees them all.
+
+    Args:
+        length: L, of every row.
+        vocab: symbols that may be told.
+        scored: they are scored as well (`Transformer.read`).
+    """
+
+    length: int
+    vocab: int
+    scored: bool = False
+
+
+class Heard(nn.Module):
+    """Told symbols, by tables of their own: int64[B,L] and which of them are a text's bool[B,L] -> [B,L,D].
+
+    Behind a text's end each place has a filling vector of its own (Ramesh 2021, sec. 2.2).
+    """
+
+    def __init__(self, prefix: Prefix, width: int):
+        super().__init__()
+        self.length = prefix.length
+        self.embed = nn.Embedding(prefix.vocab, width)
+        self.places, self.blanks = nn.Embedding(prefix.length, width), nn.Embedding(prefix.length, width)
+        self.head = nn.Linear(width, prefix.vocab, bias=False) if prefix.scored else None
+
+    def forward(self, cond: Condition | None) -> Tensor:
+        if cond is None or cond.tokens is None or cond.tokens.is_floating_point() or cond.tokens.shape[1] != self.length:
+            raise ValueError(f"this network must be told {self.length} symbols a row, as cond.tokens")
+        h = self.embed(cond.tokens)
+        if cond.mask is not None:
+            h = torch.where(cond.mask[..., None], h, self.blanks.weight.to(h.dtype))
+        return h + self.places.weight
 
 
 class Block(nn.Module):
@@ -85,12 +125,13 @@ class Transformer(Network):
         causal: row t sees symbols 0 .. t only.
         told: width of the condition vector, added to every position; 0 = none.
         dropout: on what each layer adds to the stream.
+        prefix: symbols told before the first, cond.tokens int64[B,L]; None = none.
 
     Raises:
         ValueError: a shape that does not divide.
     """
 
-    edges = ("embed", "head", "places", "told")
+    edges = ("embed", "head", "places", "told", "heard")
 
     def __init__(
         self,
@@ -104,6 +145,7 @@ class Transformer(Network):
         told: int = 0,
         dropout: float = 0.0,
         style: Style = Style(),
+        prefix: Prefix | None = None,
     ):
         super().__init__()
         groups, hidden = style.groups or heads, style.hidden or -(-8 * width // 96) * 32
@@ -113,8 +155,12 @@ class Transformer(Network):
         self.style, self.causal, self.out, self.groups, self.size = style, causal, out or vocab, groups, width // heads
         self.embed = nn.Embedding(vocab, width)
         self.smear = nn.Parameter(torch.zeros(width)) if style.smear and causal else None
-        self.places = nn.Embedding(style.learned, width) if style.learned else None
+        axes, self.places = style.learned, None
+        self.learned = axes if isinstance(axes, int) else math.prod(axes)
+        if self.learned:
+            self.places = nn.Embedding(axes, width) if isinstance(axes, int) else GridPlaces(axes, width)
         self.told = nn.Linear(told, width, bias=False) if told else None
+        self.heard = Heard(prefix, width) if prefix else None
         self.blocks = nn.ModuleList(Block(width, heads, hidden, causal, dropout, style) for _ in range(depth))
         self.norm = RMSNorm(width, style.eps)
         self.head = None if style.tied else nn.Linear(width, self.out, bias=False)
@@ -128,18 +174,50 @@ class Transformer(Network):
                 writes = name.endswith(("out.weight", "down.weight"))
                 nn.init.zeros_(p) if writes else nn.init.normal_(p, std=0.02)
 
-    def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: State | None = None) -> Tensor:
-        """int64[B,T] -> [B,T,V]; with a state, x holds the newest T symbols only. t is not used: x shows how far it is."""
-        first = state.at if state is not None else 0
-        h = self.enter(x, first, cond, state)
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        t: Tensor | None = None,
+        cond: Condition | None = None,
+        state: State | None = None,
+        both: bool = False,
+    ) -> Any:
+        """int64[B,T] -> [B,T,V]; with a state, x holds the newest T symbols only. t is not used: x shows how far it is.
+
+        Args:
+            both: give what `read` gives.
+        """
+        h = self.stream(x, cond, state)
+        own = h[:, -x.shape[1] :]
+        out = self.head(own) if self.head is not None else nn.functional.linear(own, self.embed.weight[: self.out])
+        if not both or self.heard is None or self.heard.head is None:
+            return out
+        return self.heard.head(h[:, : self.heard.length]), out
+
+    def read(self, x: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
+        """What follows each symbol that is told, logits [B,L,W], and each of x int64[B,T], [B,T,V]; in one pass.
+
+        Raises:
+            ValueError: nothing is told that would be scored.
+        """
+        if self.heard is None or self.heard.head is None:
+            raise ValueError("this network scores nothing that it is told")
+        return self(x, cond=cond, both=True)
+
+    def stream(self, x: Tensor, cond: Condition | None, state: State | None) -> Tensor:
+        """What the last block leaves, normalised: [B,T,D], or [B,L+T,D] where told symbols stand before the first."""
+        at, before = state.at if state is not None else 0, self.heard.length if self.heard is not None else 0
+        h = self.enter(x, max(0, at - before), cond, state)
+        if self.heard is not None and at == 0:
+            h = torch.cat([self.heard(cond).to(h.dtype), h], 1)
         turn = None
         if self.places is None:
-            cos, sin = turns(first, x.shape[1], self.size, self.style.theta, x.device)
+            cos, sin = turns(at, h.shape[1], self.size, self.style.theta, x.device)
             turn = (cos.to(h.dtype), sin.to(h.dtype))
         for i, block in enumerate(self.blocks):
             h = block(h, turn, state.layers[i] if state is not None else None)
-        h = self.norm(h)
-        return self.head(h) if self.head is not None else nn.functional.linear(h, self.embed.weight[: self.out])
+        return self.norm(h)
 
     def __call__(self, *args: Any, state: State | None = None, **named: Any) -> Any:
         """Compiled for training only, if at all: the shapes of decoding and scoring would each cost a compilation."""
@@ -166,8 +244,8 @@ class Transformer(Network):
 
     def check(self, length: int) -> None:
         """Raises ValueError when a sequence is longer than the learned positions."""
-        if self.style.learned and length > self.style.learned:
-            raise ValueError(f"{length} positions are {length - self.style.learned} more than the {self.style.learned} learned")
+        if self.learned and length > self.learned:
+            raise ValueError(f"{length} positions are {length - self.learned} more than the {self.learned} learned")
 
     def begin(self, batch: int, length: int) -> State | None:
         """Memory for `length` symbols, allocated at once; None when the network looks both ways."""
@@ -175,6 +253,6 @@ class Transformer(Network):
             return None
         self.check(length)
         device, dtype = device_of(self), self.embed.weight.dtype
-        shape = (batch, self.groups, length, self.size)
+        shape = (batch, self.groups, length + (self.heard.length if self.heard is not None else 0), self.size)
         layers = [Memory(*(torch.zeros(shape, device=device, dtype=dtype) for _ in "kv")) for _ in self.blocks]
         return State(layers, torch.zeros(batch, 1, self.embed.embedding_dim, device=device, dtype=dtype))

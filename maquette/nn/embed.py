@@ -62,6 +62,26 @@ def places(high: int, wide: int, width: int, slowest: float = 10_000.0, span: fl
     return torch.cat([down.repeat_interleave(wide, 0), across.repeat(high, 1)], 1)
 
 
+class GridPlaces(nn.Module):
+    """A learned vector for each place of a grid, the sum of one per axis: `weight` [places, width], the last axis fastest.
+
+    Args:
+        axes: places along each axis, such as rows, columns and symbols of a place.
+        width: of the vectors.
+    """
+
+    def __init__(self, axes: tuple[int, ...], width: int):
+        super().__init__()
+        self.axes = nn.ModuleList(nn.Embedding(size, width) for size in axes)
+
+    @property
+    def weight(self) -> Tensor:
+        whole = torch.zeros(1, 1, device=self.axes[0].weight.device)  # type: ignore[arg-type]
+        for axis in self.axes:
+            whole = (whole[:, None] + axis.weight).flatten(0, 1)  # type: ignore[operator]
+        return whole
+
+
 def widened(told: nn.Linear | None, more: int, width: int) -> nn.Linear:
     """A layer without bias that hears `more` numbers after those that `told` hears, and at first pays them no heed."""
     known = told.in_features if told is not None else 0

@@ -101,9 +101,37 @@ class NextToken(Objective):
 
 
 class NextCode(NextToken):
-    """The same for the codes of a lossy codec: they have a likelihood, the data themselves have none here."""
+    """The same for the codes of a lossy codec: they have a likelihood, the data themselves have none here.
+
+    Args:
+        bos, drop: as in NextToken.
+        heard: share of the loss that symbols told before the code have, learned by the same network (Ramesh 2021, sec. 2.3: 1/8).
+
+    Raises:
+        ValueError: a share outside 0 .. 1.
+    """
 
     bound = ""
+
+    def __init__(self, bos: int, drop: float = 0.0, heard: float = 0.0):
+        super().__init__(bos, drop)
+        if not 0 <= heard < 1:
+            raise ValueError(f"heard is a share of the loss, 0 .. 1 (without 1), not {heard}")
+        self.heard = heard
+
+    @phase("main", "conditioner")
+    def predict(self, system: System, batch: Batch, rng: Streams, step: int) -> tuple[Tensor, Logs]:
+        """Mean cross-entropy per target, in nats: of the code, and of what is told before it, where that has a share."""
+        if not self.heard:
+            return super().predict(system, batch, rng, step)
+        x, target = self.shift(system.encode(batch), batch)
+        cond = system.condition(batch, drop=self.drop, rng=rng)
+        assert cond is not None and cond.tokens is not None
+        net: Any = system.nets["main"]
+        before, after = net.read(x, cond)
+        said = cond.tokens[:, 1:] if cond.mask is None else cond.tokens[:, 1:].masked_fill(~cond.mask[:, 1:], IGNORE)
+        code, told = cross_entropy(after, target), cross_entropy(before[:, :-1], said)
+        return torch.lerp(code, told, self.heard), {"code": code, "told": told}
 
     def score(self, system: System, batch: Batch, rng: Streams) -> None:  # type: ignore[override]
         return None

@@ -8,7 +8,7 @@ from maquette.codecs.autoencoder import LatentCodec, SymbolCodec
 from maquette.codecs.chain import Chain
 from maquette.codecs.pixels import Pixels
 from maquette.conditioners.label import Labels
-from maquette.contracts import Codec, Network
+from maquette.contracts import Codec, Conditioner, Network
 from maquette.data import Data, Facts, open_data
 from maquette.data.cached import cached
 from maquette.experiment import Experiment, Fit
@@ -52,7 +52,7 @@ def vq_vae(
         latent: numbers in a vector of the codebook.
     """
     opened = _images("vq_vae", data, size)
-    codec = _symbols(opened.facts, VectorQuantizer(latent, symbols), _density(opened.facts), depth, patch)
+    codec = symbols_of(opened.facts, symbols, latent, 1, depth, patch)
     return Experiment(System({}, Coding(), Rebuild(), codec), opened, FIT, VQ_VAE)
 
 
@@ -135,6 +135,7 @@ def vqgan(
     patch: int = 0,
     symbols: int = 256,
     latent: int = 16,
+    books: int = 1,
     features: float = 1.0,
     adversary: float = 0.2,
     delay: int = 60,
@@ -151,12 +152,13 @@ def vqgan(
         patch: pixels to a side that a symbol stands for, a power of two; 0 leaves at most 8 symbols a side.
         symbols: size of the codebook.
         latent: numbers in a vector of the codebook.
+        books: codebooks in a row, each adding a symbol per place.
         features: weight of the unlikeness in the classifier's features.
         adversary: weight of the adversarial loss, after balancing.
         delay: steps before the discriminator joins in.
     """
     opened = _images("vqgan", data, size)
-    codec = _symbols(opened.facts, VectorQuantizer(latent, symbols), _density(opened.facts), depth, patch)
+    codec = symbols_of(opened.facts, symbols, latent, books, depth, patch)
     system = System(critics_of(opened.facts, depth), Sharpened(0.25, features, adversary, delay), Rebuild(), codec)
     return Experiment(system, opened, FIT, VQGAN)
 
@@ -178,8 +180,8 @@ def vq_prior(
     """
     opened = _images("vq_prior", data, size)
     if codec:
-        return _prior(opened, _stage_one(codec, opened.facts), depth, dropout, drop)
-    coder = _symbols(opened.facts, VectorQuantizer(16, 256), _density(opened.facts))
+        return _prior(opened, coder_from(codec, opened.facts), depth, dropout, drop)
+    coder = symbols_of(opened.facts, 256, 16)
     return _prior(opened, coder, depth, dropout, drop, first=Coding())
 
 
@@ -211,7 +213,7 @@ def vqgan_prior(
         drop: chance that a training row is not told its label; above 0 makes guidance possible.
     """
     opened = _images("vqgan_prior", data, size)
-    coder = _symbols(opened.facts, VectorQuantizer(16, symbols), _density(opened.facts))
+    coder = symbols_of(opened.facts, symbols, 16)
     first = Sharpened(0.25, features, adversary, delay)
     return _prior(opened, coder, depth, dropout, drop, first=first, critics=critics_of(opened.facts, 1))
 
@@ -242,23 +244,43 @@ def _prior(
         style=Style(learned=coder.length, qk_norm=True),
     )
     prior = NextCode(coder.bos, drop)
-    system = System(
-        {"main": net, "ema": copy.deepcopy(net), **(critics or {})},
-        Together(first, prior) if first else prior,
-        Autoregressive(),
-        coder,
-        conditioner,
-        frozen=() if first else ("codec",),
-        follow={"ema": ("main", 0.999)},
-    )
-    rows = opened if first else cached(opened, coder.field, lambda data: coder.encode(data.to(system.device)))
+    system, rows = second_stage(opened, coder, net, prior, Autoregressive(), conditioner, first, critics)
     if first:  # the codec wants many steps, and sets their rate
         return Experiment(system, rows, FIT, BOTH)
     batch = max(8, 1024 // coder.length)
     return Experiment(system, rows, Fit(steps=1500, batch=batch, lr=3e-3, weight_decay=0.01, muon=0.02, bf16=True))
 
 
-def _stage_one(path: str, facts: Facts) -> Codec:
+def second_stage(
+    opened: Data,
+    coder: Codec,
+    net: Network,
+    prior: NextCode,
+    sampler: Autoregressive,
+    conditioner: Conditioner | None,
+    first: Coding | None = None,
+    critics: dict[str, Network] | None = None,
+    decay: float = 0.999,
+) -> tuple[System, Data]:
+    """A network over a codec's symbols, and the rows that it learns from: each with its symbols, where the codec stays as it is.
+
+    Args:
+        first: how the codec learns in the same run, with which critics; None = it does not.
+        decay: of the average that is sampled from.
+    """
+    system = System(
+        {"main": net, "ema": copy.deepcopy(net), **(critics or {})},
+        Together(first, prior) if first else prior,
+        sampler,
+        coder,
+        conditioner,
+        frozen=() if first else ("codec",),
+        follow={"ema": ("main", decay)},
+    )
+    return system, opened if first else cached(opened, coder.field, lambda data: coder.encode(data.to(system.device)))
+
+
+def coder_from(path: str, facts: Facts) -> Codec:
     """The codec of a trained run, with its weights.
 
     Raises:
@@ -317,6 +339,18 @@ def latents_of(facts: Facts, latent: int, depth: int, patch: int) -> tuple[Chain
     encoder, decoder, grid = _networks(facts, 2 * latent, latent, density, depth, patch)
     shape = (latent, *grid)
     return Chain(Pixels(facts.levels), LatentCodec(encoder, decoder, density, shape)), shape
+
+
+def symbols_of(facts: Facts, symbols: int, latent: int, books: int = 1, depth: int = 1, patch: int = 0) -> Chain:
+    """An untrained codec of learned symbols, one codebook or several in a row.
+
+    Raises:
+        ValueError: fewer than one number in a vector, or no codebooks.
+    """
+    if latent < 1:
+        raise ValueError(f"latent is {latent}; it must be 1 or more")
+    quantizer = VectorQuantizer(latent, symbols) if books == 1 else ResidualQuantizer(latent, symbols, books)
+    return _symbols(facts, quantizer, _density(facts), depth, patch)
 
 
 def _symbols(facts: Facts, quantizer: Quantizer, likelihood: Likelihood, depth: int = 1, patch: int = 0) -> Chain:

@@ -48,6 +48,6 @@ def clip(data: str = "scenes", size: int = 0, depth: int = 4, patch: int = 4, wo
         Contrastive(),
         None,
         Pixels(opened.facts.levels),
-        Symbols(words, VOCAB),
+        Symbols(words, VOCAB, kept=0),
     )
     return Experiment(system, opened, Fit(steps=1000, batch=256, lr=2e-3, muon=0.02, bf16=True), CLIP_BAND, 120)

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from maquette.codecs.autoencoder import LatentCodec
 from maquette.codecs.chain import Chain
-from maquette.conditioners.prompt import EXAMPLES, Prompt, Reading
+from maquette.conditioners.captions import EXAMPLES
+from maquette.conditioners.prompt import Prompt, Reading
 from maquette.contracts import Network
 from maquette.data import Data, Facts, open_data
 from maquette.data.cached import cached
@@ -159,9 +160,7 @@ def _of_latents(
     fit: Fit,
 ) -> Experiment:
     """A network that denoises a codec's latents, told captions. `first`: how the codec learns in the same run; None = not."""
-    opened = noted(
-        opened, f"each checkpoint keeps up to {EXAMPLES} training captions, for samples nobody described: they go with it"
-    )
+    opened = keeping(opened)
     process = straight.flow(reading=Balanced(1.0))
     system = System(
         {"main": net, "ema": copy.deepcopy(net), **(critics_of(opened.facts, 1) if first else {})},
@@ -198,6 +197,13 @@ def captioned(recipe: str, data: str, size: int, depth: int) -> Data:
     if depth < 1:
         raise ValueError(f"depth is {depth}; it must be 1 or more")
     return opened
+
+
+def keeping(opened: Data) -> Data:
+    """The same data, with a note of what runs keep of them."""
+    return noted(
+        opened, f"each checkpoint keeps up to {EXAMPLES} training captions, for samples nobody described: they go with it"
+    )
 
 
 def _stage_one(path: str, facts: Facts) -> tuple[Chain, tuple[int, int, int]]:

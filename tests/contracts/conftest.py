@@ -18,7 +18,7 @@ TINY: dict[str, Any] = {"depth": 1, "width": 32, "heads": 2, "vocab": 300, "cont
 SMALL = {"font_digits": "digits", "font_digits8:digits": "digits:digits"}  # data that stand in for larger ones
 TINY |= {"symbols": 16, "books": 2, "delay": 2, "pretrain": 3}
 # every recipe by itself, and those of a second stage also on a run of the first
-FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec", "mmdit": "kl_codec", "imagen": "imagen_base"}
+FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec", "mmdit": "kl_codec", "imagen": "imagen_base", "dalle": "vqgan"}
 STAGES = ("codec", "base")  # what arguments that name a first stage's run are called
 CASES = [(name, False) for name in recipes.catalogue()]
 CASES += [(name, True) for name, listed in recipes.catalogue().items() if set(STAGES) & set(listed.arguments)]

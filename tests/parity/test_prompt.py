@@ -362,7 +362,7 @@ def test_what_cannot_be_told_is_refused() -> None:
     for said in ("grey", ["grey"]):
         with pytest.raises(ValueError, match="one for each caption"):
             prompt({"text": ["a", "b"], "negative": said}, drop=1.0)
-    with pytest.raises(ValueError, match="no 'text' to learn prompts from; they have image"):
+    with pytest.raises(ValueError, match="no 'text' to learn captions from; they have image"):
         small().learn(Split({"image": torch.zeros(1)}))
     with pytest.raises(ValueError, match="at least one reading"):
         Prompt([[]])
