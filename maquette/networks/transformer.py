@@ -1,6 +1,6 @@
 """One transformer over symbols, causal or not: its switches make the published families.
 
-Knows symbols, positions and an optional condition vector; not what the symbols mean, nor whether row t is read as a guess
+Knows symbols, positions, an optional condition vector and tokens told before the first symbol; not what the symbols mean, nor whether row t is read as a guess
 of symbol t (bidirectional) or of the one after it (causal).
 """
 
@@ -84,6 +84,7 @@ class Transformer(Network):
         out: symbols scored, the first of the vocabulary; 0 = all.
         causal: row t sees symbols 0 .. t only.
         told: width of the condition vector, added to every position; 0 = none.
+        prefix: condition tokens [B,prefix,D] that stand before the first symbol, where every symbol sees them; 0 = none.
         dropout: on what each layer adds to the stream.
 
     Raises:
@@ -102,6 +103,7 @@ class Transformer(Network):
         out: int = 0,
         causal: bool = True,
         told: int = 0,
+        prefix: int = 0,
         dropout: float = 0.0,
         style: Style = Style(),
     ):
@@ -110,6 +112,7 @@ class Transformer(Network):
         if width % heads or heads % groups or (width // heads) % 2:
             near = max(2, round(width / heads / 2) * 2) * heads
             raise ValueError(f"width {width} is not {heads} heads of even size in {groups} groups; nearest width {near}")
+        self.prefix = prefix
         self.style, self.causal, self.out, self.groups, self.size = style, causal, out or vocab, groups, width // heads
         self.embed = nn.Embedding(vocab, width)
         self.smear = nn.Parameter(torch.zeros(width)) if style.smear and causal else None
@@ -131,14 +134,16 @@ class Transformer(Network):
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: State | None = None) -> Tensor:
         """int64[B,T] -> [B,T,V]; with a state, x holds the newest T symbols only. t is not used: x shows how far it is."""
         first = state.at if state is not None else 0
-        h = self.enter(x, first, cond, state)
+        h = self.enter(x, max(0, first - self.prefix), cond, state)
+        if self.prefix and not first:
+            h = torch.cat([self.before(cond).to(h.dtype), h], 1)
         turn = None
         if self.places is None:
-            cos, sin = turns(first, x.shape[1], self.size, self.style.theta, x.device)
+            cos, sin = turns(first, h.shape[1], self.size, self.style.theta, x.device)
             turn = (cos.to(h.dtype), sin.to(h.dtype))
         for i, block in enumerate(self.blocks):
             h = block(h, turn, state.layers[i] if state is not None else None)
-        h = self.norm(h)
+        h = self.norm(h[:, -x.shape[1] :])
         return self.head(h) if self.head is not None else nn.functional.linear(h, self.embed.weight[: self.out])
 
     def __call__(self, *args: Any, state: State | None = None, **named: Any) -> Any:
@@ -164,6 +169,14 @@ class Transformer(Network):
             h = h + self.told(cond.vector)[:, None]
         return h
 
+    def before(self, cond: Condition | None) -> Tensor:
+        """The tokens that stand before the first symbol, [B,prefix,D]. Raises ValueError where they were not told."""
+        want = (self.prefix, self.embed.embedding_dim)
+        if cond is None or cond.tokens is None or tuple(cond.tokens.shape[1:]) != want:
+            told = "nothing" if cond is None or cond.tokens is None else tuple(cond.tokens.shape)
+            raise ValueError(f"this network must be told {want[0]} condition tokens of width {want[1]}, and is told {told}")
+        return cond.tokens
+
     def check(self, length: int) -> None:
         """Raises ValueError when a sequence is longer than the learned positions."""
         if self.style.learned and length > self.style.learned:
@@ -175,6 +188,6 @@ class Transformer(Network):
             return None
         self.check(length)
         device, dtype = device_of(self), self.embed.weight.dtype
-        shape = (batch, self.groups, length, self.size)
+        shape = (batch, self.groups, self.prefix + length, self.size)
         layers = [Memory(*(torch.zeros(shape, device=device, dtype=dtype) for _ in "kv")) for _ in self.blocks]
         return State(layers, torch.zeros(batch, 1, self.embed.embedding_dim, device=device, dtype=dtype))

@@ -52,7 +52,7 @@ def card(run: dict[str, Any], evaluation: dict[str, Any] | None, picture: str = 
     parts = [
         _about(run, facts),
         f"![Samples, the first ones drawn]({picture})" if picture else "",
-        _loading(facts, _draws(run)),
+        _loading(facts, _draws(run), str(run.get("makes") or facts.get("field") or "image")),
         _figures(evaluation),
         _training(run, evaluation),
         _data(facts),
@@ -143,14 +143,16 @@ def _draws(run: dict[str, Any]) -> bool:
     return bool(run.get("draws", True))
 
 
-def _loading(facts: dict[str, Any], draws: bool) -> str:
+def _loading(facts: dict[str, Any], draws: bool, makes: str) -> str:
     lines = ["import maquette", "", 'run = maquette.load("PATH/TO/THIS/FOLDER")']
     if not draws:
         lines.append("rows = {name: column[:16] for name, column in run.data.held.all().items()}")
         lines.append('found = run.system.objective.embed(run.system, rows)  # unit vectors: found["image"] @ found["text"].T')
         return "## Load and compare\n\n```python\n" + "\n".join(lines) + "\n```\n\nNothing here is a pickle. It draws no samples."
     classes = facts.get("classes") or []
-    if facts.get("field") == "text":
+    if makes == "text" != facts.get("field"):
+        lines.append('print(run.sample(1, seed=0, **run.begun("picture.png", 1))["text"][0])')
+    elif facts.get("field") == "text":
         lines.append('print(run.sample(1, seed=0, prompt="import ")["text"][0])')
     else:
         about = ', about={"label": 0}' if classes else ""
