@@ -26,8 +26,8 @@ STEPS, UNITS, PAIRS, REACH = 9, 10, 3, 2.0  # of a strip; units at most; pairs o
 def kept(evidence: Evidence) -> dict[str, Any]:
     """Samples and held-out rows of images, the same number of each class, and each sample's nearest training row (Euclid).
 
-    Of text: a few samples. Of what is written about pictures: that, and the held-out pictures. Of a system that makes nothing out of nothing: held-out rows and what it makes of them; of one that
-    draws nothing at all: nothing.
+    Of text: a few samples. Of what is written about pictures: that, and the pictures. Of a system that makes nothing
+    out of nothing: held-out rows and what it makes of them; of one that draws nothing at all: nothing.
     """
     system = evidence.system
     if system is not None and system.codec.field == "text" and evidence.facts.field == "image":

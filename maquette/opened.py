@@ -349,8 +349,8 @@ def _told(system: System, facts: Facts, about: dict[str, Any], n: int) -> Batch 
     for key in about:
         if key not in known:
             raise recipes.UnknownName("field of --about", key, known or ["(this run takes none)"])
-    readers = {"label": _labels, "source": _sources, "image": _sources}
-    readers |= {"text": _sentences, "negative": _sentences, "numbers": _numbers}
+    readers: dict[str, Callable[[Facts, Any, int], Any]] = {"label": _labels, "source": _sources, "image": _sources}
+    readers |= {"text": _sentences, "negative": _sentences, "numbers": _numbers, "full": _numbers}
     return {key: readers[key](facts, value, n) if key in readers else value for key, value in about.items()}
 
 

@@ -1,4 +1,4 @@
-"""Captions of training rows: a share of the rows, or every caption written anew. Knows pictures' bytes; not who writes.
+"""Captions of training rows: full ones and terse ones told apart, or all written anew. Knows pictures' bytes; not who writes.
 
 Which row is in a share follows from its picture alone, so that it is the same in every run and under every caption.
 """
@@ -19,37 +19,58 @@ from maquette.data.errors import DataError
 from maquette.data.shares import sha1
 
 Write = Callable[[Tensor], Sequence[str]]  # pictures float[B,C,H,W] in 0..1 -> a caption each
-CAPTIONED, RETOLD = 4, 8  # first byte of a picture's SHA-1 that decides on either; what is held out goes by the first
+CAPTIONED, RETOLD = 12, 8  # first byte of a picture's SHA-1 that decides on either; the data's own rules go by earlier ones
 
 
-def chances(images: Column, first: int) -> Tensor:
-    """A number in 0..1 for each picture uint8[N,C,H,W], from four bytes of its SHA-1 and nothing else: float64[N]."""
-    assert isinstance(images, Tensor)
-    digests = [sha1(image.contiguous().numpy().tobytes()) for image in images.cpu()]
+def chances(rows: Split, first: int) -> Tensor:
+    """A number in 0..1 for each row's picture, from four bytes of its SHA-1 and nothing else: float64[N]."""
+    digests = [sha1(image.contiguous().numpy().tobytes()) for image in _images(rows).cpu()]
     return torch.tensor([int.from_bytes(d[first : first + 4], "big") / 2**32 for d in digests], dtype=torch.float64)
 
 
-def share_of(data: Data, share: float) -> Data:
-    """The same data with a share of its training rows only, by what their pictures are. Held-out rows stay.
+def _images(rows: Split) -> Tensor:
+    images = rows.columns["image"]
+    assert isinstance(images, Tensor)
+    return images
+
+
+def graded(data: Data, share: float) -> Data:
+    """Images, captions and "full" float[B,1]: 1 of rows whose captions are full, 0 of the others. Held-out rows stay.
+
+    Data with a column "full_text" have a full caption where that is not empty, and a terse one, "text", elsewhere; of other data
+    every caption is full. Rows with full captions come again and again, until they are as many as those without.
+
+    Args:
+        share: of the full captions that are learned from, chosen by their pictures; the other rows keep their terse ones, or
+            are left out where they have none.
 
     Raises:
         ValueError: a share that is not above 0, up to 1.
-        DataError: when rows are asked for: none is in the share.
+        DataError: when rows are asked for: none with a full caption is in the share.
     """
     if not 0 < share <= 1:
-        raise ValueError(f"share is {share}; it must be above 0, up to 1 (all training rows)")
-    if share == 1:
-        return data
+        raise ValueError(f"share is {share}; it must be above 0, up to 1 (all full captions)")
 
     def read() -> dict[str, Split]:
         train = data.train
-        places = (chances(train.columns["image"], CAPTIONED) < share).nonzero()[:, 0]
-        if not len(places):
-            raise DataError(f"a share of {share:g} of {len(train)} training rows holds none; nearest is {1 / len(train):.2g}")
-        columns = {name: _taken(column, places) for name, column in train.columns.items()}
+        text = list(train.columns["text"])
+        known = train.columns.get("full_text", text)
+        chosen = (chances(train, CAPTIONED) < share).tolist()
+        full = [i for i, (said, kept) in enumerate(zip(known, chosen, strict=True)) if said and kept]
+        others = sorted({*range(len(text))} - {*full}) if "full_text" in train.columns else []
+        if not full:
+            raise DataError(f"a share of {share:g} of {len(text)} training rows holds no full caption; a larger one may")
+        again = [full[i % len(full)] for i in range(max(len(full), len(others)))]
+        columns: dict[str, Column] = {
+            "image": _images(train)[torch.tensor(again + others)],
+            "text": [*(known[i] for i in again), *(text[i] for i in others)],
+            "full": (torch.arange(len(again) + len(others)) < len(again)).float()[:, None],
+        }
         return {**data.splits, "train": Split(columns, train.levels)}
 
-    return Data(noted(data, f"of the training rows a share of {share:g} is learned from, chosen by their pictures").facts, read)
+    return Data(
+        noted(data, f"of the full captions a share of {share:g} is learned from").facts if share < 1 else data.facts, read
+    )
 
 
 def retold(data: Data, write: Write, mix: float, by: str) -> Data:
@@ -101,7 +122,7 @@ class Retold(Sequence[str]):
     @cached_property
     def places(self) -> Tensor:
         """The rows whose captions are written anew: int64[M]."""
-        return (chances(self.split.columns["image"], RETOLD) < self.mix).nonzero()[:, 0]
+        return (chances(self.split, RETOLD) < self.mix).nonzero()[:, 0]
 
     def __len__(self) -> int:
         return len(self.split)
@@ -112,7 +133,3 @@ class Retold(Sequence[str]):
     def __getitem__(self, at: slice) -> list[str]: ...
     def __getitem__(self, at: int | slice) -> str | list[str]:
         return self.texts[at]
-
-
-def _taken(column: Column, places: Tensor) -> Column:
-    return column[places] if isinstance(column, Tensor) else [column[i] for i in places.tolist()]

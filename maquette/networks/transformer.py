@@ -1,7 +1,7 @@
 """One transformer over symbols, causal or not: its switches make the published families.
 
-Knows symbols, positions, an optional condition vector and tokens told before the first symbol; not what the symbols mean, nor whether row t is read as a guess
-of symbol t (bidirectional) or of the one after it (causal).
+Knows symbols, positions, an optional condition vector, and tokens told before the first symbol; not what the symbols mean, nor
+whether row t is read as a guess of symbol t (bidirectional) or of the one after it (causal).
 """
 
 from __future__ import annotations

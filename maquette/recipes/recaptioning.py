@@ -10,7 +10,7 @@ from maquette.codecs.text import BPE
 from maquette.conditioners.picture import EXAMPLES, Picture
 from maquette.data import Data, Facts
 from maquette.data.core import noted
-from maquette.data.retold import retold, share_of
+from maquette.data.retold import graded, retold
 from maquette.experiment import Experiment, Fit
 from maquette.networks.transformer import Style, Transformer
 from maquette.objectives.likelihood import NextToken
@@ -26,29 +26,35 @@ RECAPTION = {"adherence, ground": (0.6, 1.0)}
 
 
 def captioner(
-    data: str = "scenes", size: int = 0, depth: int = 2, words: int = 16, vocab: int = 512, share: float = 0.05
+    data: str = "scenes_terse",
+    size: int = 0,
+    depth: int = 2,
+    words: int = 16,
+    vocab: int = 512,
+    share: float = 1.0,
 ) -> Experiment:
     """A captioner: a transformer that writes what a picture shows, symbol by symbol (Betker 2023, sec. 2.1).
 
-    It learns from the few rows that are well captioned, to write such captions for all others: see recaption. The picture is
-    told as tokens before the first symbol, by an encoder that learns here, where the paper's is CLIP's.
+    It learns from the terse captions that rows have, and to write full ones from the few that are: then it can rewrite all
+    others, see recaption. The picture is told as tokens before the first symbol, by an encoder that learns here, where the
+    paper's is CLIP's; which kind of caption it is, is told too, where the paper trains on the one kind after the other.
 
     Args:
-        data: a built-in set of captioned images, or a folder of yours.
+        data: a built-in set of captioned images, or a folder of yours, where every caption is taken for a full one.
         size: side in pixels that images are brought to; 0 keeps them as they are.
         depth: the one dial: blocks; channels grow with it, the encoder's too.
         words: symbols of a caption, its end included; a longer one is learned up to there.
         vocab: symbols of the BPE that is learned from the captions.
-        share: of the training rows that are learned from, chosen by their pictures; 1 = all.
+        share: of the full captions that are learned from, chosen by their pictures; 1 = all.
     """
     opened = captioned("captioner", data, size, depth)
     if words < 2:
         raise ValueError(f"words is {words}; a caption has at least 2 symbols: one, and its end")
-    opened = noted(share_of(opened, share), f"each checkpoint keeps {EXAMPLES} training pictures, which go where it goes")
+    opened = noted(graded(opened, share), f"each checkpoint keeps {EXAMPLES} training pictures, which go where it goes")
     channels, high, wide = opened.facts.shape
     width, heads = 2 * HEAD * depth, 2 * depth
     codec = BPE(vocab, words)
-    net = Transformer(codec.vocab, width, depth, heads, prefix=PREFIX, style=Style(qk_norm=True))
+    net = Transformer(codec.vocab, width, depth, heads, told=1, prefix=PREFIX, style=Style(qk_norm=True))
     system = System(
         {"main": net},
         NextToken(codec.bos, whole=words),

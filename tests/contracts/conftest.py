@@ -18,7 +18,7 @@ TINY: dict[str, Any] = {"depth": 1, "width": 32, "heads": 2, "vocab": 300, "cont
 SMALL = {"font_digits": "digits", "font_digits8:digits": "digits:digits"}  # data that stand in for larger ones
 TINY |= {"symbols": 16, "books": 2, "delay": 2}
 # every recipe by itself, and those of a second stage also on a run of the first
-FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec", "mmdit": "kl_codec"}
+FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec", "mmdit": "kl_codec", "recaption": "kl_codec"}
 CASES = [(name, False) for name in recipes.catalogue()]
 CASES += [(name, True) for name, listed in recipes.catalogue().items() if "codec" in listed.arguments]
 
@@ -29,7 +29,7 @@ def tiny(name: str, text: Path, captioned: Path) -> dict[str, Any]:
     found = {key: value for key, value in TINY.items() if key in known}
     if "stdlib" in str(known.get("data")):
         found["data"] = str(text)
-    if known.get("data") == "scenes":
+    if known.get("data") in ("scenes", "scenes_terse"):
         found["data"] = str(captioned)
     if known.get("data") in SMALL:
         found["data"] = SMALL[known["data"]]
