@@ -131,12 +131,15 @@ def test_terse_scenes_are_the_same_scenes_and_never_say_what_is_not_so(monkeypat
     assert sum(short == long for short, long in zip(said, true, strict=True)) < 0.01 * len(said)
 
 
-def test_full_captions_are_told_apart_from_terse_ones_and_come_as_often():
+def test_full_captions_are_told_apart_from_terse_ones_and_come_again():
     data = blots(200, full=True)
     rows = graded(data, 1.0).train.all()
     full = rows["full"][:, 0].bool()
     assert [("red" in t or "green" in t or "blue" in t) for t in rows["text"]] == full.tolist()
-    assert full.sum() == 150 and (~full).sum() == 150  # 50 rows with a full caption, three times each
+    assert full.sum() == 50 and (~full).sum() == 150
+    few = graded(data, 0.3).train.all()
+    full_again = int(few["full"].sum())  # of the few, each again and again; those that the share leaves out are terse
+    assert 30 < full_again < 50 and len(few["text"]) - full_again > 170
     assert len(data.train.all()["text"]) == 200 and graded(data, 1.0).held is data.held
     pictures = {bytes(image) for image in (rows["image"] * 255).round().byte().flatten(1).numpy()[full]}
     assert len(pictures) == 50

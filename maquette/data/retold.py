@@ -38,7 +38,8 @@ def graded(data: Data, share: float) -> Data:
     """Images, captions and "full" float[B,1]: 1 of rows whose captions are full, 0 of the others. Held-out rows stay.
 
     Data with a column "full_text" have a full caption where that is not empty, and a terse one, "text", elsewhere; of other data
-    every caption is full. Rows with full captions come again and again, until they are as many as those without.
+    every caption is full. Rows with full captions come again and again, until they are a quarter as many as those without: all
+    that is in a picture is learned from the many, and from the few how to say all of it.
 
     Args:
         share: of the full captions that are learned from, chosen by their pictures; the other rows keep their terse ones, or
@@ -60,7 +61,7 @@ def graded(data: Data, share: float) -> Data:
         others = sorted({*range(len(text))} - {*full}) if "full_text" in train.columns else []
         if not full:
             raise DataError(f"a share of {share:g} of {len(text)} training rows holds no full caption; a larger one may")
-        again = [full[i % len(full)] for i in range(max(len(full), len(others)))]
+        again = [full[i % len(full)] for i in range(max(len(full), len(others) // 4))]
         columns: dict[str, Column] = {
             "image": _images(train)[torch.tensor(again + others)],
             "text": [*(known[i] for i in again), *(text[i] for i in others)],

@@ -62,7 +62,7 @@ def captioner(
         codec,
         Picture((channels, high, wide), PREFIX, width, 16 * depth),
     )
-    return Experiment(system, opened, Fit(steps=1000, batch=64, lr=2e-3, muon=0.02, bf16=True), CAPTIONER)
+    return Experiment(system, opened, Fit(steps=1200, batch=64, lr=3e-3, muon=0.02, bf16=True), CAPTIONER, 120)
 
 
 def recaption(
