@@ -21,7 +21,7 @@ from maquette.data.retold import chances, graded, retold
 from maquette.data.scenes import FACTORS, FULL
 from maquette.metrics import captions
 from maquette.metrics.evidence import Evidence
-from maquette.networks.transformer import Style, Transformer
+from maquette.networks.transformer import Prefix, Style, Transformer
 from maquette.objectives.likelihood import NextToken
 from maquette.recipes.recaptioning import captioner, recaption
 from maquette.report.pictures import grid, png
@@ -79,7 +79,7 @@ def run(folders, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("learned", [0, 6])
 def test_symbols_see_the_picture_and_the_past_and_never_the_future(learned):
     torch.manual_seed(0)
-    net = Transformer(20, 32, 2, 2, told=1, prefix=3, style=Style(learned=learned, smear=True)).eval()
+    net = Transformer(20, 32, 2, 2, told=1, style=Style(learned=learned, smear=True), prefix=Prefix(3)).eval()
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.2)
     told, other, x = tokens(), tokens(), torch.randint(20, (2, 6))

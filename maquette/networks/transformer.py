@@ -45,6 +45,36 @@ class Style:
     smear: bool = False
 
 
+@dataclass(frozen=True)
+class Prefix:
+    """What is told, and stands before the first symbol: each sees those before it, and all that follows sees them all.
+
+    Args:
+        length: L, of every row.
+    """
+
+    length: int
+
+
+class Heard(nn.Module):
+    """Told tokens, vectors of the network's own width: cond.tokens float[B,L,D] -> the same.
+
+    Raises:
+        ValueError: they were not told.
+    """
+
+    def __init__(self, prefix: Prefix, width: int):
+        super().__init__()
+        self.length, self.width = prefix.length, width
+
+    def forward(self, cond: Condition | None) -> Tensor:
+        want, tokens = (self.length, self.width), cond.tokens if cond is not None else None
+        if tokens is None or tuple(tokens.shape[1:]) != want:
+            told = "nothing" if tokens is None else tuple(tokens.shape)
+            raise ValueError(f"this network must be told {want[0]} condition tokens of width {want[1]}, and is told {told}")
+        return tokens
+
+
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feed-forward(norm(x))."""
 
@@ -84,8 +114,8 @@ class Transformer(Network):
         out: symbols scored, the first of the vocabulary; 0 = all.
         causal: row t sees symbols 0 .. t only.
         told: width of the condition vector, added to every position; 0 = none.
-        prefix: condition tokens [B,prefix,D] that stand before the first symbol, where every symbol sees them; 0 = none.
         dropout: on what each layer adds to the stream.
+        prefix: tokens told before the first symbol, cond.tokens [B,L,D]; None = none.
 
     Raises:
         ValueError: a shape that does not divide.
@@ -103,21 +133,21 @@ class Transformer(Network):
         out: int = 0,
         causal: bool = True,
         told: int = 0,
-        prefix: int = 0,
         dropout: float = 0.0,
         style: Style = Style(),
+        prefix: Prefix | None = None,
     ):
         super().__init__()
         groups, hidden = style.groups or heads, style.hidden or -(-8 * width // 96) * 32
         if width % heads or heads % groups or (width // heads) % 2:
             near = max(2, round(width / heads / 2) * 2) * heads
             raise ValueError(f"width {width} is not {heads} heads of even size in {groups} groups; nearest width {near}")
-        self.prefix = prefix
         self.style, self.causal, self.out, self.groups, self.size = style, causal, out or vocab, groups, width // heads
         self.embed = nn.Embedding(vocab, width)
         self.smear = nn.Parameter(torch.zeros(width)) if style.smear and causal else None
         self.places = nn.Embedding(style.learned, width) if style.learned else None
         self.told = nn.Linear(told, width, bias=False) if told else None
+        self.heard = Heard(prefix, width) if prefix else None
         self.blocks = nn.ModuleList(Block(width, heads, hidden, causal, dropout, style) for _ in range(depth))
         self.norm = RMSNorm(width, style.eps)
         self.head = None if style.tied else nn.Linear(width, self.out, bias=False)
@@ -133,18 +163,22 @@ class Transformer(Network):
 
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: State | None = None) -> Tensor:
         """int64[B,T] -> [B,T,V]; with a state, x holds the newest T symbols only. t is not used: x shows how far it is."""
-        first = state.at if state is not None else 0
-        h = self.enter(x, max(0, first - self.prefix), cond, state)
-        if self.prefix and not first:
-            h = torch.cat([self.before(cond).to(h.dtype), h], 1)
+        h = self.stream(x, cond, state)[:, -x.shape[1] :]
+        return self.head(h) if self.head is not None else nn.functional.linear(h, self.embed.weight[: self.out])
+
+    def stream(self, x: Tensor, cond: Condition | None, state: State | None) -> Tensor:
+        """What the last block leaves, normalised: [B,T,D], or [B,L+T,D] where told tokens stand before the first."""
+        at, before = state.at if state is not None else 0, self.heard.length if self.heard is not None else 0
+        h = self.enter(x, max(0, at - before), cond, state)
+        if self.heard is not None and at == 0:
+            h = torch.cat([self.heard(cond).to(h.dtype), h], 1)
         turn = None
         if self.places is None:
-            cos, sin = turns(first, h.shape[1], self.size, self.style.theta, x.device)
+            cos, sin = turns(at, h.shape[1], self.size, self.style.theta, x.device)
             turn = (cos.to(h.dtype), sin.to(h.dtype))
         for i, block in enumerate(self.blocks):
             h = block(h, turn, state.layers[i] if state is not None else None)
-        h = self.norm(h[:, -x.shape[1] :])
-        return self.head(h) if self.head is not None else nn.functional.linear(h, self.embed.weight[: self.out])
+        return self.norm(h)
 
     def __call__(self, *args: Any, state: State | None = None, **named: Any) -> Any:
         """Compiled for training only, if at all: the shapes of decoding and scoring would each cost a compilation."""
@@ -169,14 +203,6 @@ class Transformer(Network):
             h = h + self.told(cond.vector)[:, None]
         return h
 
-    def before(self, cond: Condition | None) -> Tensor:
-        """The tokens that stand before the first symbol, [B,prefix,D]. Raises ValueError where they were not told."""
-        want = (self.prefix, self.embed.embedding_dim)
-        if cond is None or cond.tokens is None or tuple(cond.tokens.shape[1:]) != want:
-            told = "nothing" if cond is None or cond.tokens is None else tuple(cond.tokens.shape)
-            raise ValueError(f"this network must be told {want[0]} condition tokens of width {want[1]}, and is told {told}")
-        return cond.tokens
-
     def check(self, length: int) -> None:
         """Raises ValueError when a sequence is longer than the learned positions."""
         if self.style.learned and length > self.style.learned:
@@ -188,6 +214,6 @@ class Transformer(Network):
             return None
         self.check(length)
         device, dtype = device_of(self), self.embed.weight.dtype
-        shape = (batch, self.groups, self.prefix + length, self.size)
+        shape = (batch, self.groups, length + (self.heard.length if self.heard is not None else 0), self.size)
         layers = [Memory(*(torch.zeros(shape, device=device, dtype=dtype) for _ in "kv")) for _ in self.blocks]
         return State(layers, torch.zeros(batch, 1, self.embed.embedding_dim, device=device, dtype=dtype))

@@ -12,7 +12,7 @@ from maquette.data import Data, Facts
 from maquette.data.core import noted
 from maquette.data.retold import graded, retold
 from maquette.experiment import Experiment, Fit
-from maquette.networks.transformer import Style, Transformer
+from maquette.networks.transformer import Prefix, Style, Transformer
 from maquette.objectives.likelihood import NextToken
 from maquette.recipes.pictures import MMDIT_FIT, captioned, coder_of, of_latents, reader_of, transformer_of
 from maquette.runs import trained
@@ -54,7 +54,7 @@ def captioner(
     channels, high, wide = opened.facts.shape
     width, heads = 2 * HEAD * depth, 2 * depth
     codec = BPE(vocab, words)
-    net = Transformer(codec.vocab, width, depth, heads, told=1, prefix=PREFIX, style=Style(qk_norm=True))
+    net = Transformer(codec.vocab, width, depth, heads, told=1, style=Style(qk_norm=True), prefix=Prefix(PREFIX))
     system = System(
         {"main": net},
         NextToken(codec.bos, whole=words),
