@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from maquette import api, cli
 from maquette.contracts import IGNORE, Condition
-from maquette.data import Data, DataError, Facts, open_data, scenes
+from maquette.data import Data, DataError, Facts, open_data
 from maquette.data.core import image_data
 from maquette.data.retold import chances, graded, retold
 from maquette.data.scenes import FACTORS, FULL
@@ -111,8 +111,7 @@ def test_a_whole_text_learns_where_it_ends_and_is_cut_where_it_is_too_long():
 # -- the rows ------------------------------------------------------------------------------------------------------------
 
 
-def test_terse_scenes_are_the_same_scenes_and_never_say_what_is_not_so(monkeypatch):
-    monkeypatch.setattr(scenes, "EACH", 1)
+def test_terse_scenes_are_the_same_scenes_and_never_say_what_is_not_so():
     terse, whole = open_data("scenes_terse"), open_data("scenes")
     for part in ("train", "held"):
         one, other = terse.splits[part].columns, whole.splits[part].columns

@@ -33,6 +33,7 @@ class Picture(Conditioner):
     fields = ("image",)
     options = ("full",)
     edges = ("encoder.head",)
+    drops = False
     examples: Tensor
 
     def __init__(self, shape: tuple[int, int, int], length: int, width: int, channels: int):
@@ -61,5 +62,5 @@ class Picture(Conditioner):
             tokens = tokens * (rng.uniform(1, 1) >= drop)
         return Condition(full, tokens)
 
-    def guess(self, rng: Streams) -> Batch:
+    def guess(self, rng: Streams, said: Batch | None = None) -> Batch:
         return {"image": self.examples[rng.integers(len(self.examples))]}

@@ -89,6 +89,7 @@ def scenes() -> Data:
     return image_data(about, columns)
 
 
+@cache
 def scenes_terse() -> Data:
     """The same scenes with the captions that people leave: training rows say little, one in 20 also all; held-out ones all."""
     whole = scenes()
