@@ -241,7 +241,9 @@ def test_a_picture_is_described_from_the_command_line_and_by_the_api(run, folder
     assert api.show("captioner")["can"]["given pictures"] == ["described"]
     scored = api.evaluate(run, n=20)
     assert scored["metrics"]["caption"]["value"] > 0.8 and "the data are not images" in str(scored["skipped"]["frechet"])
-    assert "begun(" in (run / "README.md").read_text() and (run / "report.html").exists()
+    card = (run / "README.md").read_text()
+    assert "begun(" in card and "model of text about images" in card and "pipeline_tag: image-to-text" in card
+    assert (run / "report.html").exists()
 
 
 def test_what_the_run_samples_greedily_is_what_pictures_are_learnt_from(run, folders, tmp_path):
@@ -268,6 +270,17 @@ def test_what_the_run_samples_greedily_is_what_pictures_are_learnt_from(run, fol
     after = again.system.nets["captioner"].state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
     assert again.sample(2, prompt="a red blot")["image"].shape == (2, 3, 8, 8)
+
+
+def test_captions_are_rewritten_by_the_likeliest_symbols_however_unsure_the_captioner(folders, tmp_path):
+    terse = str(folders / "terse")
+    api.train("captioner", data=terse, depth=1, vocab=280, words=8, steps=1, batch=4, out=tmp_path / "unsure", quiet=True)
+    unsure = api.load(tmp_path / "unsure")
+    told = [recaption(captioner=str(tmp_path / "unsure"), data=terse, depth=1, latent=2, mix=1.0).data.train for _ in "ab"]
+    image = told[0].all()["image"]
+    greedy = replace(unsure.system.sampler, temperature=0.0)  # type: ignore[type-var]
+    assert told[0].all()["text"] == unsure.system.sample(len(image), about={"image": image}, sampler=greedy)["text"]
+    assert told[0].all()["text"] == told[1].all()["text"] != unsure.system.sample(len(image), about={"image": image})["text"]
 
 
 def test_the_rest_of_the_system_is_what_it_would_be_without_a_captioner(run, folders):
