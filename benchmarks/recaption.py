@@ -54,6 +54,7 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     for seed in map(int, given.seeds.split(",")):
         codec = Path(given.codecs or folder) / f"kl_codec-seed{seed}"
+        codec = codec if codec.exists() else folder / codec.name
         trained(codec, "kl_codec", seed, ["--budget", given.codec, "--data", "scenes", "--patch", "4", "--latent", "4"])
         writer = folder / f"captioner-seed{seed}"
         trained(writer, "captioner", seed, ["--budget", given.captioner])
