@@ -82,8 +82,9 @@ def sample(
     """Draw n samples from a run or a published pipeline; written by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
 
     Args:
-        start: pictures to grow from, a file, a folder or an .npz: to translate, to rebuild, to vary (as far as the dial
-            `strength` says), to find in a space of styles; or, with part of each unseen, to complete: the rest stays, to the bit.
+        start: pictures to grow from, a file, a folder or an .npz: to describe, to translate, to rebuild, to vary (as far as the
+            dial `strength` says), to find in a space of styles; or, with part of each unseen, to complete: the rest stays, to the
+            bit.
         hide: the part that is unseen: bottom, top, left, right, middle, around.
         mask: a picture of the run's size, white where what is to be filled lies, in place of `hide`.
         dials: fields of the run's sampler, changed for this call: {"steps": 50, "guidance": 2}.

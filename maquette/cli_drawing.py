@@ -39,7 +39,7 @@ def sample_verb(
     prompt: Annotated[str, typer.Option(help="How a text begins; what a picture shows.")] = "",
     length: Annotated[int, typer.Option(help="Symbols to write (text).")] = 0,
     start: Annotated[
-        str, typer.Option(help="Pictures to translate, rebuild, vary, invert or complete: a file, folder, .npz.")
+        str, typer.Option(help="Pictures to describe, translate, rebuild, vary, invert, complete: a file, folder, .npz.")
     ] = "",
     hide: Annotated[str, typer.Option(help="What of them is completed: bottom, top, left, right, middle, around.")] = "",
     mask: Annotated[str, typer.Option(help="Or a picture of the run's size, white where they are to be filled.")] = "",

@@ -18,7 +18,7 @@ from maquette.metrics.evidence import Evidence, UnfitSamples
 from maquette.nn.paths import lerp, slerp, traversal
 from maquette.storage import replace_durably
 
-MOST, TEXTS = 100, 2
+MOST, TEXTS, DESCRIBED = 100, 2, 3
 STRIP = "strip: "  # how the keys of strips begin
 STEPS, UNITS, PAIRS, REACH = 9, 10, 3, 2.0  # of a strip; units at most; pairs of rows joined; deviations of the prior each way
 
@@ -26,9 +26,14 @@ STEPS, UNITS, PAIRS, REACH = 9, 10, 3, 2.0  # of a strip; units at most; pairs o
 def kept(evidence: Evidence) -> dict[str, Any]:
     """Samples and held-out rows of images, the same number of each class, and each sample's nearest training row (Euclid).
 
-    Of text: a few samples. Of a system that makes nothing out of nothing: held-out rows and what it makes of them; of one that
-    draws nothing at all: nothing.
+    Of text: a few samples. Of what is written about pictures: that, and the pictures. Of a system that makes nothing
+    out of nothing: held-out rows and what it makes of them; of one that draws nothing at all: nothing.
     """
+    system = evidence.system
+    if system is not None and system.codec.field == "text" and evidence.facts.field == "image":
+        shown = evidence.held["image"][:DESCRIBED]
+        written = system.sample(len(shown), about={"image": shown}, seed=evidence.seed)["text"]
+        return {"samples": written, STRIP + "Held-out pictures, in the order of what is written of them": shown[None]}
     if evidence.facts.field == "text" and evidence.system is not None:
         return {"samples": evidence.system.sample(TEXTS, seed=evidence.seed)["text"]}
     if not evidence.pictures or (evidence.system is not None and evidence.system.sampler is None):

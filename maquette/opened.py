@@ -112,8 +112,9 @@ class Loaded:
     ) -> dict[str, Any]:
         """What `sample` grows n samples from, as its own arguments: a picture, a folder of them or an .npz, in turn.
 
-        A system told of pictures is told these; one whose sampler adopts whole pictures (a codec's, a space of styles, a
-        denoiser's) begins with them; one that writes symbol by symbol, or that keeps what it knows, completes them.
+        A system told of pictures is told these, to translate them or to write of them; one whose sampler adopts whole pictures (a
+        codec's, a space of styles, a denoiser's) begins with them; one that writes symbol by symbol, or that keeps what it knows,
+        completes them.
 
         Args:
             hide: the part of each that is left open (bottom where this is empty and there is nothing else to do with a picture).
@@ -123,12 +124,12 @@ class Loaded:
         Raises:
             ValueError: there are no pictures, or this run can do nothing with them.
         """
-        if self.system.codec.field != "image":
+        uses = uses_of_pictures(self.system, self.facts)
+        if not uses and self.system.codec.field != "image":
             raise ValueError(f"this run makes {self.system.codec.field}s; only pictures can be a start that is a file")
         sampler = sampler or self.system.sampler
         if sampler is None:
             raise NeedsStart(DRAWS_NOTHING)
-        uses = uses_of_pictures(self.system, self.facts)
         if hide and mask:
             raise ValueError(f"--hide {hide} and --mask {mask} both say what is left open; allowed is one of them")
         whole = not (hide or mask) and uses[:1] != ["completed"]
@@ -151,7 +152,8 @@ class Loaded:
         if not whole:
             start = started(self.system, sampler, rows, away)
             return {"start": start, "seen": rows.masked_fill(away.to(rows.device), torch.nan)}
-        told: dict[str, Any] = {"about": {"source": rows}} if "translated" in uses else {}
+        field = {"translated": "source", "described": "image"}.get(uses[0])
+        told: dict[str, Any] = {"about": {field: rows}} if field else {}
         if isinstance(sampler, Adopting) and not shapes:  # else samples would begin with what is to be found
             told["start"] = sampler.adopt(self.system, self.system.encode({"image": rows}))
         return told
@@ -273,10 +275,13 @@ def best_of(
 
 
 def uses_of_pictures(system: System, facts: Facts) -> list[str]:
-    """What a system does with pictures it is given to start from: translated, taken whole, completed; [] = nothing."""
+    """What a system does with pictures it is given: they are described, translated, taken whole, completed; [] = nothing."""
+    told = system.conditioner.fields if system.conditioner is not None else ()
+    if system.sampler is not None and "image" in told:
+        return ["described"]
     if system.codec.field != "image" or system.sampler is None:
         return []
-    if system.conditioner is not None and "source" in system.conditioner.fields:
+    if "source" in told:
         return ["translated"]
     blank = torch.zeros(1, *facts.shape, device=system.device)
     whole = isinstance(system.sampler, Adopting)
@@ -337,7 +342,7 @@ def is_published(path: str | Path) -> bool:
 def field_of(path: str | Path) -> str:
     """The field of what a run, or a published pipeline, makes: "image", "text"."""
     record = pipelines.published(Path(path)).record if is_published(path) else Run.open(path).record
-    return str(record["data"]["field"])
+    return str(record.get("makes") or record["data"]["field"])
 
 
 def _published(folder: Path, step: int | None, device: str, size: str) -> Loaded:
@@ -379,8 +384,8 @@ def _told(system: System, facts: Facts, about: dict[str, Any], n: int) -> Batch 
     for key in about:
         if key not in known:
             raise recipes.UnknownName("field of --about", key, known or ["(this run takes none)"])
-    readers = {"label": _labels, "source": _sources, "text": _sentences, "negative": _sentences, "numbers": _numbers}
-    readers["noise"] = _levels
+    readers: dict[str, Callable[[Facts, Any, int], Any]] = {"label": _labels, "source": _sources, "image": _sources}
+    readers |= {"text": _sentences, "negative": _sentences, "numbers": _numbers, "full": _numbers, "noise": _levels}
     return {key: readers[key](facts, value, n) if key in readers else value for key, value in about.items()}
 
 
@@ -429,9 +434,9 @@ def _labels(facts: Facts, said: Any, n: int) -> Tensor:
 
 
 def _sources(facts: Facts, said: Any, n: int) -> Tensor:
-    """Images to make others from: float[n,C,H,W]."""
+    """Images to make others from, or to write of: float[n,C,H,W]."""
     if not isinstance(said, Tensor) or len(said) != n:
-        raise ValueError(f"about['source'] must be {n} images, float[{n},C,H,W]; from the command line give them as --start")
+        raise ValueError(f"about must bring {n} images, float[{n},C,H,W]; from the command line give them as --start")
     return said
 
 

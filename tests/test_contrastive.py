@@ -88,7 +88,9 @@ def test_a_perfect_encoder_finds_all_and_a_random_one_finds_one_in_a_hundred():
         return {name: F.normalize(torch.randn(len(batch[name]), 16, generator=torch_rng), dim=1) for name in batch}
 
     for embed, low, high in ((perfect, 1.0, 1.0), (random, 0.0, 0.03)):
-        system = SimpleNamespace(objective=SimpleNamespace(embed=embed), conditioner=None, sampler=None)
+        system = SimpleNamespace(
+            objective=SimpleNamespace(embed=embed), conditioner=None, sampler=None, codec=SimpleNamespace(field="image")
+        )
         system.eval = lambda system=system: system
         evidence = Evidence(data, system)  # type: ignore[arg-type]
         assert retrieval.applies(evidence) == ""

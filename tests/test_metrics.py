@@ -507,7 +507,9 @@ def test_samples_that_cannot_be_judged_are_named_not_scored(digits):
 
 
 def test_bad_names_and_numbers_are_refused_with_the_nearest(digits):
-    with pytest.raises(ValueError, match=r"unknown metric 'frechett'; allowed: adherence, bytes,.*did you mean 'frechet'"):
+    with pytest.raises(
+        ValueError, match=r"unknown metric 'frechett'; allowed: adherence, bytes, captions,.*did you mean 'frechet'"
+    ):
         choose(["frechett"])
     with pytest.raises(ValueError, match="n is 5; at least 20"):
         evaluate(coin_system(Coins([0.2, 0.9])), coin_data(), n=5)
@@ -517,7 +519,8 @@ def test_bad_names_and_numbers_are_refused_with_the_nearest(digits):
 
 def test_the_folder_is_the_registry_and_every_figure_has_a_meaning(digits):
     every = (
-        "adherence bytes copying disentanglement frechet nats precision_recall reconstruction retrieval truth twosample utility"
+        "adherence bytes captions copying disentanglement frechet nats precision_recall reconstruction retrieval truth twosample "
+        "utility"
     )
     assert set(all_metrics()) == {*every.split(), "utility"}
     train = digits.train.all()

@@ -44,7 +44,7 @@ def blots(count: int, seed: int = 0) -> Data:
 class Echo:
     """A system that knows the rows of each caption, and shows one of them; half the time of another caption, if it errs."""
 
-    conditioner = type("Hears", (), {"fields": ("text",)})()
+    conditioner, codec = type("Hears", (), {"fields": ("text",)})(), type("Draws", (), {"field": "image"})()
 
     def __init__(self, rows: Split, errs: bool):
         self.rows, self.errs = rows.all(), errs

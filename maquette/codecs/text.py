@@ -94,8 +94,8 @@ class BPE(Text, Learned):
         super().__init__(length, vocab, bos=0)
 
     def learn(self, data: Any) -> None:
-        """Find the merges on `data.documents`, or on a list of texts."""
-        documents = data.documents if hasattr(data, "documents") else data
+        """Find the merges on the texts of a split, or on a list of texts."""
+        documents = data.columns[self.field] if hasattr(data, "columns") else data
         tokenizer = Tokenizer(models.BPE())
         split = pre_tokenizers.Split(Regex(PATTERN), "isolated")
         level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

@@ -22,7 +22,7 @@ from maquette.data.listing import signature
 from maquette.data.mixtures import grid, ring, spiral
 from maquette.data.pairs import font_digits8, serif_glyphs
 from maquette.data.python_source import stdlib, stdlib_prose
-from maquette.data.scenes import scenes
+from maquette.data.scenes import scenes, scenes_terse
 from maquette.data.sprites import sprites
 
 BUILTINS: tuple[Callable[..., Data], ...] = (  # one that takes a size draws at it
@@ -34,6 +34,7 @@ BUILTINS: tuple[Callable[..., Data], ...] = (  # one that takes a size draws at 
     serif_glyphs,
     sprites,
     scenes,
+    scenes_terse,
     characters,
     emoji,
     grid,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -50,6 +51,8 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "size": ("small", "large"),
     "texture": ("plain", "striped", "dotted"),
 }
+FULL = 5  # share of the training rows whose captions in full stand beside the terse ones, in percent
+NAMED = {"shape": 0.7, "colour": 0.4, "ground": 0.2, "size": 0.2, "texture": 0.2}  # chances of a terse caption to say each
 
 
 @cache  # 2 s
@@ -84,6 +87,34 @@ def scenes() -> Data:
         notes=("held-out rows show only pairs of colour and shape that no training row has",),
     )
     return image_data(about, columns)
+
+
+@cache
+def scenes_terse() -> Data:
+    """The same scenes with the captions that people leave: training rows say little, one in 20 also all; held-out ones all."""
+    whole = scenes()
+    columns = {part: dict(split.columns) for part, split in whole.splits.items()}
+    train = columns["train"]
+    known = torch.stack([torch.as_tensor(train[name]) for name in FACTORS], 1).numpy()
+    chance = np.array([NAMED[name] for name in FACTORS])
+    said = Streams.of(mix(0x7E25E), len(known)).uniform(len(FACTORS)).numpy() < chance
+    pixels = torch.as_tensor(train["image"]).numpy()
+    full = [int.from_bytes(sha1(picture.tobytes())[4:8], "big") % 100 < FULL for picture in pixels]
+    train["full_text"] = [text if kept else "" for text, kept in zip(train["text"], full, strict=True)]
+    train["text"] = [terse(row, some) for row, some in zip(known.tolist(), said.tolist(), strict=True)]
+    odds = ", ".join(f"the {name} of {share:.0%}" for name, share in NAMED.items())
+    note = f"training captions say {odds} of the rows; {FULL} in 100 rows also have one that says all, as held-out rows do"
+    return image_data(replace(whole.facts, name="scenes_terse", notes=(*whole.facts.notes, note)), columns)
+
+
+def terse(factors: list[int], said: list[bool]) -> str:
+    """What a caption leaves when only some factors are said, in the order of FACTORS: "a red circle", "a picture"."""
+    value = {name: FACTORS[name][at] for (name, at, some) in zip(FACTORS, factors, said, strict=True) if some}
+    if value.get("texture") == "plain":  # which a caption in full says by saying nothing
+        del value["texture"]
+    words = [value[name] for name in ("size", "texture", "colour") if name in value]
+    thing = value.get("shape", "shape" if words else "picture")
+    return " ".join(["a", *words, thing, *(["on", value["ground"]] if "ground" in value else [])])
 
 
 def caption(shape: int, colour: int, ground: int, size: int, texture: int) -> str:

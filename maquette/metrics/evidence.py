@@ -95,8 +95,8 @@ class Evidence:
 
     @property
     def pictures(self) -> bool:
-        """Whether the rows are images."""
-        return self.facts.field == "image"
+        """Whether the rows are images, and what is made are images too."""
+        return self.facts.field == "image" and (self.system is None or self.system.codec.field == "image")
 
     @cached_property
     def train(self) -> Batch:

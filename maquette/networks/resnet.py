@@ -50,6 +50,8 @@ class ResNetEncoder(Network):
         shape: (C, H, W) of the images.
         width: channels at the first rung.
         depth: residual blocks per resolution.
+        pool: keep the maximum of each channel in every one of pool x pool parts of the image, so that the vector hardly says
+            where in a part something is; 0 = keep all.
     """
 
     edges = ("head",)
@@ -63,6 +65,7 @@ class ResNetEncoder(Network):
         dropout: float = 0.0,
         norm: bool = True,
         fold: int = 1,
+        pool: int = 0,
     ):
         super().__init__()
         self.fold = fold
@@ -77,11 +80,12 @@ class ResNetEncoder(Network):
         self.body = nn.Sequential(*layers)
         channels, height, across = rungs[-1]
         self.norm = nn.GroupNorm(1, channels) if norm else nn.Identity()
-        self.head = nn.Linear(channels * height * across, outputs)
+        self.pool = nn.AdaptiveMaxPool2d(pool) if pool else nn.Identity()
+        self.head = nn.Linear(channels * (pool**2 or height * across), outputs)
 
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: None = None) -> Tensor:
         folded = F.pixel_unshuffle(F.pad(x, self.odd), self.fold)
-        return self.head(F.silu(self.norm(self.body(self.stem(folded)))).flatten(1))
+        return self.head(self.pool(F.silu(self.norm(self.body(self.stem(folded))))).flatten(1))
 
 
 class Resize(nn.Module):

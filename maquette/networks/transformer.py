@@ -1,7 +1,7 @@
 """One transformer over symbols, causal or not: its switches make the published families.
 
-Knows symbols, positions, and what it may be told: a vector, or symbols of another kind before the first. Not what any of them
-mean, nor whether row t is read as a guess of symbol t (bidirectional) or of the one after it (causal).
+Knows symbols, positions, and what it may be told: a vector, or tokens before the first symbol. Not what any of them mean, nor
+whether row t is read as a guess of symbol t (bidirectional) or of the one after it (causal).
 """
 
 from __future__ import annotations
@@ -50,39 +50,54 @@ class Style:
 
 @dataclass(frozen=True)
 class Prefix:
-    """Symbols that are told, and stand before the first: each sees those before it, and all that follows sees them all.
+    """What is told, and stands before the first symbol: each sees those before it, and all that follows sees them all.
 
     Args:
         length: L, of every row.
-        vocab: symbols that may be told.
-        scored: they are scored as well (`Transformer.read`).
+        vocab: symbols that may be told; 0 = none are, but vectors of the network's width.
+        scored: told symbols are scored as well (`Transformer.read`).
     """
 
     length: int
-    vocab: int
+    vocab: int = 0
     scored: bool = False
 
 
 class Heard(nn.Module):
-    """Told symbols, by tables of their own: int64[B,L] and which of them are a text's bool[B,L] -> [B,L,D].
+    """Told symbols int64[B,L], and which are a text's bool[B,L], by tables of their own -> [B,L,D]; or vectors as they are.
 
     Behind a text's end each place has a filling vector of its own (Ramesh 2021, sec. 2.2).
+
+    Raises:
+        ValueError: they were not told.
     """
 
     def __init__(self, prefix: Prefix, width: int):
         super().__init__()
-        self.length = prefix.length
-        self.embed = nn.Embedding(prefix.vocab, width)
-        self.places, self.blanks = nn.Embedding(prefix.length, width), nn.Embedding(prefix.length, width)
-        self.head = nn.Linear(width, prefix.vocab, bias=False) if prefix.scored else None
+        self.length, self.width, self.head = prefix.length, width, None
+        self.embed = nn.Embedding(prefix.vocab, width) if prefix.vocab else None
+        if self.embed is not None:
+            self.places, self.blanks = nn.Embedding(prefix.length, width), nn.Embedding(prefix.length, width)
+            self.head = nn.Linear(width, prefix.vocab, bias=False) if prefix.scored else None
 
     def forward(self, cond: Condition | None) -> Tensor:
-        if cond is None or cond.tokens is None or cond.tokens.is_floating_point() or cond.tokens.shape[1] != self.length:
-            raise ValueError(f"this network must be told {self.length} symbols a row, as cond.tokens")
-        h = self.embed(cond.tokens)
+        tokens = cond.tokens if cond is not None else None
+        vectors = tokens is not None and tokens.is_floating_point()
+        if cond is None or tokens is None or tuple(tokens.shape[1:]) != self.wanted or vectors != (self.embed is None):
+            told = "nothing" if tokens is None else f"{str(tokens.dtype).removeprefix('torch.')}{[*tokens.shape]}"
+            what = "vectors" if self.embed is None else "symbols"
+            raise ValueError(f"this network must be told {what} {[*self.wanted]} a row, as cond.tokens, and is told {told}")
+        if self.embed is None:
+            return tokens
+        h = self.embed(tokens)
         if cond.mask is not None:
             h = torch.where(cond.mask[..., None], h, self.blanks.weight.to(h.dtype))
         return h + self.places.weight
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """The shape of a row's tokens."""
+        return (self.length, self.width) if self.embed is None else (self.length,)
 
 
 class Block(nn.Module):
@@ -125,7 +140,7 @@ class Transformer(Network):
         causal: row t sees symbols 0 .. t only.
         told: width of the condition vector, added to every position; 0 = none.
         dropout: on what each layer adds to the stream.
-        prefix: symbols told before the first, cond.tokens int64[B,L]; None = none.
+        prefix: what is told before the first symbol, cond.tokens int64[B,L] or [B,L,D]; None = none.
 
     Raises:
         ValueError: a shape that does not divide.
@@ -206,7 +221,7 @@ class Transformer(Network):
         return self(x, cond=cond, both=True)
 
     def stream(self, x: Tensor, cond: Condition | None, state: State | None) -> Tensor:
-        """What the last block leaves, normalised: [B,T,D], or [B,L+T,D] where told symbols stand before the first."""
+        """What the last block leaves, normalised: [B,T,D], or [B,L+T,D] where told tokens stand before the first."""
         at, before = state.at if state is not None else 0, self.heard.length if self.heard is not None else 0
         h = self.enter(x, max(0, at - before), cond, state)
         if self.heard is not None and at == 0:

@@ -67,18 +67,23 @@ class NextToken(Objective):
     Args:
         bos: the symbol that begins every sequence.
         drop: chance that a training row gets the null condition, for classifier-free guidance.
+        whole: rows are whole texts of at most this many symbols, their ends included: where one ends, `bos` is a target, and
+            what lies beyond is cut off; 0 = rows are windows, which end anywhere.
     """
 
     bound = "exact"
 
-    def __init__(self, bos: int, drop: float = 0.0):
+    def __init__(self, bos: int, drop: float = 0.0, whole: int = 0):
         super().__init__()
+        self.whole = whole
         if not 0 <= drop <= 1:
             raise ValueError(f"drop is a chance, 0 .. 1, not {drop}; nearest is {min(max(drop, 0.0), 1.0)}")
         self.bos, self.drop = bos, drop
 
     def shift(self, code: Code, batch: Batch) -> tuple[Tensor, Tensor]:
         """Inputs and targets, int64[B,T] each. A batch's "given" int64[B] = leading positions that are context, not scored."""
+        if self.whole:
+            code = self._ended(code)
         begin = torch.full_like(code[:, :1], self.bos)
         before = torch.cat([begin, code[:, :-1]], 1)
         target = code
@@ -86,6 +91,12 @@ class NextToken(Objective):
             place = torch.arange(code.shape[1], device=code.device)
             target = code.masked_fill(place < batch["given"].to(code.device)[:, None], IGNORE)
         return before.masked_fill(before == IGNORE, self.bos), target
+
+    def _ended(self, code: Code) -> Code:
+        """Each row with `bos` behind its text, cut where it is too long: int64[B,T] -> [B,T+1], of at most `whole`."""
+        code = torch.nn.functional.pad(code, (0, 1), value=IGNORE)
+        over = code == IGNORE
+        return code.masked_fill(over & (over.cumsum(1) == 1), self.bos)[:, : self.whole]
 
     @phase("main", "conditioner")
     def predict(self, system: System, batch: Batch, rng: Streams, step: int) -> tuple[Tensor, Logs]:

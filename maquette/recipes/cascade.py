@@ -7,8 +7,9 @@ from typing import Any
 
 from maquette.codecs.captions import Captions
 from maquette.codecs.pixels import CoarsePixels, Pixels
+from maquette.conditioners.captions import EXAMPLES
 from maquette.conditioners.degraded import Degraded
-from maquette.conditioners.prompt import EXAMPLES, Prompt, Reading
+from maquette.conditioners.prompt import Prompt, Reading
 from maquette.conditioners.several import Several
 from maquette.conditioners.stage import Stage
 from maquette.contracts import Codec, Network

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
+
+from torch import nn
 
 from maquette.codecs.autoencoder import LatentCodec
 from maquette.codecs.chain import Chain
@@ -37,6 +40,7 @@ from maquette.system import System
 PICTURES = {"adherence, ground": (0.6, 1.0)}
 TOKEN = 128  # width of a caption's tokens
 VOCAB = 1024  # symbols of captions: bytes, those that end a word, merges
+MMDIT_FIT = Fit(steps=6000, batch=128, lr=2e-3, muon=0.02, bf16=True)
 
 
 def latent_diffusion(
@@ -70,7 +74,7 @@ def latent_diffusion(
         delay: steps before the codec's discriminator joins in, without a codec's run.
     """
     opened = captioned("latent_diffusion", data, size, depth)
-    chain, shape, first = _coder(codec, opened.facts, latent, patch, delay)
+    chain, shape, first = coder_of(codec, opened.facts, latent, patch, delay)
     two = shape[1] % 2 == shape[2] % 2 == 0
     plan = TextPlan(
         in_channels=shape[0],
@@ -85,7 +89,8 @@ def latent_diffusion(
     )
     net = UNet2D(plan)
     zeroed(net.conv_out)
-    return _of_latents(opened, chain, shape, first, net, _reader(words), drop, guidance, Fit(batch=64, lr=2e-3, muon=0.02))
+    parts = of_latents(opened, chain, shape, first, net, reader_of(words), drop, guidance)
+    return Experiment(*parts, Fit(steps=6000, batch=64, lr=2e-3, muon=0.02, bf16=True), PICTURES)
 
 
 def mmdit(
@@ -118,21 +123,25 @@ def mmdit(
         delay: steps before the codec's discriminator joins in, without a codec's run.
     """
     opened = captioned("mmdit", data, size, depth)
-    chain, shape, first = _coder(codec, opened.facts, latent, patch, delay)
-    heads = max(1, depth)
+    chain, shape, first = coder_of(codec, opened.facts, latent, patch, delay)
+    net = transformer_of(shape, depth)
+    return Experiment(*of_latents(opened, chain, shape, first, net, reader_of(words), drop, guidance), MMDIT_FIT, PICTURES)
+
+
+def transformer_of(shape: tuple[int, int, int], depth: int) -> MMDiT:
+    """An MM-DiT of latents [C,h,w], by its one dial."""
     plan = Plan(
         in_channels=shape[0],
         out_channels=shape[0],
         patch_size=tokens_of(shape),
         num_layers=max(1, depth // 3),
         num_single_layers=max(1, depth - max(1, depth // 3)),
-        num_attention_heads=heads,
+        num_attention_heads=max(1, depth),
         attention_head_dim=32,
         joint_attention_dim=TOKEN,
         pooled_projection_dim=TOKEN,
     )
-    fit = Fit(batch=128, lr=2e-3, muon=0.02)
-    return _of_latents(opened, chain, shape, first, MMDiT(plan), _reader(words), drop, guidance, fit)
+    return MMDiT(plan)
 
 
 def tokens_of(shape: tuple[int, int, int]) -> int:
@@ -141,14 +150,16 @@ def tokens_of(shape: tuple[int, int, int]) -> int:
     return 1 if high * wide <= 16 else patch_of(high, wide, most=16 if high * wide <= 64 else 64)
 
 
-def _coder(path: str, facts: Facts, latent: int, patch: int, delay: int) -> tuple[Chain, tuple[int, int, int], Sharpened | None]:
+def coder_of(
+    path: str, facts: Facts, latent: int, patch: int, delay: int
+) -> tuple[Chain, tuple[int, int, int], Sharpened | None]:
     """A codec of latents, their shape, and how it learns where it is not trained already."""
     if path:
         return *_stage_one(path, facts), None
     return *latents_of(facts, latent, 1, patch), Sharpened(1e-4, delay=delay)
 
 
-def _of_latents(
+def of_latents(
     opened: Data,
     coder: Chain,
     shape: tuple[int, int, int],
@@ -157,25 +168,29 @@ def _of_latents(
     reader: Prompt,
     drop: float,
     guidance: float,
-    fit: Fit,
-) -> Experiment:
-    """A network that denoises a codec's latents, told captions. `first`: how the codec learns in the same run; None = not."""
+    beside: Mapping[str, nn.Module] | None = None,
+) -> tuple[System, Data]:
+    """A network that denoises a codec's latents, told captions; and the rows it learns from.
+
+    Args:
+        first: how the codec learns in the same run; None = not.
+        beside: further roles, which never learn.
+    """
     opened = keeping(opened)
     process = straight.flow(reading=Balanced(1.0))
     system = System(
-        {"main": net, "ema": copy.deepcopy(net), **(critics_of(opened.facts, 1) if first else {})},
+        {"main": net, "ema": copy.deepcopy(net), **(critics_of(opened.facts, 1) if first else {}), **(beside or {})},
         Together(first, Denoising(process, drop)) if first else Denoising(process, drop),
         DPM(process, shape, steps=20, guidance=guidance),
         coder,
         reader,
-        frozen=() if first else ("codec",),
+        frozen=(*(() if first else ("codec",)), *(beside or {})),
         follow={"ema": ("main", 0.9995)},
     )
-    rows = opened if first else cached(opened, coder.field, lambda images: coder.encode(images.to(system.device)))
-    return Experiment(system, rows, replace(fit, steps=6000, bf16=True), PICTURES)
+    return system, opened if first else cached(opened, coder.field, lambda images: coder.encode(images.to(system.device)))
 
 
-def _reader(words: int) -> Prompt:
+def reader_of(words: int) -> Prompt:
     """A small text tower of CLIP's, which learns with whoever is told: states of every symbol, the vector at the text's end."""
     if words < 3:
         raise ValueError(f"words is {words}; a caption has at least 3 symbols: its beginning, one, its end")

@@ -20,6 +20,7 @@ LICENCES = {  # as data says it -> as the hub names it
     "BSD-3-Clause": "bsd-3-clause",
 }
 _PIPELINES = {"image": "unconditional-image-generation", "text": "text-generation"}
+_DESCRIBES = "image-to-text"
 _COMPARES = "zero-shot-image-classification"  # of a run that draws nothing
 _PLAIN = str.maketrans({"|": "\\|", "\n": " ", "\r": " ", "<": "&lt;", ">": "&gt;", "`": "'", "[": "\\["})
 
@@ -52,7 +53,7 @@ def card(run: dict[str, Any], evaluation: dict[str, Any] | None, picture: str = 
     parts = [
         _about(run, facts),
         f"![Samples, the first ones drawn]({picture})" if picture else "",
-        _loading(facts, _draws(run)),
+        _loading(run, facts),
         _figures(evaluation),
         _training(run, evaluation),
         _data(facts),
@@ -68,6 +69,7 @@ def front_matter(run: dict[str, Any], evaluation: dict[str, Any] | None) -> str:
     facts = run.get("data") or {}
     recipe, data = _recipe(run), PurePath(str(facts.get("name") or "data")).name
     task = _PIPELINES.get(str(facts.get("field")), "other") if _draws(run) else _COMPARES
+    task = _DESCRIBES if _describes(run, facts) else task
     metrics = (evaluation or {}).get("metrics") or {}
     results = [
         EvalResult(
@@ -135,7 +137,13 @@ def _about(run: dict[str, Any], facts: dict[str, Any]) -> str:
     size = f", {count(total)} parameters" if total else ""
     title = f"# {_safe(recipe)} on {_safe(facts.get('name') or 'data')}"
     what = "generative model" if _draws(run) else "model"
-    return f"{title}\n\nA {what} of {_safe(facts.get('field') or 'data')}{size}.{summary}"
+    about = f"text about {_safe(facts.get('field'))}s" if _describes(run, facts) else _safe(facts.get("field") or "data")
+    return f"{title}\n\nA {what} of {about}{size}.{summary}"
+
+
+def _describes(run: dict[str, Any], facts: dict[str, Any]) -> bool:
+    """Whether it writes about what its data hold."""
+    return _makes(run) == "text" != facts.get("field")
 
 
 def _draws(run: dict[str, Any]) -> bool:
@@ -143,14 +151,21 @@ def _draws(run: dict[str, Any]) -> bool:
     return bool(run.get("draws", True))
 
 
-def _loading(facts: dict[str, Any], draws: bool) -> str:
+def _makes(run: dict[str, Any]) -> str:
+    """The field of what the run makes; runs of before say only what their data hold."""
+    return str(run.get("makes") or (run.get("data") or {}).get("field") or "image")
+
+
+def _loading(run: dict[str, Any], facts: dict[str, Any]) -> str:
     lines = ["import maquette", "", 'run = maquette.load("PATH/TO/THIS/FOLDER")']
-    if not draws:
+    if not _draws(run):
         lines.append("rows = {name: column[:16] for name, column in run.data.held.all().items()}")
         lines.append('found = run.system.objective.embed(run.system, rows)  # unit vectors: found["image"] @ found["text"].T')
         return "## Load and compare\n\n```python\n" + "\n".join(lines) + "\n```\n\nNothing here is a pickle. It draws no samples."
     classes = facts.get("classes") or []
-    if facts.get("field") == "text":
+    if _describes(run, facts):
+        lines.append('print(run.sample(1, seed=0, **run.begun("picture.png", 1))["text"][0])')
+    elif facts.get("field") == "text":
         lines.append('print(run.sample(1, seed=0, prompt="import ")["text"][0])')
     else:
         about = ', about={"label": 0}' if classes else ""

@@ -174,6 +174,7 @@ def _samples(
             continue
         if isinstance(samples, list):
             texts.append({"name": name, "samples": [_text(sample, run, i) for i, sample in enumerate(samples[:MOST_TEXTS])]})
+            latent += strips(run, name)
             continue
         if real is not None and not gallery:
             made = sheet(real["real"], real.get("real_labels"), classes, "Real", "Held-out rows of the data.")

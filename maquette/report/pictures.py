@@ -156,8 +156,9 @@ def _as_text(batch: dict[str, Any], field: str, info: dict[str, Any] | None) -> 
 
 
 def _rows(batch: dict[str, Any], field: str) -> list[dict[str, Any]]:
-    """A dictionary per sample of what it is and what it was told; the code is left out."""
-    columns = {k: v.tolist() if hasattr(v, "tolist") else list(v) for k, v in batch.items() if k != "code"}
+    """A dictionary per sample of what it is and what it was told; the code, and pictures it was told, are left out."""
+    kept = {k: v for k, v in batch.items() if k == field or (k != "code" and getattr(v, "ndim", 0) < 4)}
+    columns = {k: v.tolist() if hasattr(v, "tolist") else list(v) for k, v in kept.items()}
     names = [field, *sorted(set(columns) - {field})]
     return [{name: columns[name][i] for name in names} for i in range(len(columns[field]))]
 

@@ -19,6 +19,7 @@ SMALL = {"font_digits": "digits", "font_digits8:digits": "digits:digits"}  # dat
 TINY |= {"symbols": 16, "books": 2, "delay": 2, "pretrain": 3}
 # every recipe by itself, and those of a second stage also on a run of the first
 FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec", "mmdit": "kl_codec", "imagen": "imagen_base", "dalle": "vqgan"}
+FIRST |= {"recaption": "kl_codec"}
 STAGES = ("codec", "base")  # what arguments that name a first stage's run are called
 CASES = [(name, False) for name in recipes.catalogue()]
 CASES += [(name, True) for name, listed in recipes.catalogue().items() if set(STAGES) & set(listed.arguments)]
@@ -30,7 +31,7 @@ def tiny(name: str, text: Path, captioned: Path) -> dict[str, Any]:
     found = {key: value for key, value in TINY.items() if key in known}
     if "stdlib" in str(known.get("data")):
         found["data"] = str(text)
-    if known.get("data") == "scenes":
+    if known.get("data") in ("scenes", "scenes_terse"):
         found["data"] = str(captioned)
     if known.get("data") in SMALL:
         found["data"] = SMALL[known["data"]]
