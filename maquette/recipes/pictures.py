@@ -84,7 +84,7 @@ def latent_diffusion(
     )
     net = UNet2D(plan)
     zeroed(net.conv_out)
-    return _of_latents(opened, chain, shape, first, net, _reader(words), drop, guidance, Fit(batch=64, lr=2e-3, muon=0.02))
+    return _of_latents(opened, chain, shape, first, net, reader(words), drop, guidance, Fit(batch=64, lr=2e-3, muon=0.02))
 
 
 def mmdit(
@@ -131,7 +131,7 @@ def mmdit(
         pooled_projection_dim=TOKEN,
     )
     fit = Fit(batch=128, lr=2e-3, muon=0.02)
-    return _of_latents(opened, chain, shape, first, MMDiT(plan), _reader(words), drop, guidance, fit)
+    return _of_latents(opened, chain, shape, first, MMDiT(plan), reader(words), drop, guidance, fit)
 
 
 def tokens_of(shape: tuple[int, int, int]) -> int:
@@ -176,7 +176,7 @@ def _of_latents(
     return Experiment(system, rows, replace(fit, steps=6000, bf16=True), PICTURES)
 
 
-def _reader(words: int) -> Prompt:
+def reader(words: int) -> Prompt:
     """A small text tower of CLIP's, which learns with whoever is told: states of every symbol, the vector at the text's end."""
     if words < 3:
         raise ValueError(f"words is {words}; a caption has at least 3 symbols: its beginning, one, its end")
