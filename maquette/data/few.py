@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from maquette.contracts import Batch
 from maquette.data.core import Column, Data, Facts, Split, recalled
 from maquette.data.errors import DataError
+from maquette.data.listing import choose, walk
 from maquette.data.opening import open_data
 
 RULE = "none held out: every picture is learnt from, and is what samples are held against"
@@ -88,10 +90,11 @@ def few(folder: str, shape: tuple[int, ...], levels: int, said: str, kind: str) 
     channels, high, wide = shape
     if high != wide:
         raise DataError(f"pictures of a folder are brought to squares, and {high} x {wide} is wanted")
+    path = Path(folder).expanduser()
+    if recalled() is None and path.is_dir() and (held := choose(walk(path), path)[0]) in ("text", "jsonl"):
+        raise DataError(f"{folder} holds {held}, and no pictures; a few pictures of one thing are wanted, .png or .jpg")
     opened = open_data(folder, high)
     facts = opened.facts
-    if facts.field != "image":
-        raise DataError(f"{folder} holds {facts.field}, and no pictures; a few pictures of one thing are wanted, .png or .jpg")
     if facts.shape[0] > channels:
         raise DataError(f"{folder} has pictures in colours, and grey ones are wanted")
     if recalled() is None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from maquette import api, recipes
+from maquette.data.subject import discs
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -19,8 +20,10 @@ SMALL = {"font_digits": "digits", "font_digits8:digits": "digits:digits"}  # dat
 TINY |= {"symbols": 16, "books": 2, "delay": 2}
 # every recipe by itself, and those of a second stage also on a run of the first
 FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec", "mmdit": "kl_codec"}
+FIRST |= {"dreambooth": "latent_diffusion", "textual_inversion": "mmdit"}
 CASES = [(name, False) for name in recipes.catalogue()]
-CASES += [(name, True) for name, listed in recipes.catalogue().items() if "codec" in listed.arguments]
+CASES += [(name, True) for name, listed in recipes.catalogue().items() if {"codec", "run"} & set(listed.arguments)]
+TUNED = {"like": "noise", "kind": "noise", "pictures": 8}  # what tunes a run is told of its data
 
 
 def tiny(name: str, text: Path, captioned: Path) -> dict[str, Any]:
@@ -56,8 +59,17 @@ def captioned(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def codec_runs(tmp_path_factory, text_folder, captioned) -> dict[str, Path]:
-    """A trained codec for each recipe of a second stage to build on."""
+def few(tmp_path_factory) -> Path:
+    """A few pictures of one thing."""
+    folder = tmp_path_factory.mktemp("few")
+    for i, picture in enumerate(discs(3)):
+        Image.fromarray((picture.transpose(1, 2, 0) * 255).round().astype(np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def first_runs(tmp_path_factory, text_folder, captioned) -> dict[str, Path]:
+    """A trained run for each recipe of a second stage to build on."""
     runs = {}
     for second, first in FIRST.items():
         runs[second] = tmp_path_factory.mktemp(first) / "run"
@@ -80,4 +92,10 @@ def recipe(case) -> str:
 @pytest.fixture
 def arguments(case, text_folder, captioned, request) -> dict[str, Any]:
     found = tiny(case[0], text_folder, captioned)
-    return {**found, "codec": str(request.getfixturevalue("codec_runs")[case[0]])} if case[1] else found
+    if not case[1]:
+        return found
+    run, known = str(request.getfixturevalue("first_runs")[case[0]]), recipes.catalogue()[case[0]].arguments
+    if "run" not in known:
+        return {**found, "codec": run}
+    told = {key: value for key, value in TUNED.items() if key in known}
+    return {**told, "run": run, "images": str(request.getfixturevalue("few"))}
