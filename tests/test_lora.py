@@ -137,8 +137,8 @@ def test_only_the_adapter_learns_is_averaged_and_optimised():
     moved = {name for name, p in system.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {name for name in before if name.startswith(("nets.main.", "nets.ema."))}
     held = [p for optimizers in progress.optimizers.values() for o in optimizers for g in o.param_groups for p in g["params"]]
-    assert sum(p.numel() for p in held) == sum(p.numel() for p in made.parameters()) < 0.1 * sum(
-        p.numel() for p in net.parameters()
+    assert (
+        sum(p.numel() for p in held) == sum(p.numel() for p in made.parameters()) < 0.1 * sum(p.numel() for p in net.parameters())
     )
     files = checkpoint.pack(system, progress)
     again = Adapted(copy.deepcopy(net), matched(net), 2)

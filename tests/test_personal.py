@@ -40,7 +40,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / "data" / f"{i}.png")
         (folder / "data" / f"{i}.txt").write_text(f"picture {i % 7} of {'red' if i % 2 else 'blue'} noise")
     how = {"data": str(folder / "data"), "depth": 1, "delay": 2, "batch": 8, "lr": 1e-2, "muon": 0.0, "words": 12}
-    api.train("mmdit", out=folder / "run", steps=12, quiet=True, **how)
+    api.train("mmdit", out=folder / "run", steps=6, quiet=True, **how)
     return folder / "run"
 
 
@@ -96,7 +96,8 @@ def test_pictures_of_the_kind_are_the_bases_own_and_weigh_what_prior_says(base, 
 
 
 def test_rows_of_several_splits_come_in_their_order():
-    one, other = (Split({"text": [f"{name}{i}" for i in range(n)], "k": torch.arange(n) + at}) for name, n, at in (("a", 3, 0), ("b", 2, 10)))
+    parts = (("a", 3, 0), ("b", 2, 10))
+    one, other = (Split({"text": [f"{name}{i}" for i in range(n)], "k": torch.arange(n) + at}) for name, n, at in parts)
     both = Mixed([(one, 2), (other, 1)], ("text", "k"))
     assert len(both) == 8 and both.all()["text"] == ["a0", "a1", "a2", "a0", "a1", "a2", "b0", "b1"]
     batch = both.rows(torch.tensor([7, 1, 4, 6, 1]))

@@ -20,7 +20,7 @@ SMALL = {"font_digits": "digits", "font_digits8:digits": "digits:digits"}  # dat
 TINY |= {"symbols": 16, "books": 2, "delay": 2}
 # every recipe by itself, and those of a second stage also on a run of the first
 FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec", "mmdit": "kl_codec"}
-FIRST |= {"dreambooth": "latent_diffusion", "textual_inversion": "mmdit"}
+FIRST |= {"dreambooth": "mmdit", "textual_inversion": "mmdit"}
 CASES = [(name, False) for name in recipes.catalogue()]
 CASES += [(name, True) for name, listed in recipes.catalogue().items() if {"codec", "run"} & set(listed.arguments)]
 TUNED = {"like": "noise", "kind": "noise", "pictures": 8}  # what tunes a run is told of its data
@@ -70,12 +70,15 @@ def few(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def first_runs(tmp_path_factory, text_folder, captioned) -> dict[str, Path]:
     """A trained run for each recipe of a second stage to build on."""
-    runs = {}
+    runs: dict[str, Path] = {}
+    made: dict[tuple[str, str], Path] = {}
     for second, first in FIRST.items():
-        runs[second] = tmp_path_factory.mktemp(first) / "run"
-        own = {key: value for key, value in TINY.items() if key in recipes.catalogue()[first].arguments}
         data = tiny(second, text_folder, captioned).get("data", "digits")
-        api.train(first, out=runs[second], quiet=True, data=data, **{**own, "steps": 2, "batch": 8})
+        if (first, data) not in made:
+            made[first, data] = tmp_path_factory.mktemp(first) / "run"
+            own = {key: value for key, value in TINY.items() if key in recipes.catalogue()[first].arguments}
+            api.train(first, out=made[first, data], quiet=True, data=data, **{**own, "steps": 2, "batch": 8})
+        runs[second] = made[first, data]
     return runs
 
 
