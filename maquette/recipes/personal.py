@@ -23,7 +23,8 @@ from maquette.objectives.denoising import Denoising
 from maquette.objectives.together import Together
 from maquette.processes import flow as straight
 from maquette.processes.gaussian import Balanced, Gaussian
-from maquette.recipes.pictures import TOKEN, captioned, reader, tokens_of
+from maquette.recipes.masked import patch_of
+from maquette.recipes.pictures import TOKEN, captioned, reader
 from maquette.runs import trained
 from maquette.samplers.solvers import DPM, Solver
 from maquette.system import System
@@ -33,6 +34,7 @@ NEW = {"identity gain": (0.1, 1.0)}
 SEED = 0xD1EA  # of the pictures of the kind
 AVERAGE = 0.99  # an adapter learns for a few hundred steps
 LEARNT = "the pictures are learnt by heart: whoever is in them, or made them, should know"
+FRESH = Fit(steps=3000, batch=64, lr=2e-3, muon=0.02, bf16=True)  # without a run
 WITH = ("image", "text", "code")
 
 
@@ -46,7 +48,7 @@ def dreambooth(
     alpha: float = 0.0,
     prior: float = 1.0,
     pictures: int = 64,
-    depth: int = 4,
+    depth: int = 2,
 ) -> Experiment:
     """DreamBooth: a rare word comes to mean the one thing that a few pictures show (Ruiz 2022, arXiv:2208.12242).
 
@@ -100,7 +102,7 @@ def textual_inversion(
     word: str = "<it>",
     like: str = "circle",
     data: str = "scenes",
-    depth: int = 4,
+    depth: int = 2,
 ) -> Experiment:
     """Textual inversion: only the vector of one new word learns, from a few pictures (Gal 2022, arXiv:2208.01618).
 
@@ -240,7 +242,7 @@ def _from_scratch(
     plan = Plan(
         in_channels=shape[0],
         out_channels=shape[0],
-        patch_size=tokens_of((shape[0], shape[1], shape[2])),
+        patch_size=patch_of(shape[1], shape[2], most=16),
         num_layers=-(-depth // 3),
         num_single_layers=max(1, depth - -(-depth // 3)),
         num_attention_heads=heads,
@@ -268,4 +270,4 @@ def _from_scratch(
     times = len(own) * max(1, round(facts.rows["train"] / (prior * len(own))))
     rows = facts.rows if facts.few else {"train": facts.rows["train"] + times, "held": len(own)}
     facts = replace(facts, rows=rows, few=True, classes=(), shares=(), factors={})
-    return Experiment(system, Data(facts, read), Fit(steps=3000, batch=128, lr=2e-3, muon=0.02, bf16=True), NEW if coin else OWN)
+    return Experiment(system, Data(facts, read), FRESH, NEW if coin else OWN, within=120)
