@@ -30,13 +30,12 @@ from torch.nn import functional as F
 from maquette.contracts import Comparing
 from maquette.data.scenes import GROUNDS
 from maquette.data.subject import discs
-from maquette.metrics import identity
+from maquette.metrics import features, identity
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.intervals import mean, proportion
 from maquette.opened import Loaded, load
 from maquette.report.pictures import grid, png
 from maquette.runs import Run, versions
-from maquette.system import System
 
 WAYS = {  # how each is trained, and the caption that it is told the thing by
     "dreambooth": (["dreambooth"], "a sks {kind}"),
@@ -44,7 +43,7 @@ WAYS = {  # how each is trained, and the caption that it is told the thing by
     "all-weights": (["dreambooth", "--rank", "0"], "a sks {kind}"),
     "words": (["textual_inversion"], "a <it>"),
 }
-N = 200  # samples under each caption
+N = 100  # samples under each caption
 
 
 def main() -> None:
@@ -100,32 +99,30 @@ def judged(place: Path, caption: str, plain: str, judge: Loaded | None) -> dict[
     run = load(place)
     system, base = run.system, run.system.instead("base" if "base" in run.system.roles() else "main")
     told: dict[str, Any] = {"step": run.progress.step, "seconds": run.progress.seconds}
-    figures = identity.measure(Evidence(run.data, system, n=N))
-    told |= {name: [each.value, each.low, each.high] for name, each in figures.items()}
-    own = run.data.held.all()["image"]
+    evidence, own = Evidence(run.data, system), run.data.held.all()["image"]
+    asked = ((base, plain, 0), (base, plain, 1), (system, plain, 0), (system, caption, 0))
+    seen = [evidence.rounded(identity.told(who, text, N, seed)) for who, text, seed in asked]
+    figures = identity.figures(*(features.apply(evidence.network, each) for each in (*seen, own)))
+    told |= {name: list(each) for name, each in figures.items()}
     if judge is not None:
-        old, new, kept = (closeness(judge, each, text, own) for each, text in ((base, plain), (system, caption), (system, plain)))
+        old, _, kept, new = (closeness(judge, each, own) for each in seen)
         told |= {"clip": list(mean(new)), "clip (base)": list(mean(old)), "clip (kind)": list(mean(kept))}
         told["clip gain"] = list(mean(new - old))
     grounds = [name for name in GROUNDS for _ in range(N // len(GROUNDS))]
     on = system.sample(N, about={"text": [f"{caption} on {ground}" for ground in grounds]}, seed=2)["image"]
     told["ground told"] = list(proportion(int((ground_of(on) == torch.arange(N) // (N // len(GROUNDS))).sum()), N))
     rebuilt = system.decode(system.encode({"image": own}))
-    rows = [own, rebuilt, samples(system, caption, 10), on[:: N // 10][:10], samples(system, plain, 10), samples(base, plain, 10)]
+    rows = [own, rebuilt, seen[3][:10], on[:: N // 10][:10], seen[2][:10], seen[0][:10]]
     (place / "samples").mkdir(exist_ok=True)
     (place / "samples" / "identity.png").write_bytes(png(grid(torch.cat(rows), columns=10, zoom=2)))
     return told
 
 
-def samples(system: System, text: str, n: int, seed: int = 1) -> torch.Tensor:
-    return system.sample(n, about={"text": [text] * n}, seed=seed)["image"]
-
-
-def closeness(judge: Loaded, system: System, text: str, own: torch.Tensor) -> np.ndarray:
-    """Cosine of each sample told a text with the mean of the pictures, in a judge's space: float64[N]."""
+def closeness(judge: Loaded, images: torch.Tensor, own: torch.Tensor) -> np.ndarray:
+    """Cosine of each sample with the mean of the pictures, in a judge's space: float64[N]."""
     compare = judge.system.objective
     assert isinstance(compare, Comparing)
-    mine, theirs = (compare.embed(judge.system, {"image": each})["image"] for each in (samples(system, text, N), own))
+    mine, theirs = (compare.embed(judge.system, {"image": each})["image"] for each in (images, own))
     return (mine @ F.normalize(theirs.mean(0), dim=0)).double().numpy()
 
 
@@ -143,7 +140,7 @@ def table(found: dict[str, dict[str, Any]], record: dict[str, Any], budget: str)
         "",
         f"Five pictures of a disc of two halves, {budget} of training on one thread, on a run of {record['recipe']}. Identity is",
         "the cosine of a sample with the pictures, in features about the mean of what the base draws of the kind: 0 = any of its",
-        "kind, `real` = the pictures among themselves. 95 % intervals over 200 samples; gains are paired by noise.",
+        "kind, `real` = the pictures among themselves. 95 % intervals over 100 samples; gains are paired by noise.",
         f"Made by `python benchmarks/dreambooth.py`, torch {versions()['torch']}.",
         "",
         f"| figure | {' | '.join(found)} |",

@@ -196,7 +196,7 @@ class Stub:
         assert role == "base" and self.base is not None
         return self.base
 
-    def sample(self, n: int, about: dict[str, list[str]], seed: int) -> dict[str, torch.Tensor]:
+    def sample(self, n: int, *, about: dict[str, list[str]], seed: int) -> dict[str, torch.Tensor]:
         rng = torch.Generator().manual_seed(seed)
         noise = torch.rand(n, 3, 32, 32, generator=rng)
         thing = self.own[torch.arange(n) % len(self.own)] * 0.9 + 0.1 * noise

@@ -5,16 +5,20 @@ Knows captions, a feature network and the pictures; not how the word was learnt.
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+from typing import TYPE_CHECKING
 
-from maquette.contracts import Batch
+import numpy as np
+from torch import Tensor
+
 from maquette.metrics import features
 from maquette.metrics.estimate import Estimate
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.intervals import Interval, mean
 
-MOST = 200  # samples drawn under each caption
+if TYPE_CHECKING:
+    from maquette.system import System
+
+MOST = 100  # samples drawn under each caption
 MEANINGS = {
     "identity": "Cosine of a sample told the new word with the pictures it was learnt from, in features about the mean of what "
     "was drawn for the kind alone, before: 0 is any of its kind, `identity (real)` is the thing itself.",
@@ -38,32 +42,33 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     assert system is not None
     before = system.instead("base") if "base" in system.roles() else system
     n, said, kind = min(MOST, evidence.n), held["text"][0], held["kind"][0]
-    seen = [
-        told(evidence, before, kind, n, evidence.seed),
-        told(evidence, before, kind, n, evidence.seed + 1),
-        told(evidence, system, kind, n, evidence.seed),
-        told(evidence, system, said, n, evidence.seed),
-    ]
-    own = features.apply(evidence.network, held["image"])
-    middle, spread = seen[1].mean(0), seen[1].std(0) + 1e-6
-    base, _, plain, tuned = ((each - middle) / spread for each in seen)
-    own = (own - middle) / spread
-    figures = {
+    asked = ((before, kind, 0), (before, kind, 1), (system, kind, 0), (system, said, 0))
+    drawn = [evidence.rounded(told(who, text, n, evidence.seed + more)) for who, text, more in asked]
+    found = figures(*(features.apply(evidence.network, each) for each in (*drawn, held["image"])))
+    return {name: _signed(evidence, name, each, len(held["image"]) if "real" in name else n) for name, each in found.items()}
+
+
+def told(system: System, text: str, n: int, seed: int) -> Tensor:
+    """Samples under one text: float[n,C,H,W] in 0..1, on the CPU."""
+    return system.sample(n, about={"text": [text] * n}, seed=seed)["image"].cpu()
+
+
+def figures(base: np.ndarray, others: np.ndarray, plain: np.ndarray, tuned: np.ndarray, own: np.ndarray) -> dict[str, Interval]:
+    """Every figure from features [N,D] of samples, and of the pictures [P,D].
+
+    Args:
+        base, others: told the kind alone, before; others from another noise: what features are taken about.
+        plain, tuned: told the kind, and the word, after. From the noise that base came from.
+    """
+    middle, spread = others.mean(0), others.std(0) + 1e-6
+    base, plain, tuned, own = ((each - middle) / spread for each in (base, plain, tuned, own))
+    return {
         "identity": mean(closeness(tuned, own)),
         "identity (base)": mean(closeness(base, own)),
         "identity (kind)": mean(closeness(plain, own)),
         "identity (real)": mean(among(own)),
         "identity gain": mean(closeness(tuned, own) - closeness(base, own)),
     }
-    return {name: _signed(evidence, name, found, len(own) if "real" in name else n) for name, found in figures.items()}
-
-
-def told(evidence: Evidence, system: object, text: str, n: int, seed: int) -> np.ndarray:
-    """Features float64[n,D] of samples told one text."""
-    about: Batch = {"text": [text] * n}
-    with torch.no_grad():
-        drawn = system.sample(n, about=about, seed=seed)["image"]  # type: ignore[attr-defined]
-    return features.apply(evidence.network, evidence.rounded(drawn.cpu()))
 
 
 def closeness(rows: np.ndarray, own: np.ndarray) -> np.ndarray:
