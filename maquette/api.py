@@ -228,13 +228,13 @@ def export(path: str | Path, out: str | Path, *, to: str = "diffusers", step: in
     """Write a run or a published pipeline as a folder that another library opens, and makes the same samples from.
 
     Possible for published pipelines, for runs that train one on, and for runs of `networks.unet2d` over a chain of steps on
-    pixels.
+    pixels. Of an adapter or a word that was learnt for a pipeline, the small file is written that the pipeline then loads.
 
     Args:
         to: the other library: diffusers.
 
     Returns:
-        The class of theirs that opens it.
+        The class of theirs that opens it, or the method of that class: "StableDiffusionPipeline.load_lora_weights".
 
     Raises:
         ValueError: another library has nothing that this run could be written as.
@@ -244,12 +244,13 @@ def export(path: str | Path, out: str | Path, *, to: str = "diffusers", step: in
     found = load(path, step=step, device="cpu", trust=trust)
     if isinstance(found.run, pipelines.Published):
         source = found.run.path
-    elif found.run.record["recipe"].endswith("hub.finetune:finetune"):
-        source = Path(found.run.record["arguments"]["pipeline"])
     else:
-        return publish.compose(found.system, Path(out))
-    publish.write(found.system, source, Path(out))
-    return str(pipelines.index_of(source)["_class_name"])
+        said = [value for value in found.run.record["arguments"].values() if isinstance(value, str) and value]
+        sources = [Path(value) for value in said if (Path(value) / pipelines.INDEX).is_file()]
+        if not sources:
+            return publish.compose(found.system, Path(out))
+        source = sources[0]
+    return publish.write(found.system, source, Path(out))
 
 
 # -- compress ------------------------------------------------------------------------------------------------------------

@@ -202,7 +202,7 @@ def export_verb(
     kind = api.export(run, out, to=to, step=None if step < 0 else step, trust=trust)
     if as_json:
         return print_json({"run": run, "out": out, "class": kind})
-    typer.echo(f"{out}: diffusers.{kind}.from_pretrained opens it")
+    typer.echo(f"{out}: diffusers.{kind if '.' in kind else kind + '.from_pretrained'} opens it")
 
 
 @app.command("compress")

@@ -255,14 +255,15 @@ FIT_OPTIONS: dict[str, Any] = {f.name: f.default for f in fields(Fit)}
 def build(recipe: str, arguments: dict[str, Any], seed: int) -> tuple[Experiment, dict[str, Any]]:
     """Call a recipe; returns its experiment and the checked arguments. Fit options among them override the recipe's fit.
 
-    An argument that names another run is made absolute: what was built on it can then be opened from any folder.
+    An argument that names another run, or a published pipeline, is made absolute: what was built on it can then be opened from
+    any folder.
 
     Raises:
         ValueError: an argument the recipe does not have, or of the wrong type, or out of range.
     """
     checked = recipes.check(recipe, arguments, also=FIT_OPTIONS)
     for name, value in checked.items():
-        if isinstance(value, str) and value and (Path(value) / "run.json").is_file():
+        if isinstance(value, str) and value and any((Path(value) / file).is_file() for file in ("run.json", "model_index.json")):
             checked[name] = str(Path(value).resolve())
     function = recipes.find(recipe)
     own = {k: v for k, v in checked.items() if k in recipes.signature(function)}

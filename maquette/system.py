@@ -5,6 +5,7 @@ Knows every contract and no family. A role learns, is frozen, or follows another
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -135,6 +136,14 @@ class System(nn.Module):
         """The network to sample and score with: the role's follower if it has one, else the role itself."""
         follower = next((f for f, (leader, _) in self.follow.items() if leader == role), role)
         return self.roles()[follower]
+
+    def instead(self, role: str) -> System:
+        """The same system, its parts shared, with another role in the place of main: what it was before it was tuned, for one."""
+        other = copy.copy(self)
+        other._modules = {**self._modules, "nets": nn.ModuleDict({"main": self.roles()[role]})}
+        other.follow, other._walked = {}, {}
+        other.frozen = tuple(name for name in (*self.frozen, "main") if name in other.roles())
+        return other
 
     def learn(self, data: Any) -> None:
         """What the codec and the conditioner fit to the training data before the first step."""

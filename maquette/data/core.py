@@ -29,7 +29,7 @@ class Facts:
     classes: label names, in label order; shares: each class's share of the training rows; rows: split -> count;
     bytes: split -> UTF-8 bytes of text; hash: SHA-256 over every row in order.
     kind: "real", "rendered", "simulated" or "own"; factors: a column's name -> what its values 0, 1, ... stand for, where
-    what made a row is known.
+    what made a row is known; few: a few pictures of one thing, of which none is held out.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Facts:
     captions: bool = False
     bytes: dict[str, int] = fresh(default_factory=dict)
     factors: dict[str, tuple[str, ...]] = fresh(default_factory=dict)
+    few: bool = False
 
     def asdict(self) -> dict[str, Any]:
         return asdict(self)

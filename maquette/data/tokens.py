@@ -12,12 +12,13 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, pre_tokenizers, trainers
 from torch import Tensor, nn
 
 from maquette.data.errors import DataError
 from maquette.data.vocabularies import BEGIN, END, clip, read
 
+COMMON = 0.8  # of a vocabulary, its first symbols: byte pairs are numbered as they were found, the most frequent first
 LONGEST = 1 << 20  # files say 10**30 where they mean "any length"
 
 
@@ -122,6 +123,22 @@ class Tokens(Learned):
         ids, real = (torch.tensor([getattr(one, name) for one in found]) for name in ("ids", "attention_mask"))
         size = (len(found), self.length)
         return ids.long().view(size).to(self.learned.device), real.bool().view(size).to(self.learned.device)
+
+    def symbols(self, word: str) -> list[int]:
+        """The symbols that a word alone is made of, without the ends of a text."""
+        found = self.tokenizer.encode(_checked([word])[0], add_special_tokens=False)
+        return [symbol for symbol, real in zip(found.ids, found.attention_mask, strict=True) if real]
+
+    def knows(self, word: str) -> bool:
+        """Whether a word is a common one here: one symbol, and not of the rarest fifth, which stand last."""
+        found = self.symbols(word)
+        return len(found) == 1 and found[0] < COMMON * self.tokenizer.get_vocab_size()
+
+    def coin(self, word: str) -> None:
+        """Make a word one symbol of its own, the next number that is free, wherever it stands alone in a text."""
+        tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
+        tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True)])
+        self.keep(tokenizer)
 
     def places(self, texts: Sequence[str]) -> list[list[int]]:
         """At which of its text's characters each symbol begins, a list of L per text; -1 where it stands for none."""

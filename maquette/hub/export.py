@@ -11,14 +11,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from maquette.codecs.pixels import Pixels
+from maquette.conditioners.coined import Coined
 from maquette.contracts import Network
-from maquette.hub import models, weights
+from maquette.hub import lora, models, weights
 from maquette.hub.pipelines import INDEX, KINDS, index_of
 from maquette.networks.plans2d import Plan
 from maquette.networks.unet2d import UNet2D
+from maquette.nn.lora import Adapted
 from maquette.processes.chain import Arc, Curve, Ends, Even, Leading, Rise, Spacing, Trailing
 from maquette.processes.gaussian import Betas, Clean, Gaussian, Noise, Reading, Velocity
 from maquette.samplers.solvers import DDIM, Ancestral, Solver
@@ -26,17 +28,30 @@ from maquette.storage import dump, erase, write_durably
 from maquette.system import System
 
 
-def write(system: System, source: Path, out: Path) -> None:
+def write(system: System, source: Path, out: Path) -> str:
     """Write a system that was opened from `source`, as it is now, to a folder that diffusers loads.
+
+    Of one that only learnt an adapter or a word, the file of that alone.
 
     Args:
         out: a folder that is not there yet, or empty. Parts that hold no weights of the system's are copied from `source`.
+
+    Returns:
+        The class of theirs that opens it, or its method that does.
 
     Raises:
         FileExistsError: the folder is there and is not empty.
         ValueError: the system is not what `source` opens as.
     """
     index = index_of(source)
+    name, net = str(index["_class_name"]), system.steady("main")
+    if isinstance(net, Adapted):
+        part = next(part for part, place in KINDS[name].places.items() if place == "nets.main")
+        lora.save({part: net}, out)
+        return f"{name}.load_lora_weights"
+    if isinstance(system.conditioner, Coined):
+        lora.save_words(_vector(system.conditioner, name), out)
+        return f"{name}.load_textual_inversion"
     places = {part: place for part, place in KINDS[index["_class_name"]].places.items() if isinstance(index.get(part), list)}
     places = {part: place for part, place in places.items() if index[part][1] is not None}
     with _staged(out) as staged:
@@ -47,6 +62,14 @@ def write(system: System, source: Path, out: Path) -> None:
             elif Path(part).name == part and isinstance(origin, list) and any(origin) and (source / part).is_dir():
                 shutil.copytree(source / part, staged / part)
         write_durably(staged / INDEX, dump(index))
+    return name
+
+
+def _vector(told: Coined, name: str) -> dict[str, Tensor]:
+    """A new word and its vector, where there is one encoder to hear it: diffusers' files know no other case."""
+    if (count := len(told.vectors)) != 1:
+        raise ValueError(f"{name} has {count} encoders, each with a vector for {told.word!r}; a file of theirs holds one")
+    return {told.word: next(iter(told.vectors.values()))}
 
 
 @contextmanager

@@ -26,6 +26,8 @@ MEANINGS = {
 
 
 def applies(evidence: Evidence) -> str:
+    if evidence.facts.few:
+        return "no picture is held out"
     return "" if evidence.pictures else "the data are not images"
 
 

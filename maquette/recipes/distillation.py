@@ -17,6 +17,7 @@ from maquette.data.cached import cached
 from maquette.experiment import Experiment, Fit
 from maquette.networks.dit import DiT
 from maquette.networks.unet import UNet
+from maquette.nn.lora import whole
 from maquette.objectives.consistency import Consistency
 from maquette.objectives.denoising import Denoising
 from maquette.objectives.guidance import Guidance
@@ -265,7 +266,7 @@ def taught(recipe: str, teacher: str, data: str, size: int, also: tuple[type[Obj
             f"data {facts.name!r} are of {shapes[1]} in {len(facts.classes)} classes: leave data empty to use the teacher's"
         )
     system = experiment.system
-    net = copy.deepcopy(system.steady("main")).requires_grad_(True).train()
+    net = copy.deepcopy(whole(system.steady("main"))).requires_grad_(True).train()
     parts = {"codec": system.codec, "conditioner": system.conditioner}
     frozen = tuple(name for name, part in parts.items() if part is not None and next(part.parameters(), None) is not None)
     assert isinstance(system.sampler, Solver)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from maquette import api, recipes
+from maquette.data.subject import discs
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -19,10 +20,11 @@ SMALL = {"font_digits": "digits", "font_digits8:digits": "digits:digits"}  # dat
 TINY |= {"symbols": 16, "books": 2, "delay": 2, "pretrain": 3}
 # every recipe by itself, and those of a second stage also on a run of the first
 FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec", "mmdit": "kl_codec", "imagen": "imagen_base", "dalle": "vqgan"}
-FIRST |= {"recaption": "kl_codec"}
-STAGES = ("codec", "base")  # what arguments that name a first stage's run are called
+FIRST |= {"recaption": "kl_codec", "controlnet": "latent_diffusion", "dreambooth": "mmdit", "textual_inversion": "mmdit"}
+STAGES = ("codec", "base", "run")  # what arguments that name a first stage's run are called
 CASES = [(name, False) for name in recipes.catalogue()]
 CASES += [(name, True) for name, listed in recipes.catalogue().items() if set(STAGES) & set(listed.arguments)]
+TUNED = {"like": "noise", "kind": "noise", "pictures": 8}  # what tunes a run is told of its data
 
 
 def tiny(name: str, text: Path, captioned: Path) -> dict[str, Any]:
@@ -58,15 +60,27 @@ def captioned(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def codec_runs(tmp_path_factory, text_folder, captioned) -> dict[str, Path]:
-    """A trained codec for each recipe of a second stage to build on."""
-    runs = {}
+def few(tmp_path_factory) -> Path:
+    """A few pictures of one thing."""
+    folder = tmp_path_factory.mktemp("few")
+    for i, picture in enumerate(discs(3)):
+        Image.fromarray((picture.transpose(1, 2, 0) * 255).round().astype(np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def first_runs(tmp_path_factory, text_folder, captioned) -> dict[str, Path]:
+    """A trained run for each recipe of a second stage to build on."""
+    runs: dict[str, Path] = {}
+    made: dict[tuple[str, str], Path] = {}
     for second, first in FIRST.items():
-        runs[second] = tmp_path_factory.mktemp(first) / "run"
-        own = {key: value for key, value in TINY.items() if key in recipes.catalogue()[first].arguments}
         data = tiny(second, text_folder, captioned).get("data", "digits")
         small = {"size": 8} if second == "imagen" else {}  # half of the captioned pictures' side
-        api.train(first, out=runs[second], quiet=True, data=data, **{**own, **small, "steps": 2, "batch": 8})
+        if (first, data) not in made:
+            made[first, data] = tmp_path_factory.mktemp(first) / "run"
+            own = {key: value for key, value in TINY.items() if key in recipes.catalogue()[first].arguments}
+            api.train(first, out=made[first, data], quiet=True, data=data, **{**own, **small, "steps": 2, "batch": 8})
+        runs[second] = made[first, data]
     return runs
 
 
@@ -85,8 +99,12 @@ def arguments(case, text_folder, captioned, request) -> dict[str, Any]:
     found = tiny(case[0], text_folder, captioned)
     if not case[1]:
         return found
-    named = next(name for name in STAGES if name in recipes.catalogue()[case[0]].arguments)
-    return {**found, named: str(request.getfixturevalue("codec_runs")[case[0]])}
+    run, known = str(request.getfixturevalue("first_runs")[case[0]]), recipes.catalogue()[case[0]].arguments
+    named = next(name for name in STAGES if name in known)
+    if "images" not in known:
+        return {**found, named: run}
+    told = {key: value for key, value in TUNED.items() if key in known}
+    return {**told, "run": run, "images": str(request.getfixturevalue("few"))}
 
 
 @pytest.hookimpl(tryfirst=True)
