@@ -90,8 +90,8 @@ class Coined(Conditioner):
             self._coin()
         self.prompt.learn(data)
 
-    def guess(self, rng: Streams) -> Batch:
-        return self.prompt.guess(rng)
+    def guess(self, rng: Streams, said: Batch | None = None) -> Batch:
+        return self.prompt.guess(rng, said)
 
     def notes(self, batch: Batch) -> list[str]:
         return self.prompt.notes(batch)
