@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from maquette.contracts import Batch, Code, Condition, Growing, Sampler, Tracing
+from maquette.contracts import Batch, Code, Condition, Growing, NeedsStart, Sampler, Tracing
 from maquette.streams import Streams, Turned, keys_of, mix
-
-if TYPE_CHECKING:
-    from maquette.system import System
+from maquette.system import DRAWS_NOTHING, System
 
 
 def ends_of(system: System, sampler: Sampler | None) -> list[str]:
@@ -126,6 +123,8 @@ def vary(
 def _growing(system: System, sampler: Sampler | None, ends: str, what: str) -> Growing:
     """The sampler, if it can; the system is brought to evaluation."""
     sampler = sampler or system.sampler
+    if sampler is None:
+        raise NeedsStart(DRAWS_NOTHING)
     allowed = ends_of(system, sampler)
     if ends not in allowed:
         found = f"{allowed[0]} alone" if allowed else "nothing"

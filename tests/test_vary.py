@@ -11,6 +11,7 @@ import torch
 
 from maquette import api
 from maquette.between import vary
+from maquette.contracts import NeedsStart
 from maquette.nn.paths import arc, line
 from maquette.opened import turned as dialled
 from maquette.report.pictures import grid, png
@@ -183,3 +184,10 @@ def test_the_shell_varies_what_it_sampled(flow: Any, tmp_path: Any, shell: Any) 
     assert (flow / "samples" / "vary-seed-0-pick-1.png").exists()
     wrong = shell("vary", str(flow), "--strength", "3")
     assert wrong.returncode == 2 and "strength is 3.0" in wrong.stderr
+
+
+def test_runs_that_draw_nothing_say_so(flow: Any) -> None:
+    found = api.load(flow)
+    found.system.sampler = None
+    with pytest.raises(NeedsStart, match="draws nothing"):
+        vary(found.system, 2)
