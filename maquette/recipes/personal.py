@@ -29,7 +29,7 @@ from maquette.runs import trained
 from maquette.samplers.solvers import DPM, Solver
 from maquette.system import System
 
-# by themselves, after 120 training seconds on one CPU thread: the word must tell something; no two runs have set a band yet
+# by themselves, after 60 training seconds on one CPU thread: the word must tell something; no two runs have set a band yet
 OWN = {"identity gain": (0.0, 2.0)}
 NEW = {"identity gain": (0.0, 2.0)}
 SEED = 0xD1EA  # of the pictures of the kind
@@ -244,8 +244,8 @@ def _from_scratch(
         in_channels=shape[0],
         out_channels=shape[0],
         patch_size=patch_of(shape[1], shape[2], most=16),
-        num_layers=-(-depth // 3),
-        num_single_layers=max(1, depth - -(-depth // 3)),
+        num_layers=max(1, depth // 3),
+        num_single_layers=max(1, depth - max(1, depth // 3)),
         num_attention_heads=heads,
         attention_head_dim=32,
         joint_attention_dim=TOKEN,
@@ -271,4 +271,4 @@ def _from_scratch(
     times = len(own) * max(1, round(facts.rows["train"] / (prior * len(own))))
     rows = facts.rows if facts.few else {"train": facts.rows["train"] + times, "held": len(own)}
     facts = replace(facts, rows=rows, few=True, classes=(), shares=(), factors={})
-    return Experiment(system, Data(facts, read), FRESH, NEW if coin else OWN, within=120)
+    return Experiment(system, Data(facts, read), FRESH, NEW if coin else OWN)
