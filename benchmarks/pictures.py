@@ -35,7 +35,7 @@ LATENTS = ("kl_codec", ["--patch", "4", "--latent", "4", "--delay", "300"])
 STAGED = {  # what is trained first, and with which arguments
     "latent_diffusion": LATENTS,
     "mmdit": LATENTS,
-    "dalle": ("vqgan", ["--patch", "4", "--symbols", "512", "--delay", "300"]),
+    "dalle": ("vqgan", ["--patch", "4", "--levels", "8,8,8", "--delay", "300"]),
 }
 GUIDED = 2.0
 HERE = Path(__file__).parent

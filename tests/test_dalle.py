@@ -281,7 +281,7 @@ def captioned(tmp_path_factory):
 @pytest.fixture(scope="module")
 def drawn(captioned):
     out = captioned.with_name("dalle") / "run"
-    small = {"depth": 1, "symbols": 16, "latent": 4, "words": 8, "patch": 2, "delay": 1}
+    small = {"depth": 1, "levels": "4,4", "words": 8, "patch": 2, "delay": 1}
     return api.train("dalle", data=str(captioned), steps=6, batch=8, out=out, quiet=True, **small)
 
 
@@ -336,9 +336,8 @@ def test_the_codec_of_a_run_is_kept_and_its_shape_is_the_networks(captioned, tmp
         ({"told": 1.0}, "told is 1.0"),
         ({"told": -1.0}, "told is -1.0"),
         ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"symbols": 1}, "symbols is 1"),
-        ({"latent": 0}, "latent is 0"),
-        ({"books": 0}, "books is 0"),
+        ({"levels": ""}, "levels are ''"),
+        ({"levels": "8,1"}, r"levels are \(8, 1\)"),
         ({"patch": 3}, "patch is 3"),
         ({"guidance": float("nan")}, "guidance is nan"),
     ],

@@ -52,7 +52,7 @@ def vq_vae(
         latent: numbers in a vector of the codebook.
     """
     opened = _images("vq_vae", data, size)
-    codec = symbols_of(opened.facts, symbols, latent, 1, depth, patch)
+    codec = symbols_of(opened.facts, symbols, latent, depth=depth, patch=patch)
     return Experiment(System({}, Coding(), Rebuild(), codec), opened, FIT, VQ_VAE)
 
 
@@ -88,10 +88,7 @@ def fsq(data: str = "digits", size: int = 0, depth: int = 1, patch: int = 0, lev
         levels: values that each channel takes, with commas between; their product is the number of symbols.
     """
     opened = _images("fsq", data, size)
-    if not all(part.strip().isdigit() for part in levels.split(",")):
-        raise ValueError(f"levels are {levels!r}; they are whole numbers with commas between, for example 8,6,5")
-    quantizer = FiniteScalarQuantizer(tuple(int(part) for part in levels.split(",")))
-    codec = _symbols(opened.facts, quantizer, _density(opened.facts), depth, patch)
+    codec = symbols_of(opened.facts, levels=levels, depth=depth, patch=patch)
     return Experiment(System({}, Coding(0.0), Rebuild(), codec), opened, FIT, FSQ)
 
 
@@ -136,6 +133,7 @@ def vqgan(
     symbols: int = 256,
     latent: int = 16,
     books: int = 1,
+    levels: str = "",
     features: float = 1.0,
     adversary: float = 0.2,
     delay: int = 60,
@@ -153,12 +151,13 @@ def vqgan(
         symbols: size of the codebook.
         latent: numbers in a vector of the codebook.
         books: codebooks in a row, each adding a symbol per place.
+        levels: a fixed grid in place of the codebook, as in fsq: values that each channel takes, with commas between; "" = none.
         features: weight of the unlikeness in the classifier's features.
         adversary: weight of the adversarial loss, after balancing.
         delay: steps before the discriminator joins in.
     """
     opened = _images("vqgan", data, size)
-    codec = symbols_of(opened.facts, symbols, latent, books, depth, patch)
+    codec = symbols_of(opened.facts, symbols, latent, books, levels or None, depth, patch)
     system = System(critics_of(opened.facts, depth), Sharpened(0.25, features, adversary, delay), Rebuild(), codec)
     return Experiment(system, opened, FIT, VQGAN)
 
@@ -341,15 +340,23 @@ def latents_of(facts: Facts, latent: int, depth: int, patch: int) -> tuple[Chain
     return Chain(Pixels(facts.levels), LatentCodec(encoder, decoder, density, shape)), shape
 
 
-def symbols_of(facts: Facts, symbols: int, latent: int, books: int = 1, depth: int = 1, patch: int = 0) -> Chain:
-    """An untrained codec of learned symbols, one codebook or several in a row.
+def symbols_of(
+    facts: Facts, symbols: int = 256, latent: int = 16, books: int = 1, levels: str | None = None, depth: int = 1, patch: int = 0
+) -> Chain:
+    """An untrained codec of symbols: of one learned codebook, of several in a row, or of a fixed grid of `levels`.
 
     Raises:
-        ValueError: fewer than one number in a vector, or no codebooks.
+        ValueError: fewer than one number in a vector, no codebooks, or levels that are no whole numbers.
     """
     if latent < 1:
         raise ValueError(f"latent is {latent}; it must be 1 or more")
-    quantizer = VectorQuantizer(latent, symbols) if books == 1 else ResidualQuantizer(latent, symbols, books)
+    if levels is not None and not all(part.strip().isdigit() for part in levels.split(",")):
+        raise ValueError(f"levels are {levels!r}; they are whole numbers with commas between, for example 8,6,5")
+    quantizer: Quantizer
+    if levels is not None:
+        quantizer = FiniteScalarQuantizer(tuple(int(part) for part in levels.split(",")))
+    else:
+        quantizer = VectorQuantizer(latent, symbols) if books == 1 else ResidualQuantizer(latent, symbols, books)
     return _symbols(facts, quantizer, _density(facts), depth, patch)
 
 

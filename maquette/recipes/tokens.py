@@ -14,6 +14,9 @@ from maquette.recipes.pictures import VOCAB, captioned, keeping
 from maquette.samplers.autoregressive import Autoregressive
 
 HEAD = 32  # channels of an attention's head
+# after 60 training seconds on the default data, one CPU thread, the codec learning alongside, guidance 2; two runs, with a
+# learned codebook of 512 in the place of the levels: .90 and .79 of grounds are right by then, and nothing else (chance .2)
+DALLE = {"adherence, ground": (0.6, 1.0)}
 
 
 def dalle(
@@ -22,9 +25,7 @@ def dalle(
     size: int = 0,
     depth: int = 4,
     patch: int = 4,
-    symbols: int = 512,
-    latent: int = 16,
-    books: int = 1,
+    levels: str = "8,8,8",
     words: int = 16,
     told: float = 0.125,
     dropout: float = 0.0,
@@ -36,18 +37,17 @@ def dalle(
 
     Both are learned, the caption with an eighth of the loss; learned places by row and column; behind a caption's end each place
     has a filling symbol of its own. Samples may be ordered by a run of clip (`sample --best-of 16 --judge RUN`), as there, and a
-    picture's end written from its beginning. Unlike there, the codec is a vector quantiser's, sharpened by a discriminator, all
-    symbols see all before them, and captions are dropped at times, which makes guidance possible.
+    picture's end written from its beginning. Unlike there, the codec's symbols are points of a fixed grid (Mentzer 2023: their
+    meaning stays while both learn), sharpened by a discriminator; all symbols see all before them; and captions are dropped at
+    times, which makes guidance possible.
 
     Args:
-        codec: a run of vqgan, vq_vae, rvq or fsq; without one, vqgan's codec is trained alongside, in this run.
+        codec: a run of vqgan, vq_vae, rvq or fsq; without one, a codec is trained alongside, in this run.
         data: a built-in set of captioned images, or a folder of yours.
         size: side in pixels that images are brought to; 0 keeps them as they are.
         depth: the one dial: blocks of the transformer; channels grow with it.
         patch: pixels to a side that a place stands for, a power of two, without a codec's run.
-        symbols: size of each codebook, without a codec's run.
-        latent: numbers in a vector of the codebooks, without a codec's run.
-        books: codebooks in a row, each adding a symbol per place, without a codec's run.
+        levels: values that each channel of the codec takes, with commas between; their product is the number of symbols.
         words: symbols of a caption that are read.
         told: share of the loss that the caption has; 0 = it is read, and not learned.
         dropout: share of what each layer adds that is dropped in training; less suits more data.
@@ -64,7 +64,7 @@ def dalle(
             raise ValueError(f"{name} is {share}; it must lie in 0 .. 1 (without 1)")
     if not math.isfinite(guidance):
         raise ValueError(f"guidance is {guidance}; it must be a finite number, 1 = off")
-    coder = coder_from(codec, facts) if codec else symbols_of(facts, symbols, latent, books, 1, patch)
+    coder = coder_from(codec, facts) if codec else symbols_of(facts, levels=levels, patch=patch)
     first = None if codec else Sharpened(0.25, delay=delay)
     assert coder.grid is not None
     net = Transformer(
@@ -80,5 +80,5 @@ def dalle(
     prior, sampler = NextCode(coder.bos, drop, told), Autoregressive(guidance=guidance)
     critics = critics_of(facts, 1) if first else None
     system, rows = second_stage(opened, coder, net, prior, sampler, Symbols(words, VOCAB), first, critics)
-    batch, lr = (16, 4e-3) if first else (64, 1e-2)  # a codec wants many steps, and embeddings a high rate
-    return Experiment(system, rows, Fit(steps=6000, batch=batch, lr=lr, muon=0.02, bf16=True))
+    batch, lr = (16, 2e-3) if first else (64, 1e-2)  # a codec wants many steps, and embeddings a high rate
+    return Experiment(system, rows, Fit(steps=6000, batch=batch, lr=lr, muon=0.02, bf16=True), DALLE)
