@@ -26,9 +26,9 @@ from maquette.objectives.alongside import Alongside
 from maquette.objectives.denoising import Denoising
 from maquette.objectives.together import Together
 from maquette.processes import flow as straight
-from maquette.processes.gaussian import Balanced, Clean, Cosine, Gaussian
+from maquette.processes.gaussian import Clean, Cosine, Gaussian
 from maquette.recipes.contrastive import comparing
-from maquette.recipes.diffusion import SPREAD, shift_of
+from maquette.recipes.diffusion import shift_of
 from maquette.recipes.pictures import TOKEN, captioned, reader
 from maquette.runs import trained
 from maquette.samplers.closest import Closest
@@ -56,8 +56,8 @@ def unclip(
 
     What a picture shows is its CLIP vector. The prior, a transformer that estimates the vector itself, and the decoder, a U-Net
     told of the vector and, half the time, of the caption, learn in one run, each from the pictures' own vectors. Given a picture
-    in place of a caption, the decoder draws variations of it. Unlike there, the decoder's path is straight, and nothing follows
-    that makes pictures larger.
+    in place of a caption, the decoder draws variations of it. Unlike there, the decoder's path is straight and it, too,
+    estimates the picture itself (Li & He 2025), and nothing follows that makes pictures larger.
 
     Args:
         encoder: a run of clip; without one, its networks are trained alongside, in this run.
@@ -80,7 +80,7 @@ def unclip(
     shape, inside = opened.facts.shape, joint.projection_dim
     foresight = _foresight(compare, inside, joint.text.max_position_embeddings, depth, draws)
     embedded = Embedded(compare, inside, width=TOKEN)
-    process = straight.flow(shift_of(shape), reading=Balanced(SPREAD))
+    process = straight.flow(shift_of(shape), reading=Clean())  # as the prior: few channels cannot pass many pixels' noise on
     net = _decoder(shape, inside, depth)
     learnt = [] if encoder else [Alongside("clip", compare, {"main": "clip"})]
     system = System(
