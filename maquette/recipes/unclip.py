@@ -29,7 +29,7 @@ from maquette.processes import flow as straight
 from maquette.processes.gaussian import Clean, Cosine, Gaussian
 from maquette.recipes.contrastive import comparing
 from maquette.recipes.diffusion import shift_of
-from maquette.recipes.pictures import TOKEN, captioned, reader
+from maquette.recipes.pictures import TOKEN, captioned, reader_of
 from maquette.runs import trained
 from maquette.samplers.closest import Closest
 from maquette.samplers.solvers import DPM
@@ -94,7 +94,7 @@ def unclip(
         Together(*learnt, Alongside("prior", foresight, {"main": "prior"}, fill=embedded.fill), Denoising(process, drop)),
         DPM(process, shape, steps=20, guidance=guidance),
         Pixels(opened.facts.levels),
-        Several(Apart(reader(words), DEAF), Stage(embedded, foresight)),
+        Several(Apart(reader_of(words), DEAF), Stage(embedded, foresight)),
         frozen=("clip",) if encoder else (),
         follow={"ema": ("main", 0.9995), "prior_ema": ("prior", 0.9995)},
     )
