@@ -105,7 +105,7 @@ def sample(
             f"{f'--hide {hide}' if hide else f'--mask {mask}'} says what of a picture is open; give one with --start"
         )
     begun = found.begun(start, n, hide, sampler, mask) if start else {}
-    told = {**(about or {}), **begun.get("about", {})}
+    told = {**begun.get("about", {}), **(about or {})}
     with ExitStack() as stack:
         watch = None
         if not quiet and isinstance(found.run, pipelines.Published):

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from maquette.contracts import Batch, Code, Condition, Growing, NeedsStart, Sampler, Tracing
+from maquette.nn.paths import slerp
 from maquette.streams import Streams, Turned, keys_of, mix
 from maquette.system import DRAWS_NOTHING, System
 
@@ -37,7 +39,8 @@ def between(
 ) -> Batch:
     """`count` samples on the way from one to another, both included, as `System.sample` has them.
 
-    All are told the same, and all that is drawn besides the points is drawn alike: what the first seed would get.
+    All are told the same, but for what pictures themselves say, where a system hears that: it lies between them, too. All that is
+    drawn besides the points is drawn alike: what the first seed would get.
 
     Args:
         seeds: the ends are the first sample under each; the first of them, and where it is told the same and its sampler draws
@@ -52,8 +55,11 @@ def between(
     if count < 2:
         raise ValueError(f"n is {count}; it must be at least 2: the two ends")
     rng = keys_of(seeds if pictures is None else seeds[:1] * 2, system.device)
-    told, heard, rng = _told(system, rng, about), rng.fork(2), rng.fork(1)
-    cond, null = system.conditions(_rows(told, 2), heard)
+    shown = _shown(system, pictures, about)
+    told = _told(system, rng, {**{k: v[:1] for k, v in shown.items()}, **(about or {})})
+    said = {**_rows(told, count), **{k: _way(v, count) for k, v in shown.items()}}
+    heard, rng = rng.fork(2), rng.fork(1)
+    cond, null = system.conditions({**_rows(told, 2), **shown}, heard)
     if pictures is None:
         roots = sampler.roots(system, 2, cond=cond, rng=rng)
     else:
@@ -61,8 +67,8 @@ def between(
         roots = sampler.trace(system, system.encode({"image": pictures}), cond=cond, null=null, rng=rng)
     first, last = (end.expand(count, *end.shape[1:]) for end in roots.split(1))
     path = sampler.between(first, last, torch.linspace(0, 1, count).to(roots))
-    cond, null = system.conditions(_rows(told, count), _alike(heard, count))
-    return _made(system, told, count, sampler.grow(system, path, cond=cond, null=null, rng=_alike(rng, count)))
+    cond, null = system.conditions(said, _alike(heard, count))
+    return _made(system, said, sampler.grow(system, path, cond=cond, null=null, rng=_alike(rng, count)))
 
 
 @torch.no_grad()
@@ -102,7 +108,8 @@ def vary(
     if pick < 0:
         raise ValueError(f"pick is {pick}; samples are counted from 0")
     own = Streams.of(seed, 1, pick, system.device)
-    told, own = _told(system, own, about), _alike(own, count + 1)
+    told = _told(system, own, {**_shown(system, picture, about), **(about or {})})
+    own = _alike(own, count + 1)
     fresh = Streams.of(mix(seed, pick), count + 1, device=system.device)
     share = torch.full((count + 1,), float(strength), device=system.device)
     share[0] = 0
@@ -110,14 +117,14 @@ def vary(
     said = _rows(told, count + 1)
     if picture is None:
         cond, null = system.conditions(said, turned.fork(2))
-        return _made(system, told, count + 1, sampler.draw(system, count + 1, cond=cond, null=null, rng=turned.fork(1)))
+        return _made(system, said, sampler.draw(system, count + 1, cond=cond, null=null, rng=turned.fork(1)))
     assert isinstance(sampler, Tracing)
     cond, null = system.conditions(said, own.fork(2))
     code = system.encode({"image": picture})
     root = sampler.trace(system, code, cond=_first(cond), null=_first(null), rng=own[:1].fork(1))
     others = sampler.roots(system, count + 1, cond=cond, rng=fresh)
     points = sampler.between(root.expand(count + 1, *root.shape[1:]), others, share.to(root))
-    return _made(system, told, count + 1, sampler.grow(system, points, cond=cond, null=null, rng=own.fork(1)))
+    return _made(system, said, sampler.grow(system, points, cond=cond, null=null, rng=own.fork(1)))
 
 
 def _growing(system: System, sampler: Sampler | None, ends: str, what: str) -> Growing:
@@ -139,6 +146,18 @@ def _told(system: System, rng: Streams, about: Batch | None) -> Batch:
     return {} if system.conditioner is None else {**system.conditioner.guess(rng[:1].fork(0), about), **(about or {})}
 
 
+def _shown(system: System, pictures: Tensor | None, about: Batch | None) -> Batch:
+    """What pictures themselves say, where a system hears that and nobody says otherwise."""
+    if pictures is None or system.conditioner is None:
+        return {}
+    return {k: v for k, v in system.conditioner.seen(pictures).items() if k not in (about or {})}
+
+
+def _way(ends: Any, count: int) -> Any:
+    """`count` rows from the first of two to the other: of numbers [2,P] on a great circle, of words all the first."""
+    return slerp(ends[:1], ends[1:], count)[0] if isinstance(ends, Tensor) else list(ends[:1]) * count
+
+
 def _alike(rng: Streams, count: int) -> Streams:
     """The first stream, so many times."""
     return rng[torch.zeros(count, dtype=torch.int64, device=rng.keys.device)]
@@ -154,7 +173,7 @@ def _first(cond: Condition | None) -> Condition | None:
     return None if cond is None else cond.map(lambda slot: slot[:1])
 
 
-def _made(system: System, told: Batch, count: int, drafts: Iterator[Code]) -> Batch:
+def _made(system: System, said: Batch, drafts: Iterator[Code]) -> Batch:
     """The last draft as a batch."""
     code = deque(drafts, maxlen=1).pop()
-    return {**_rows(told, count), "code": code, system.codec.field: system.decode(code)}
+    return {**said, "code": code, system.codec.field: system.decode(code)}

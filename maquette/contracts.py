@@ -115,6 +115,10 @@ class Conditioner(nn.Module):
         """What samples are told that are to be judged beside these rows: its fields, as the rows have them."""
         return {name: batch[name] for name in self.fields if name in batch}
 
+    def seen(self, pictures: Tensor) -> Batch:
+        """What is said by showing it pictures [B,C,H,W] in 0..1, for others like them; {} where it reads nothing off any."""
+        return {}
+
     def notes(self, batch: Batch) -> list[str]:
         """What whoever said this should know of how it was heard: what had to be left out."""
         return []

@@ -84,6 +84,11 @@ def strips(evidence: Evidence) -> dict[str, Any]:
         sources = evidence.held["source"][: STEPS + 1]
         turned = system.sample(len(sources), about={"source": sources}, seed=evidence.seed)["image"].cpu()
         found[STRIP + "Held-out sources, and below each what it is turned into"] = torch.stack([sources, turned])
+    pictures = evidence.held["image"][: STEPS + 1] if evidence.pictures else torch.zeros(0)
+    shown = system.conditioner.seen(pictures.to(system.device)) if system.conditioner is not None and len(pictures) else {}
+    if shown:
+        others = system.sample(len(pictures), about=shown, seed=evidence.seed)["image"].cpu()
+        found[STRIP + "Held-out pictures, and below each another that shows the same"] = torch.stack([pictures, others])
     objective: Any = system.objective
     if not (hasattr(objective, "represent") and hasattr(objective, "rendered")):
         return found

@@ -152,6 +152,8 @@ class Loaded:
         if not whole:
             start = started(self.system, sampler, rows, away)
             return {"start": start, "seen": rows.masked_fill(away.to(rows.device), torch.nan)}
+        if uses[0] == "varied" and self.system.conditioner is not None:
+            return {"about": self.system.conditioner.seen(rows)}
         field = {"translated": "source", "described": "image"}.get(uses[0])
         told: dict[str, Any] = {"about": {field: rows}} if field else {}
         if isinstance(sampler, Adopting) and not shapes:  # else samples would begin with what is to be found
@@ -275,7 +277,7 @@ def best_of(
 
 
 def uses_of_pictures(system: System, facts: Facts) -> list[str]:
-    """What a system does with pictures it is given: they are described, translated, taken whole, completed; [] = nothing."""
+    """What a system does with pictures it is given: described, translated, varied, taken whole, completed; [] = nothing."""
     told = system.conditioner.fields if system.conditioner is not None else ()
     if system.sampler is not None and "image" in told:
         return ["described"]
@@ -287,7 +289,8 @@ def uses_of_pictures(system: System, facts: Facts) -> list[str]:
     whole = isinstance(system.sampler, Adopting)
     code = system.encode({"image": blank})
     parts = isinstance(system.sampler, Completing) and code.dim() == 4 if code.is_floating_point() else not whole
-    return ["taken whole"] * whole + ["completed"] * parts
+    varied = system.conditioner is not None and bool(system.conditioner.seen(blank))
+    return ["varied" if varied else "taken whole"] * (whole or varied) + ["completed"] * parts
 
 
 def load(path: str | Path | Run, *, step: int | None = None, device: str = "auto", trust: bool = False, size: str = "") -> Loaded:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from maquette.contracts import Batch, Condition, Conditioner
 from maquette.streams import Streams
@@ -62,8 +62,56 @@ class Several(Conditioner):
     def asked(self, batch: Batch) -> Batch:
         return {name: value for part in self.parts for name, value in part.asked(batch).items()}
 
+    def seen(self, pictures: Tensor) -> Batch:
+        return {name: value for part in self.parts for name, value in part.seen(pictures).items()}
+
     def notes(self, batch: Batch) -> list[str]:
         return [note for part in self.parts for note in part.notes(batch)]
+
+
+class Apart(Conditioner):
+    """A part that rows are not told by a chance of its own, whenever any are not: while a network learns.
+
+    Args:
+        part: what would be told.
+        share: the chance.
+        tag: of the streams that decide; parts of unlike tags are dropped independently of each other.
+
+    Raises:
+        ValueError: `share` is not a probability.
+    """
+
+    def __init__(self, part: Conditioner, share: float, tag: int = 1):
+        super().__init__()
+        if not 0 <= share <= 1:
+            raise ValueError(f"share is {share}; it must lie in 0 .. 1, nearest is {min(1.0, max(0.0, share))}")
+        self.part, self.share, self.tag = part, share, tag
+        self.fields, self.options, self.drops, self.shapes = part.fields, part.options, part.drops, part.shapes
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """The part's sub-modules that touch symbols: where it learns, their matrices are not for Muon."""
+        return tuple(f"part.{edge}" for edge in getattr(self.part, "edges", ()))
+
+    def learn(self, data: Any) -> None:
+        self.part.learn(data)
+
+    def forward(self, batch: Batch, *, drop: float = 0.0, rng: Streams | None = None) -> Condition | None:
+        if 0 < drop < 1 and rng is not None:
+            return self.part(batch, drop=self.share, rng=rng.fork(self.tag))
+        return self.part(batch, drop=drop, rng=rng)
+
+    def guess(self, rng: Streams, said: Batch | None = None) -> Batch:
+        return self.part.guess(rng, said)
+
+    def asked(self, batch: Batch) -> Batch:
+        return self.part.asked(batch)
+
+    def seen(self, pictures: Tensor) -> Batch:
+        return self.part.seen(pictures)
+
+    def notes(self, batch: Batch) -> list[str]:
+        return self.part.notes(batch)
 
 
 def together(conditions: Sequence[Condition]) -> Condition:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from maquette.contracts import Batch, Condition, Conditioner
 from maquette.streams import Streams
 
@@ -71,6 +73,9 @@ class Stage(Conditioner):
 
     def asked(self, batch: Batch) -> Batch:
         return {name: value for name, value in self.part.asked(batch).items() if name != self.field}
+
+    def seen(self, pictures: Tensor) -> Batch:
+        return self.part.seen(pictures)
 
     def notes(self, batch: Batch) -> list[str]:
         return self.part.notes(batch)

@@ -1,4 +1,4 @@
-"""Rows with their codes beside them, encoded once: for a model of what another one's codec gives. Knows no codec."""
+"""Rows with what another model makes of them beside them, made once: a codec's codes, a picture's vector. Knows no model."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ BATCH = 256  # rows encoded at a time, the same at every run: codes near a borde
 
 
 class Cached(Split):
-    """The rows of another split, each with "code" beside its fields. Encoded when first asked for.
+    """The rows of another split, each with `name` beside its fields. Encoded when first asked for.
 
     Args:
         rows: the split.
         field: what is encoded.
         encode: a batch of it -> codes, on any device.
+        name: what they are called.
     """
 
-    def __init__(self, rows: Split, field: str, encode: Callable[[Any], Tensor]):
+    def __init__(self, rows: Split, field: str, encode: Callable[[Any], Tensor], name: str = "code"):
         super().__init__(rows.columns, rows.levels)
-        self.field, self.encode = field, encode
+        self.field, self.encode, self.name = field, encode, name
 
     @cached_property
     def codes(self) -> Tensor:
@@ -37,9 +38,9 @@ class Cached(Split):
 
     def rows(self, index: Tensor) -> Batch:
         """The rows at int64[B] positions."""
-        return {**super().rows(index), "code": self.codes[index]}
+        return {**super().rows(index), self.name: self.codes[index]}
 
 
-def cached(data: Data, field: str, encode: Callable[[Any], Tensor]) -> Data:
-    """The same data and facts, each row with its code."""
-    return Data(data.facts, lambda: {name: Cached(split, field, encode) for name, split in data.splits.items()})
+def cached(data: Data, field: str, encode: Callable[[Any], Tensor], name: str = "code") -> Data:
+    """The same data and facts, each row with its code, called `name`."""
+    return Data(data.facts, lambda: {part: Cached(split, field, encode, name) for part, split in data.splits.items()})

@@ -103,8 +103,12 @@ class CLIP(Network):
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
         if x.is_floating_point():
             return F.normalize(self.visual_projection(self.vision_model(x)[1]), dim=1)
-        mask = cond.mask if cond is not None else None
-        return F.normalize(self.text_projection(self.text_model(x, mask)[1]), dim=1)
+        return self.read(x, cond.mask if cond is not None else None)[1]
+
+    def read(self, symbols: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The last layer's states of texts [B,T,D], and their unit vectors [B,P], of int64[B,T]."""
+        states, vector = self.text_model(symbols, mask)
+        return states, F.normalize(self.text_projection(vector), dim=1)
 
     def compare(self, images: Tensor, texts: Tensor) -> Tensor:
         """Scaled cosines of unit vectors, [B,P] and [N,P] -> [B,N]: logits of texts for each image (Radford 2021, fig. 3)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,14 +26,22 @@ class Alongside(Objective):
         system: the earlier one.
         roles: its roles that learn -> what the whole system calls them.
         until: the step at which its phases end; 0 = never.
+        fill: what a batch of the whole system lacks for the earlier one.
 
     Raises:
         ValueError: none of its phases trains any of these roles.
     """
 
-    def __init__(self, name: str, system: System, roles: Mapping[str, str], until: int = 0):
+    def __init__(
+        self,
+        name: str,
+        system: System,
+        roles: Mapping[str, str],
+        until: int = 0,
+        fill: Callable[[Batch], Batch] | None = None,
+    ):
         super().__init__()
-        self.name, self.roles, self.until = name, dict(roles), until
+        self.name, self.roles, self.until, self.fill = name, dict(roles), until, fill
         self.objective = system.objective
         self._system = (system,)  # in a tuple, which registers nothing
         if not any(found.roles for found in self.phases()):
@@ -49,4 +57,4 @@ class Alongside(Objective):
 
     def move(self, own: Phase, system: System, batch: Batch, rng: Streams, step: int) -> tuple[Tensor, Logs]:
         """The move of one of its phases, on the earlier system."""
-        return own.move(self._system[0], batch, rng, step)
+        return own.move(self._system[0], batch if self.fill is None else self.fill(batch), rng, step)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from maquette.codecs.pixels import Pixels
 from maquette.conditioners.symbols import Symbols
+from maquette.data import Facts
 from maquette.experiment import Experiment, Fit
 from maquette.networks.clip import CLIP
 from maquette.networks.clip_plans import Plan, TextPlan, VisionPlan
@@ -33,7 +34,13 @@ def clip(data: str = "scenes", size: int = 0, depth: int = 4, patch: int = 4, wo
         words: symbols of a caption that are read.
     """
     opened = captioned("clip", data, size, depth)
-    channels, *sides = opened.facts.shape
+    system = comparing(opened.facts, depth, patch, words)
+    return Experiment(system, opened, Fit(steps=1000, batch=256, lr=2e-3, muon=0.02, bf16=True), CLIP_BAND, 120)
+
+
+def comparing(facts: Facts, depth: int, patch: int, words: int) -> System:
+    """A CLIP of such pictures, untrained."""
+    channels, *sides = facts.shape
     if not 1 <= patch <= max(sides):
         raise ValueError(f"patch is {patch}; it must be in 1 .. {max(sides)}, the pictures' longer side")
     if words < 3:
@@ -43,11 +50,5 @@ def clip(data: str = "scenes", size: int = 0, depth: int = 4, patch: int = 4, wo
     texts = replace(texts, eos_token_id=VOCAB - 1)
     side = -(-max(sides) // patch) * patch
     images = VisionPlan(width, 4 * width, None, depth, depth, num_channels=channels, image_size=side, patch_size=patch)
-    system = System(
-        {"main": CLIP(Plan(texts, images, projection_dim=width))},
-        Contrastive(),
-        None,
-        Pixels(opened.facts.levels),
-        Symbols(words, VOCAB, kept=0),
-    )
-    return Experiment(system, opened, Fit(steps=1000, batch=256, lr=2e-3, muon=0.02, bf16=True), CLIP_BAND, 120)
+    net = CLIP(Plan(texts, images, projection_dim=width))
+    return System({"main": net}, Contrastive(), None, Pixels(facts.levels), Symbols(words, VOCAB, kept=0))

@@ -11,6 +11,7 @@ import torch
 
 from maquette.codecs.pixels import Pixels
 from maquette.conditioners.label import Labels
+from maquette.conditioners.stage import Stage
 from maquette.contracts import Codec, Condition, Conditioner, Network, Objective, device_of
 from maquette.data import Data, open_data
 from maquette.data.cached import cached
@@ -267,6 +268,10 @@ def taught(recipe: str, teacher: str, data: str, size: int, also: tuple[type[Obj
         )
     system = experiment.system
     net = copy.deepcopy(whole(system.steady("main"))).requires_grad_(True).train()
+    if system.conditioner is not None and any(isinstance(part, Stage) for part in system.conditioner.modules()):
+        raise ValueError(
+            f"teacher {teacher}, a run of {name}, is told what other networks of it draw; {recipe} takes none of them along"
+        )
     parts = {"codec": system.codec, "conditioner": system.conditioner}
     frozen = tuple(name for name, part in parts.items() if part is not None and next(part.parameters(), None) is not None)
     assert isinstance(system.sampler, Solver)

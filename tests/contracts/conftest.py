@@ -17,11 +17,12 @@ ROOT = Path(__file__).parent.parent.parent
 # What makes any recipe tiny, by the names its dials bear. A recipe with other dials names its own here.
 TINY: dict[str, Any] = {"depth": 1, "width": 32, "heads": 2, "vocab": 300, "context": 24, "latent": 4, "steps": 4, "batch": 8}
 SMALL = {"font_digits": "digits", "font_digits8:digits": "digits:digits"}  # data that stand in for larger ones
-TINY |= {"symbols": 16, "books": 2, "delay": 2, "pretrain": 3}
+TINY |= {"symbols": 16, "books": 2, "delay": 2, "pretrain": 3, "towers": 1}
 # every recipe by itself, and those of a second stage also on a run of the first
 FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec", "mmdit": "kl_codec", "imagen": "imagen_base", "dalle": "vqgan"}
 FIRST |= {"recaption": "kl_codec", "controlnet": "latent_diffusion", "dreambooth": "mmdit", "textual_inversion": "mmdit"}
-STAGES = ("codec", "base", "run")  # what arguments that name a first stage's run are called
+FIRST |= {"unclip": "clip"}
+STAGES = ("codec", "base", "run", "encoder")  # what arguments that name a first stage's run are called
 CASES = [(name, False) for name in recipes.catalogue()]
 CASES += [(name, True) for name, listed in recipes.catalogue().items() if set(STAGES) & set(listed.arguments)]
 TUNED = {"like": "noise", "kind": "noise", "pictures": 8}  # what tunes a run is told of its data
