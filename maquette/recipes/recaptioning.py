@@ -21,8 +21,11 @@ from maquette.system import System
 
 HEAD = 32  # channels of an attention's head
 PREFIX = 4  # tokens that a picture is told as
-CAPTIONER = {"caption": (0.3, 1.0)}
-RECAPTION = {"adherence, ground": (0.6, 1.0)}
+# after 120 training seconds on the default data, one CPU thread; one run: .999, .986 and .973 (and .32 of shapes, which the words
+# before them mislead to pairs that it knows: of training rows that it knows tersely, .75)
+CAPTIONER = {"caption, ground": (0.95, 1.0), "caption, size": (0.9, 1.0), "caption, colour": (0.9, 1.0)}
+# by itself: no captioner, the codec alongside, 60 seconds; on a codec's run one run of 118 seconds gave .63 (a captioner's: 1.00)
+RECAPTION = {"adherence, ground": (0.25, 1.0)}
 
 
 def captioner(
