@@ -7,8 +7,8 @@ from typing import cast
 
 from maquette.codecs.pixels import Pixels
 from maquette.codecs.vectors import Vectors
+from maquette.conditioners.captions import EXAMPLES
 from maquette.conditioners.comparing import Embedded, Spoken
-from maquette.conditioners.prompt import EXAMPLES
 from maquette.conditioners.several import Apart, Several
 from maquette.conditioners.stage import Stage
 from maquette.contracts import Comparing, Network
