@@ -129,7 +129,7 @@ def test_a_network_that_is_told_too_little_says_so():
         Condition(tokens=torch.zeros(2, 3, dtype=torch.int64)),
         Condition(tokens=torch.zeros(2, 6, 32)),
     ):
-        with pytest.raises(ValueError, match="must be told 6 symbols a row"):
+        with pytest.raises(ValueError, match=r"must be told symbols \[6\] a row, as cond.tokens, and is told"):
             net(x, cond=cond)
     with pytest.raises(ValueError, match="scores nothing that it is told"):
         net.read(x, told(2))
