@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -64,7 +65,10 @@ class ControlNet(Descent):
         widths = (16, 32, 96, 256, 256)[: factor.bit_length()]
         made = cls(net.plan, channels, widths, net.steps)
         own = made.state_dict()
-        made.load_state_dict({**own, **{name: value for name, value in net.state_dict().items() if name in own}})
+        with torch.no_grad():
+            for name, value in net.state_dict().items():
+                if name in own:
+                    own[name].copy_(value)
         return made
 
     def forward(  # type: ignore[override]

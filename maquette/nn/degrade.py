@@ -101,6 +101,7 @@ class Edges:
     Args:
         whole: (C, H, W) of the pictures.
         steep: change per pixel from which on it is an edge, 0 .. 1.
+        told: (h, w) that they are brought to for the network; () = as they are.
 
     Raises:
         ValueError: a threshold outside 0 .. 1.
@@ -108,6 +109,7 @@ class Edges:
 
     whole: tuple[int, ...]
     steep: float = 0.1
+    told: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.steep < 1:
@@ -129,8 +131,8 @@ class Edges:
         return (rise.amax(1, keepdim=True) > self.steep).to(images.dtype)
 
     def field(self, left: Tensor) -> Tensor:
-        """The outlines as they are."""
-        return left
+        """The outlines, of the size that the network is told."""
+        return left if self.told in ((), left.shape[2:]) else F.interpolate(left, self.told, mode="bilinear", align_corners=False)
 
     def plain(self, left: Tensor) -> Tensor:
         """The outlines, white on black."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import cast
 
 from maquette.conditioners.degraded import EXAMPLES, Degraded
@@ -26,7 +27,13 @@ CONTROLNET = {"PSNR, kept": (5.0, 40.0)}
 
 
 def controlnet(
-    run: str = "", data: str = "scenes", size: int = 0, depth: int = 1, steep: float = 0.1, drop: float = 0.1
+    run: str = "",
+    data: str = "scenes",
+    size: int = 0,
+    depth: int = 1,
+    steep: float = 0.1,
+    drop: float = 0.1,
+    delay: int = 300,
 ) -> Experiment:
     """ControlNet: a copy of a U-Net's way down leads the U-Net, which stays as it is (Zhang 2023, arXiv:2302.05543).
 
@@ -41,11 +48,15 @@ def controlnet(
         depth: the one dial, without a run.
         steep: change from a pixel to the next from which on it is an edge, 0 .. 1.
         drop: chance that a training row is not told its caption; its outline is always told.
+        delay: steps before the codec's discriminator joins in, without a run.
     """
-    opened, base = _of_run(run, data, size) if run else _fresh(data, size, depth)
+    opened, base = _of_run(run, data, size) if run else _fresh(data, size, depth, delay)
     unet, sampler = base.steady("main") if run else base.nets["main"], base.sampler
     assert isinstance(unet, UNet2D) and isinstance(sampler, Solver) and base.conditioner is not None
-    main = Controlled(unet, ControlNet.beside(unet, 1, opened.facts.shape[1] // sampler.shape[1]))
+    sides = sampler.shape[1:]
+    factor = 2 ** round(math.log2(opened.facts.shape[1] / sides[0]))  # pixels to a side of a latent, as the copy reads them
+    edges = Edges(opened.facts.shape, steep, (factor * sides[0], factor * sides[1]))
+    main = Controlled(unet, ControlNet.beside(unet, 1, factor))
     lead = Denoising(sampler.process, drop, roles=("main", "base", "conditioner"))
     first = [] if run else [part for part in cast(Together, base.objective).parts if not isinstance(part, Denoising)]
     critics = {} if run else {name: net for name, net in base.nets.items() if name not in ("main", "ema")}
@@ -54,7 +65,7 @@ def controlnet(
         Together(*cast("list[Objective]", first), lead),
         sampler,
         base.codec,
-        Several(base.conditioner, Degraded(Edges(opened.facts.shape, steep))),
+        Several(base.conditioner, Degraded(edges)),
         frozen=("base", "codec", "conditioner") if run else (),
         follow={"ema": ("main", 0.999)},
     )
@@ -64,10 +75,10 @@ def controlnet(
     return Experiment(system, rows, Fit(steps=3000, batch=64, lr=1e-3, muon=0.01, bf16=True), CONTROLNET)
 
 
-def _fresh(data: str, size: int, depth: int) -> tuple[Data, System]:
+def _fresh(data: str, size: int, depth: int, delay: int) -> tuple[Data, System]:
     """Captioned images, and an untrained system of latent diffusion."""
     opened = captioned("controlnet", data, size, depth)
-    return opened, latent_diffusion(data=data, size=size, depth=depth).system
+    return opened, latent_diffusion(data=data, size=size, depth=depth, delay=delay).system
 
 
 def _of_run(run: str, data: str, size: int) -> tuple[Data, System]:
