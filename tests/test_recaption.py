@@ -93,7 +93,7 @@ def test_symbols_see_the_picture_and_the_past_and_never_the_future(learned):
         parts.append(net(x[:, 5:], cond=told, state=memory))
     torch.testing.assert_close(torch.cat(parts, 1), seen, atol=1e-5, rtol=1e-5)
     for wrong in (None, Condition(vector=torch.ones(2, 1)), replace(told, tokens=torch.randn(2, 4, 32))):
-        with pytest.raises(ValueError, match=r"3 condition tokens of width 32"):
+        with pytest.raises(ValueError, match=r"told vectors \[3, 32\] a row"):
             net(x, cond=wrong if wrong is not None else Condition(vector=torch.ones(2, 1)))
 
 
