@@ -212,8 +212,8 @@ def test_identity_is_high_for_the_thing_and_none_for_any_other_of_its_kind():
     right = Stub(images, True, Stub(images, False))
     figures = identity.measure(Evidence(data, right, n=60))  # type: ignore[arg-type]
     assert identity.applies(Evidence(data, right, n=60)) == ""  # type: ignore[arg-type]
-    assert abs(figures["identity (base)"].value) < 0.2 and abs(figures["identity (kind)"].value) < 0.2
-    assert figures["identity"].value > 0.7 and figures["identity gain"].low > 0.5
+    assert figures["identity (base)"].value < -0.5 and figures["identity (kind)"].value < -0.5
+    assert figures["identity"].value > 0.3 and figures["identity gain"].low > 1.0
     wrong = identity.measure(Evidence(data, Stub(images, False, Stub(images, False)), n=60))  # type: ignore[arg-type]
     assert wrong["identity gain"].low <= 0 <= wrong["identity gain"].high
 

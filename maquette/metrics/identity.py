@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 MOST = 100  # samples drawn under each caption
 MEANINGS = {
-    "identity": "Cosine of a sample told the new word with the pictures it was learnt from, in features about the mean of what "
-    "was drawn for the kind alone, before: 0 is any of its kind, `identity (real)` is the thing itself.",
-    "identity (base)": "The same of samples told the kind alone, by the model as it was before it was tuned: about 0.",
+    "identity": "Cosine of a sample told the new word with the pictures it was learnt from, in features about the point halfway "
+    "to what was drawn for the kind alone, before: -1 is any of its kind, `identity (real)` is the thing itself.",
+    "identity (base)": "The same of samples told the kind alone, by the model as it was before it was tuned: near -1.",
     "identity (kind)": "The same of samples told the kind alone by the tuned model; above the base's it forgot the others.",
     "identity (real)": "The same of the pictures themselves, each against the others.",
     "identity gain": "How much closer the word brings a sample than the kind alone did, from the same noise: paired.",
@@ -57,10 +57,11 @@ def figures(base: np.ndarray, others: np.ndarray, plain: np.ndarray, tuned: np.n
     """Every figure from features [N,D] of samples, and of the pictures [P,D].
 
     Args:
-        base, others: told the kind alone, before; others from another noise: what features are taken about.
+        base, others: told the kind alone, before; others from another noise: one end of the way that features are taken on.
         plain, tuned: told the kind, and the word, after. From the noise that base came from.
     """
-    middle, spread = others.mean(0), others.std(0) + 1e-6
+    apart = (own.mean(0) - others.mean(0)) / 2
+    middle, spread = others.mean(0) + apart, np.sqrt((others.var(0) + own.var(0)) / 2 + apart**2) + 1e-6
     base, plain, tuned, own = ((each - middle) / spread for each in (base, plain, tuned, own))
     return {
         "identity": mean(closeness(tuned, own)),
