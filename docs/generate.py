@@ -195,6 +195,41 @@ ROWS = {
         seen="The same captions and noise: squares, triangles, bars and crosses are themselves; hearts are lumps, edges uneven, "
         "dots read as a mesh.",
     ),
+    "dalle": Row(
+        "caption and picture in one causal sequence; an eighth of the loss is the caption's; filling symbols by place; guidance",
+        "test_dalle.py: who sees whom; the caption is learned, ablated; guidance is obeyed more; completion keeps what is known",
+        bench="pictures",
+    ),
+    "controlnet": Row(
+        "a copy of the U-Net's way down reads outlines, and enters by convolutions that begin as zeros; the U-Net stays",
+        "test_control.py: begins as nothing, obeys the outline, leaves the U-Net to the bit; parity/test_controlnet.py",
+        bench="control",
+    ),
+    "dreambooth": Row(
+        "a rare word for one thing; a low-rank change of attention, the base frozen; the base's own pictures beside",
+        "test_lora.py: zero start, merged = unmerged; test_personal.py: the base's own pictures; parity/test_adapters.py",
+        bench="dreambooth",
+    ),
+    "textual_inversion": Row(
+        "one new symbol's vector, everything else frozen",
+        "test_personal.py: prompts without the word draw the same picture to the bit; parity/test_adapters.py",
+        bench="dreambooth",
+    ),
+    "captioner": Row(
+        "picture as tokens before the first symbol, BPE, terse and full captions told apart",
+        "test_recaption.py: symbols see the picture, never the future; a text's end is learned",
+        bench="recaption",
+    ),
+    "recaption": Row(
+        "a captioner rewrites 95 in 100 training captions, once and greedily; MM-DiT",
+        "test_recaption.py: what the run samples greedily is learned from; share kept; held-out captions untouched",
+        bench="recaption",
+    ),
+    "guidance_distilled": Row(
+        "a network told the scale of guidance reads in one call what two calls blend; from a teacher's run, or from itself",
+        "test_guidance.py: at convergence the guided teacher; half the rows; a few-step student keeps the dial",
+        bench="guidance",
+    ),
     "clip": Row(
         "two towers, one space; symmetric cross-entropy over the batch; learned scale",
         "test_contrastive.py: loss equals transformers'; equal captions are no negatives; parity/test_clip.py",
