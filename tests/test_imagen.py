@@ -57,14 +57,14 @@ def folder(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def base_run(folder, tmp_path_factory) -> str:
     out = tmp_path_factory.mktemp("base") / "run"
-    api.train("imagen_base", data=folder, size=4, words=12, pretrain=1, steps=2, batch=4, out=out, quiet=True)
+    api.train("imagen_base", data=folder, size=4, words=12, pretrain=1, steps=2, checkpoint_every=2, batch=4, out=out, quiet=True)
     return str(out)
 
 
 @pytest.fixture(scope="module")
 def second(folder, base_run, tmp_path_factory) -> Any:
     out = tmp_path_factory.mktemp("second") / "run"
-    api.train("imagen", data=folder, base=base_run, steps=2, batch=4, out=out, quiet=True)
+    api.train("imagen", data=folder, base=base_run, steps=2, checkpoint_every=2, batch=4, out=out, quiet=True)
     return api.load(out)
 
 
