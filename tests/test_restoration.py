@@ -128,6 +128,14 @@ def test_what_the_network_makes_changes_with_the_level(folder):
 # -- samples -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("how", [{"factor": 2}, {"task": "colour"}], ids=["detail", "colour"])
+def test_what_has_not_learnt_yet_makes_what_needs_no_model(folder, how):
+    system, images = palette(data=folder, **how).system, halves().held.all()["image"][:4]
+    left = system.conditioner.worsened(images)
+    made = system.sample(4, about={"source": left}, seed=0)["code"]
+    torch.testing.assert_close(made, (system.conditioner.loss.field(left) * 2 - 1).expand_as(made), atol=1e-4, rtol=0)
+
+
 def test_samples_obey_what_is_left(detail):
     loss, system = Coarse(WHOLE, 2), detail.system
     left = loss.of(halves().held.all()["image"])

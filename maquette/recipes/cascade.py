@@ -18,6 +18,7 @@ from maquette.data.core import noted
 from maquette.data.tokens import Tokens
 from maquette.experiment import Experiment, Fit
 from maquette.networks.folded import Folded
+from maquette.networks.onto import Onto
 from maquette.networks.plans2d import TextPlan
 from maquette.networks.t5 import Filling, Plan, T5Encoder
 from maquette.networks.unet2d import UNet2D
@@ -27,9 +28,9 @@ from maquette.objectives.alongside import Alongside
 from maquette.objectives.denoising import Denoising
 from maquette.objectives.together import Together
 from maquette.processes import flow as straight
-from maquette.processes.gaussian import Balanced
+from maquette.processes.gaussian import Clean
 from maquette.processes.masked import Masked
-from maquette.recipes.diffusion import SPREAD, shift_of
+from maquette.recipes.diffusion import shift_of
 from maquette.recipes.pictures import TOKEN, VOCAB, captioned
 from maquette.recipes.restoration import augmented
 from maquette.runs import trained
@@ -48,7 +49,7 @@ def imagen_base(
     size: int = 16,
     depth: int = 1,
     words: int = 16,
-    pretrain: int = 400,
+    pretrain: int = 200,
     drop: float = 0.1,
     guidance: float = 3.0,
 ) -> Experiment:
@@ -83,17 +84,17 @@ def imagen(
     depth: int = 1,
     factor: int = 2,
     words: int = 16,
-    pretrain: int = 400,
+    pretrain: int = 200,
     drop: float = 0.1,
     guidance: float = 3.0,
     augment: float = 0.5,
 ) -> Experiment:
     """Imagen: a frozen encoder of text, a small picture, then a large one, all in pixels (Saharia 2022, arXiv:2205.11487).
 
-    Both stages are U-Nets that attend to the caption, each on a straight path. The second is told the small picture beside the
-    noise: in training the row's own, dissolved to a random level that it is told (noise conditioning augmentation, sec. 2.4); in
-    samples what the first stage draws of the same words, or a picture to start from. What reads the caption never learns from a
-    picture. Samples of both are under dynamic thresholding (sec. 2.3).
+    Both stages are U-Nets that attend to the caption, each on a straight path; they estimate the picture, the second what it has
+    beyond the small one, which it is told beside the noise: in training the row's own, dissolved to a random level that is told
+    (noise conditioning augmentation, sec. 2.4); in samples what the first stage draws of the same words, or a picture to start
+    from. What reads the caption never learns from a picture. Samples of both are under dynamic thresholding (sec. 2.3).
 
     Args:
         data: a built-in set of captioned images, or a folder of yours.
@@ -119,9 +120,9 @@ def imagen(
         before = _first(coarse.shape, CoarsePixels(coarse, levels), prompt, depth, drop, guidance)
         nets = {"base": before.nets["main"], "base_ema": before.nets["ema"]}
         parts = [reading, Alongside("base", before, {"main": "base"})]
-    process = straight.flow(shift_of(shape), reading=Balanced(SPREAD))
+    process = straight.flow(shift_of(shape), reading=Clean())
     small = Degraded(coarse, process if augmented(augment) else None, augment, level=0.1 * augment)
-    net = _unet(shape, SECOND * depth, SEEN // 4, small.channels, small.width)
+    net = Onto(_unet(shape, SECOND * depth, SEEN // 4, small.channels, small.width))
     follow = {"ema": ("main", 0.9995), **({} if base else {"base_ema": ("base", 0.9995)})}
     system = System(
         {"main": net, "ema": copy.deepcopy(net), **nets},
@@ -165,7 +166,7 @@ def _reader(words: int, pretrain: int) -> tuple[Prompt, Alongside]:
 
 def _first(shape: tuple[int, ...], codec: Codec, prompt: Prompt, depth: int, drop: float, guidance: float) -> System:
     """The system of the first stage, which reads as the prompt does and does not teach it."""
-    process = straight.flow(shift_of(shape), reading=Balanced(SPREAD))
+    process = straight.flow(shift_of(shape), reading=Clean())
     net = _unet(shape, WIDTH * depth, SEEN)
     return System(
         {"main": net, "ema": copy.deepcopy(net)},

@@ -9,13 +9,14 @@ from maquette.conditioners.degraded import EXAMPLES, Degraded
 from maquette.data import Data, open_data
 from maquette.data.core import noted
 from maquette.experiment import Experiment, Fit
+from maquette.networks.onto import Onto
 from maquette.networks.unet import UNet
 from maquette.nn.degrade import Coarse, Grey
 from maquette.objectives.denoising import Denoising
 from maquette.processes import flow as straight
-from maquette.processes.gaussian import Balanced
+from maquette.processes.gaussian import Clean
 from maquette.recipes import UnknownName
-from maquette.recipes.diffusion import SPREAD, levels_of, shift_of
+from maquette.recipes.diffusion import levels_of, shift_of
 from maquette.samplers.solvers import Heun
 from maquette.system import System
 
@@ -29,7 +30,9 @@ def palette(
     """Palette: picture-to-picture diffusion, from small to large or from grey to colour (Saharia 2021, arXiv:2111.05826).
 
     Large from small is SR3 (Saharia 2021, arXiv:2104.07636): the picture that lost something lies beside the noise as more
-    channels of the U-Net's input. The path is straight and sampled by Heun's method, where the papers' is a chain of steps.
+    channels of the U-Net's input. The path is straight and sampled by Heun's method, where the papers' is a chain of steps; and
+    the network estimates not the noise but what the picture has beyond what is left of it (Li 2021, SRDiff, sec. 3.3), so that it
+    begins as interpolation.
 
     Args:
         data: a built-in image set, or a folder of images; those that are to get their colours back must have them.
@@ -48,9 +51,9 @@ def palette(
         raise ValueError(f"data {data!r} are grey: they have no colours to give back; scenes has, and task detail takes grey")
     loss = Coarse(shape, factor) if task == "detail" else Grey(shape)
     folding, mults = levels_of(shape)
-    process = straight.flow(shift_of(shape), spread=1.3, reading=Balanced(SPREAD))
+    process = straight.flow(shift_of(shape), spread=1.3, reading=Clean())
     conditioner = Degraded(loss, process if augmented(augment) else None, augment)
-    net = UNet(shape[0], 32 * depth, mults, depth, conditioner.width, conditioner.channels, folding=folding)
+    net = Onto(UNet(shape[0], 32 * depth, mults, depth, conditioner.width, conditioner.channels, folding=folding))
     system = System(
         {"main": net, "ema": copy.deepcopy(net)},
         Denoising(process, drop=0.0),
