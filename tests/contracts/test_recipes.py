@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from maquette import api, recipes, training
+from maquette.conditioners.stage import Stage
 from maquette.contracts import NeedsStart
 from maquette.distributed import World
 from maquette.experiment import Experiment
@@ -32,7 +33,15 @@ SHOWN = ("flow", "gan", "pixelcnn", "vae")  # whose previews are drawn there: th
 def experiment_of(recipe: str, arguments: dict[str, Any]) -> Experiment:
     experiment, _ = build(recipe, {"batch": 8, "compile": False, **arguments}, seed=0)
     experiment.system.learn(experiment.data.train)
+    systems = [experiment.system, *(part.before for part in experiment.system.modules() if isinstance(part, Stage))]
+    for system in systems:
+        system.sampler = brief(system.sampler)
     return experiment
+
+
+def brief(sampler: Any, most: int = 4) -> Any:
+    """The sampler, making few steps."""
+    return replace(sampler, steps=min(most, sampler.steps)) if hasattr(sampler, "steps") else sampler
 
 
 @pytest.fixture
