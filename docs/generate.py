@@ -207,12 +207,12 @@ ROWS = {
     ),
     "imagen": Row(
         "the same, then a larger picture told the small one dissolved, and how far",
-        "test_imagen.py: prompts go through the first stage; the level is heard; test_stage.py: each row draws from its own streams",
+        "test_imagen.py: prompts go through the first stage; the level is heard; test_stage.py: a row's own streams",
         bench="pictures",
     ),
     "unclip": Row(
         "CLIP; a diffusion prior of pictures' vectors, the closer of two draws kept; a U-Net told the vector and the caption",
-        "test_unclip.py: both pictures of a caption are drawn; the prior beats the caption's vector; parity/test_prior_transformer.py",
+        "test_unclip.py: both pictures of a caption are drawn, better than by its own vector; parity/test_prior_transformer.py",
         bench="pictures",
     ),
     "palette": Row(
