@@ -199,8 +199,8 @@ ROWS = {
         "caption and picture in one causal sequence; an eighth of the loss is the caption's; filling symbols by place; guidance",
         "test_dalle.py: who sees whom; the caption is learned, ablated; guidance is obeyed more; completion keeps what is known",
         bench="pictures",
-        seen="The same captions: triangles, squares, diamonds, bars and stripes are themselves; hearts and small shapes are lumps, "
-        "some edges fray.",
+        seen="The same captions: triangles, squares, diamonds, bars and stripes are themselves; hearts and small shapes are "
+        "lumps, some edges fray.",
     ),
     "imagen_base": Row(
         "an encoder of text that no picture teaches; diffusion of small pictures' pixels under dynamic thresholding",
@@ -231,8 +231,8 @@ ROWS = {
         "a rare word for one thing; a low-rank change of attention, the base frozen; the base's own pictures beside",
         "test_lora.py: zero start, merged = unmerged; test_personal.py: the base's own pictures; parity/test_adapters.py",
         bench="dreambooth",
-        seen="Above the five pictures, and as the codec copies them; then told the word: the disc and its two halves; told a ground, "
-        "too: a lump. Below, told the kind, tuned and not: the same.",
+        seen="Above the five pictures, and as the codec copies them; then told the word: the disc and its two halves; told a "
+        "ground, too: a lump. Below, told the kind, tuned and not: the same.",
     ),
     "textual_inversion": Row(
         "one new symbol's vector, everything else frozen",
