@@ -108,9 +108,15 @@ def arguments(case, text_folder, captioned, request) -> dict[str, Any]:
     return {**told, "run": run, "images": str(request.getfixturevalue("few"))}
 
 
+SLOW = ("imagen", "imagen_base", "controlnet", "unclip", "latent_diffusion")  # to kill and resume takes 5 s and more
+STAGED = ("test_builds_on_meta", "test_every_learner_is_reached_and_nothing_else_moves")  # what a run to stand on changes most
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[Any]) -> None:
-    """Killing and resuming what stands on a run is the same code as without one: it is for the long suite."""
+    """For the long suite: what stands on a run, but for a few tests; to kill and resume the dearest."""
     for item in items:
-        if item.originalname == "test_killed_and_resumed_is_uninterrupted" and item.name.endswith("-on-a-run]"):
+        name, killed = item.originalname, item.originalname == "test_killed_and_resumed_is_uninterrupted"
+        staged = "-on-a-run" in item.name and name not in STAGED
+        if staged or (killed and item.name.removeprefix(f"{name}[").removesuffix("]") in SLOW):
             item.add_marker(pytest.mark.slow)
