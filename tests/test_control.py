@@ -100,6 +100,7 @@ def run(tmp_path_factory: Any) -> Any:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_is_led_and_stays_as_it_is(run: Any, tmp_path: Any, shell: Any):
     base, led = api.load(run / "base"), api.load(run / "led")
     theirs, ours = base.system.steady("main").state_dict(), led.system.roles()["base"].state_dict()
@@ -111,13 +112,17 @@ def test_a_run_is_led_and_stays_as_it_is(run: Any, tmp_path: Any, shell: Any):
     assert done.returncode == 0, done.stderr
 
 
-def test_bad_arguments_are_named(run: Any, tmp_path: Any):
+@pytest.mark.slow
+def test_runs_that_cannot_be_led_are_named(run: Any):
     with pytest.raises(ValueError, match="run of controlnet; controlnet leads the U-Net of one of latent_diffusion"):
         control.controlnet(run=str(run / "led"))
     with pytest.raises(ValueError, match="3x32x32 images"):
         control.controlnet(run=str(run / "base"), size=32)
+
+
+def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="needs images with captions"):
         control.controlnet(data="digits")
     with pytest.raises(ValueError, match="steep is 2"):
-        control.controlnet(run=str(run / "base"), steep=2.0)
+        control.controlnet(steep=2.0)
     assert "controlnet" in recipes.catalogue()

@@ -128,6 +128,7 @@ def test_the_encoder_of_text_learns_to_fill_in_words(folder):
     assert filling.decode(code)[0].split()[2] == "square" and torch.equal(found[:, 3], code[:, 3])
 
 
+@pytest.mark.slow
 def test_a_base_and_what_it_reads_by_stay_as_they_were(second, base_run):
     base = api.load(base_run).system
     roles, system = second.system.roles(), second.system

@@ -149,6 +149,7 @@ def test_half_precision_is_near_and_learns() -> None:
         assert (found - full).norm() < 0.03 * full.norm()
 
 
+@pytest.mark.slow
 def test_it_is_one_graph_to_the_compiler() -> None:
     net = randomised(replace(PLAN, num_single_layers=1))
     x, t, cond = torch.randn(2, 1, 8, 8), torch.tensor([0.2, 0.9]), said(2)
