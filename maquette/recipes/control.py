@@ -23,7 +23,8 @@ from maquette.runs import trained
 from maquette.samplers.solvers import Solver
 from maquette.system import System
 
-CONTROLNET = {"PSNR, kept": (5.0, 40.0)}
+# by itself, U-Net and codec learning alongside, after 60 training seconds, one CPU thread: two runs of 48 steps, 7.9 and 7.8
+CONTROLNET = {"PSNR, kept": (6.5, 40.0)}
 
 
 def controlnet(

@@ -21,7 +21,8 @@ from maquette.samplers.solvers import Heun
 from maquette.system import System
 
 TASKS = ("detail", "colour")
-PALETTE = {"PSNR, restored": (20.0, 40.0)}
+# after 60 training seconds on the default data, one CPU thread; one run: 27.8 (bicubic 28.2)
+PALETTE = {"PSNR, restored": (25.0, 40.0)}
 
 
 def palette(
