@@ -205,27 +205,22 @@ ROWS = {
     "imagen_base": Row(
         "an encoder of text that no picture teaches; diffusion of small pictures' pixels under dynamic thresholding",
         "test_imagen.py: the encoder is the same to the bit beside other pictures; thresholding against saturation",
-        bench="pictures",
     ),
     "imagen": Row(
         "the same, then a larger picture told the small one dissolved, and how far",
         "test_imagen.py: prompts go through the first stage; the level is heard; test_stage.py: a row's own streams",
-        bench="pictures",
     ),
     "unclip": Row(
         "CLIP; a diffusion prior of pictures' vectors, the closer of two draws kept; a U-Net told the vector and the caption",
         "test_unclip.py: both pictures of a caption are drawn, better than by its own vector; parity/test_prior_transformer.py",
-        bench="pictures",
     ),
     "palette": Row(
         "what is left of a picture lies beside the noise as channels of the input; the network adds to it",
         "test_restoration.py: samples keep what they were told, and not another's; a start may be small or whole",
-        bench="palette",
     ),
     "controlnet": Row(
         "a copy of the U-Net's way down reads outlines, and enters by convolutions that begin as zeros; the U-Net stays",
         "test_control.py: begins as nothing, obeys the outline, leaves the U-Net to the bit; parity/test_controlnet.py",
-        bench="control",
     ),
     "dreambooth": Row(
         "a rare word for one thing; a low-rank change of attention, the base frozen; the base's own pictures beside",
@@ -253,7 +248,6 @@ ROWS = {
     "guidance_distilled": Row(
         "a network told the scale of guidance reads in one call what two calls blend; from a teacher's run, or from itself",
         "test_guidance.py: at convergence the guided teacher; half the rows; a few-step student keeps the dial",
-        bench="guidance",
     ),
     "clip": Row(
         "two towers, one space; symmetric cross-entropy over the batch; learned scale",
