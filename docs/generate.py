@@ -209,14 +209,17 @@ ROWS = {
     "imagen": Row(
         "the same, then a larger picture told the small one dissolved, and how far",
         "test_imagen.py: prompts go through the first stage; the level is heard; test_stage.py: a row's own streams",
+        seen="After a minute: coloured clouds amid grain; nothing to tell a shape by.",
     ),
     "unclip": Row(
         "CLIP; a diffusion prior of pictures' vectors, the closer of two draws kept; a U-Net told the vector and the caption",
         "test_unclip.py: both pictures of a caption are drawn, better than by its own vector; parity/test_prior_transformer.py",
+        seen="After two minutes: grounds and blurs; no shapes.",
     ),
     "palette": Row(
         "what is left of a picture lies beside the noise as channels of the input; the network adds to it",
         "test_restoration.py: samples keep what they were told, and not another's; a start may be small or whole",
+        seen="After a minute, from half the side: shapes and colours as they were; thin stripes fray, edges are soft.",
     ),
     "controlnet": Row(
         "a copy of the U-Net's way down reads outlines, and enters by convolutions that begin as zeros; the U-Net stays",
@@ -244,6 +247,7 @@ ROWS = {
         "a captioner rewrites 95 in 100 training captions, once and greedily; MM-DiT",
         "test_recaption.py: what the run samples greedily is learned from; share kept; held-out captions untouched",
         bench="recaption",
+        seen="After two minutes: colours and grounds as asked, shapes are lumps, textures a guess.",
     ),
     "guidance_distilled": Row(
         "a network told the scale of guidance reads in one call what two calls blend; from a teacher's run, or from itself",
