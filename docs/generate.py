@@ -224,6 +224,8 @@ ROWS = {
     "controlnet": Row(
         "a copy of the U-Net's way down reads outlines, and enters by convolutions that begin as zeros; the U-Net stays",
         "test_control.py: begins as nothing, obeys the outline, leaves the U-Net to the bit; parity/test_controlnet.py",
+        seen="Above outlines, below what they lead to on the ten-minute latent_diffusion, then the pictures they are of: place, "
+        "stripes and rough shape follow, corners are blunt.",
     ),
     "dreambooth": Row(
         "a rare word for one thing; a low-rank change of attention, the base frozen; the base's own pictures beside",
