@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from tables import side_by_side
 from torch.nn import functional as F
 
 from maquette.contracts import Comparing
@@ -74,7 +75,9 @@ def main() -> None:
                 kind = ["--kind" if words[0] == "dreambooth" else "--like", given.kind]
                 what = ["--run", str(base), "--images", str(pictures), *kind]
                 maquette("train", *words, *what, "--budget", given.budget, "--seed", str(seed), "--out", str(place))
-            found[f"{way}, seed {seed}"] = judged(place, caption.format(kind=given.kind), f"a {given.kind}", judge)
+            commit = str(Run.open(place).record["versions"]["git"])[:8]
+            told = judged(place, caption.format(kind=given.kind), f"a {given.kind}", judge)
+            found[f"{way}, seed {seed}"] = {"commit": commit, **told}
     record = Run.open(base).record
     path = Path(__file__).parent / f"{date.today()}-dreambooth-{record['recipe']}.md"
     path.write_text(table(found, record, given.budget) + "\n")
@@ -134,7 +137,6 @@ def ground_of(images: torch.Tensor) -> torch.Tensor:
 
 def table(found: dict[str, dict[str, Any]], record: dict[str, Any], budget: str) -> str:
     """A row per figure, a column per run."""
-    figures = list(dict.fromkeys(figure for told in found.values() for figure in told))
     lines = [
         f"# A thing of one's own on {record['recipe']}, {date.today()}",
         "",
@@ -143,18 +145,9 @@ def table(found: dict[str, dict[str, Any]], record: dict[str, Any], budget: str)
         "any of its kind, `real` = the pictures among themselves. 95 % intervals over 100 samples; gains are paired by noise.",
         f"Made by `python benchmarks/dreambooth.py`, torch {versions()['torch']}.",
         "",
-        f"| figure | {' | '.join(found)} |",
-        "|---|" + "---|" * len(found),
+        *side_by_side(found),
     ]
-    for figure in figures:
-        lines.append(f"| {figure} | {' | '.join(_cell(told.get(figure)) for told in found.values())} |")
     return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value[0]:.3f} ({value[1]:.3f} .. {value[2]:.3f})" if isinstance(value, list) else f"{value:.0f}"
 
 
 if __name__ == "__main__":

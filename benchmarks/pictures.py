@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tables import side_by_side
 
 from maquette.metrics import adherence
 from maquette.metrics.evidence import Evidence
@@ -144,7 +145,6 @@ def share(right: torch.Tensor) -> list[float]:
 
 def table(found: dict[str, dict[str, Any]]) -> str:
     """A row per figure, a column per run."""
-    figures = list(dict.fromkeys(figure for told in found.values() for figure in told))
     lines = [
         f"# Text to image on scenes, {date.today()}",
         "",
@@ -153,21 +153,9 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         "`best of N by clip`: of N samples for a caption the one that a run of clip finds closest to it; which is no judge of",
         f"adherence. One thread. Made by `python benchmarks/pictures.py`, torch {versions()['torch']}.",
         "",
-        f"| figure | {' | '.join(found)} |",
-        "|---|" + "---|" * len(found),
+        *side_by_side(found),
     ]
-    for figure in figures:
-        cells = [_cell(told.get(figure)) for told in found.values()]
-        lines.append(f"| {figure} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, str):
-        return value
-    return f"{value[0]:.3f} ({value[1]:.3f} .. {value[2]:.3f})" if isinstance(value, list) else f"{value:.0f}"
 
 
 if __name__ == "__main__":

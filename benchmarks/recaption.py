@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tables import side_by_side
 from torch import Tensor
 
 from maquette.data import open_data
@@ -132,7 +133,6 @@ def share(right: Tensor) -> list[float]:
 
 def table(found: dict[str, dict[str, Any]], commits: list[str]) -> str:
     """A row per figure, a column per seed."""
-    figures = list(dict.fromkeys(figure for told in found.values() for figure in told))
     lines = [
         f"# Better captions on scenes, {date.today()}",
         "",
@@ -142,18 +142,9 @@ def table(found: dict[str, dict[str, Any]], commits: list[str]) -> str:
         "95 % intervals.",
         f"One thread. Made by `python benchmarks/recaption.py`, torch {versions()['torch']}, trained at {', '.join(commits)}.",
         "",
-        f"| figure | {' | '.join(found)} |",
-        "|---|" + "---|" * len(found),
+        *side_by_side(found),
     ]
-    for figure in figures:
-        lines.append(f"| {figure} | {' | '.join(_cell(told.get(figure)) for told in found.values())} |")
     return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value[0]:.3f} ({value[1]:.3f} .. {value[2]:.3f})" if isinstance(value, list) else f"{value:.0f}"
 
 
 if __name__ == "__main__":

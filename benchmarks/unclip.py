@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tables import side_by_side
 
 from maquette.conditioners.comparing import Embedded
 from maquette.conditioners.stage import Stage
@@ -142,7 +143,6 @@ def share(right: torch.Tensor) -> list[float]:
 
 def table(found: dict[str, dict[str, Any]], commits: list[str]) -> str:
     """A row per figure, a column per seed."""
-    figures = list(dict.fromkeys(figure for told in found.values() for figure in told))
     lines = [
         f"# unclip on scenes, {date.today()}",
         "",
@@ -153,18 +153,9 @@ def table(found: dict[str, dict[str, Any]], commits: list[str]) -> str:
         "",
         f"One thread. Made by `python benchmarks/unclip.py`, torch {versions()['torch']}, trained at {', '.join(commits)}.",
         "",
-        f"| figure | {' | '.join(found)} |",
-        "|---|" + "---|" * len(found),
+        *side_by_side(found),
     ]
-    for figure in figures:
-        lines.append(f"| {figure} | {' | '.join(_cell(told.get(figure)) for told in found.values())} |")
     return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value[0]:.3f} ({value[1]:.3f} .. {value[2]:.3f})" if isinstance(value, list) else f"{value:.0f}"
 
 
 if __name__ == "__main__":

@@ -305,7 +305,7 @@ def test_what_is_no_captioner_is_refused_by_name(run, folders, tmp_path):
     api.train("clip", data=terse, depth=1, steps=1, batch=4, out=tmp_path / "clip", quiet=True)
     with pytest.raises(ValueError, match="a run of clip, which writes no captions; captioner does"):
         recaption(captioner=str(tmp_path / "clip"), data=terse)
-    with pytest.raises(ValueError, match=r"3x8x8 pictures of 256 levels .* has 3x16x16"):
+    with pytest.raises(ValueError, match=r"3x8x8 images of 256 levels .* has 3x16x16"):
         recaption(captioner=str(run), data=terse, size=16)
     with pytest.raises(ValueError, match="words is 1"):
         captioner(data=terse, words=1)

@@ -118,6 +118,17 @@ def noted(data: Data, note: str) -> Data:
     return Data(replace(data.facts, notes=(*data.facts.notes, note)), lambda: data.splits)
 
 
+def check_alike(what: str, was: Facts, now: Facts) -> None:
+    """Refuse images of another shape, or of another number of levels, than a trained run's; `what` it did with its own.
+
+    Raises:
+        ValueError: they are unlike.
+    """
+    if (was.shape, was.levels) != (now.shape, now.levels):
+        old, new = (f"{'x'.join(map(str, facts.shape))} images of {facts.levels} levels" for facts in (was, now))
+        raise ValueError(f"{what} {old} ({was.name}), and data {now.name!r} has {new}")
+
+
 def image_data(about: Facts, columns: dict[str, dict[str, Column]]) -> Data:
     """Images per split, under `about` completed with what the columns say: rows, shape, shares, hash."""
     pixels, label = columns["train"]["image"], columns["train"].get("label")

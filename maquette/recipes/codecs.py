@@ -11,6 +11,7 @@ from maquette.conditioners.label import Labels
 from maquette.contracts import Codec, Conditioner, Network
 from maquette.data import Data, Facts, open_data
 from maquette.data.cached import cached
+from maquette.data.core import check_alike
 from maquette.experiment import Experiment, Fit
 from maquette.networks.patch_discriminator import PatchClassifier, PatchDiscriminator
 from maquette.networks.resnet_grid import GridDecoder, GridEncoder, grid_of
@@ -292,9 +293,7 @@ def coder_from(path: str, facts: Facts) -> Codec:
         raise ValueError(
             f"{path} is a run of {found.record['recipe']}, which has no codec of symbols; vq_vae, rvq, fsq and vqgan have one"
         )
-    if (was.shape, was.levels) != (facts.shape, facts.levels):
-        old, new = (f"{'x'.join(map(str, f.shape))} images of {f.levels} levels" for f in (was, facts))
-        raise ValueError(f"the codec of {path} was trained on {old} ({was.name}), and data {facts.name!r} has {new}")
+    check_alike(f"the codec of {path} was trained on", was, facts)
     return codec
 
 

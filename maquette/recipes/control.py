@@ -11,7 +11,7 @@ from maquette.conditioners.several import Several
 from maquette.contracts import Objective, device_of
 from maquette.data import Data
 from maquette.data.cached import cached
-from maquette.data.core import noted
+from maquette.data.core import check_alike, noted
 from maquette.experiment import Experiment, Fit
 from maquette.networks.controlnet import Controlled, ControlNet
 from maquette.networks.unet2d import UNet2D
@@ -94,7 +94,5 @@ def _of_run(run: str, data: str, size: int) -> tuple[Data, System]:
     if "main" not in system.nets or not isinstance(system.steady("main"), UNet2D) or not was.captions:
         raise ValueError(f"{run} is a run of {found.record['recipe']}; controlnet leads the U-Net of one of latent_diffusion")
     opened = captioned("controlnet", data, size or was.size, 1)
-    if (was.shape, was.levels) != (opened.facts.shape, opened.facts.levels):
-        old, new = (f"{'x'.join(map(str, f.shape))} images of {f.levels} levels" for f in (was, opened.facts))
-        raise ValueError(f"{run} was trained on {old} ({was.name}), and data {data!r} has {new}")
+    check_alike(f"{run} was trained on", was, opened.facts)
     return opened, system

@@ -15,7 +15,7 @@ from maquette.conditioners.prompt import Prompt, Reading
 from maquette.contracts import Network
 from maquette.data import Data, Facts, open_data
 from maquette.data.cached import cached
-from maquette.data.core import noted
+from maquette.data.core import check_alike, noted
 from maquette.data.tokens import Tokens
 from maquette.experiment import Experiment, Fit
 from maquette.networks.clip import Text
@@ -35,8 +35,8 @@ from maquette.runs import trained
 from maquette.samplers.solvers import DPM
 from maquette.system import System
 
-# after 60 training seconds on the default data, one CPU thread, the codec learning alongside; one run of each: .88 and .87 of
-# grounds are right by then, and little else (chance .2). What ten minutes give: benchmarks/pictures.py
+# after 60 training seconds on the default data, one CPU thread, the codec learning alongside; one run of each (mmdit's had two
+# double blocks): .88 and .87 of grounds are right by then, and little else (chance .2). Ten minutes: benchmarks/pictures.py
 PICTURES = {"adherence, ground": (0.6, 1.0)}
 TOKEN = 128  # width of a caption's tokens
 VOCAB = 1024  # symbols of captions: bytes, those that end a word, merges
@@ -232,7 +232,5 @@ def _stage_one(path: str, facts: Facts) -> tuple[Chain, tuple[int, int, int]]:
     codec, was = experiment.system.codec, experiment.data.facts
     if not isinstance(codec, Chain) or not isinstance(codec.inner, LatentCodec):
         raise ValueError(f"{path} is a run of {found.record['recipe']}, which has no codec of latents; kl_codec has one")
-    if (was.shape, was.levels) != (facts.shape, facts.levels):
-        old, new = (f"{'x'.join(map(str, f.shape))} images of {f.levels} levels" for f in (was, facts))
-        raise ValueError(f"the codec of {path} was trained on {old} ({was.name}), and data {facts.name!r} has {new}")
+    check_alike(f"the codec of {path} was trained on", was, facts)
     return codec, codec.inner.shape

@@ -9,7 +9,7 @@ from torch import Tensor
 from maquette.codecs.text import BPE
 from maquette.conditioners.picture import EXAMPLES, Picture
 from maquette.data import Data, Facts
-from maquette.data.core import noted
+from maquette.data.core import check_alike, noted
 from maquette.data.retold import graded, retold
 from maquette.experiment import Experiment, Fit
 from maquette.networks.transformer import Prefix, Style, Transformer
@@ -140,7 +140,5 @@ def _writer(path: str, facts: Facts) -> System:
     reads = system.conditioner.fields if system.conditioner is not None else ()
     if system.codec.field != "text" or "image" not in reads or not isinstance(system.sampler, Autoregressive):
         raise ValueError(f"{path} is a run of {found.record['recipe']}, which writes no captions; captioner does")
-    if (was.shape, was.levels) != (facts.shape, facts.levels):
-        old, new = (f"{'x'.join(map(str, f.shape))} pictures of {f.levels} levels" for f in (was, facts))
-        raise ValueError(f"captioner {path} was trained on {old} ({was.name}), and data {facts.name!r} has {new}")
+    check_alike(f"captioner {path} was trained on", was, facts)
     return system

@@ -14,7 +14,7 @@ from maquette.conditioners.stage import Stage
 from maquette.contracts import Comparing, Network
 from maquette.data import Facts
 from maquette.data.cached import cached
-from maquette.data.core import noted
+from maquette.data.core import check_alike, noted
 from maquette.experiment import Experiment, Fit
 from maquette.networks.clip import CLIP
 from maquette.networks.folded import Folded
@@ -117,9 +117,7 @@ def _compared(path: str, facts: Facts) -> System:
     system, was = experiment.system, experiment.data.facts
     if not isinstance(system.objective, Comparing) or not isinstance(system.nets["main"], CLIP):
         raise ValueError(f"{path} is a run of {found.record['recipe']}, which compares no pictures with captions; clip does")
-    if (was.shape, was.levels) != (facts.shape, facts.levels):
-        old, new = (f"{'x'.join(map(str, f.shape))} images of {f.levels} levels" for f in (was, facts))
-        raise ValueError(f"{path} compares {old} ({was.name}), and data {facts.name!r} has {new}")
+    check_alike(f"{path} compares", was, facts)
     return system
 
 
