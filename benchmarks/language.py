@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,9 @@ from maquette.data.core import Data, Facts, Split
 from maquette.distributed import World
 from maquette.doctor import gemm
 from maquette.experiment import Fit
+from maquette.networks.presets import PLAIN_QK
 from maquette.networks.transformer import Style, Transformer
+from maquette.nn.attention import Attention
 from maquette.objectives.likelihood import NextToken
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.system import System
@@ -38,7 +41,7 @@ def noise(rows: int) -> Data:
 
 
 def system_of(width: int, depth: int, heads: int) -> System:
-    network = Transformer(VOCAB, width, depth, heads, style=Style(qk_norm=True))
+    network = Transformer(VOCAB, width, depth, heads, style=Style(attention=partial(Attention, norm=PLAIN_QK)))
     return System({"main": network}, NextToken(0), Autoregressive(temperature=0), Bytes(CONTEXT))
 
 

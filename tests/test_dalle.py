@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,8 +19,12 @@ from maquette.contracts import IGNORE, Codec, Condition
 from maquette.data import Data, Facts
 from maquette.data.core import image_data
 from maquette.experiment import Fit
-from maquette.networks.transformer import Prefix, Style, Transformer
+from maquette.networks.heard import Prefix
+from maquette.networks.presets import PLAIN_QK
+from maquette.networks.transformer import Style, Transformer
+from maquette.nn.attention import Attention
 from maquette.nn.embed import GridPlaces
+from maquette.nn.positions import Learned, Rotary
 from maquette.objectives.likelihood import NextCode
 from maquette.recipes.tokens import dalle
 from maquette.samplers.autoregressive import Autoregressive
@@ -41,7 +46,9 @@ def told(rows: int, seed: int = 0) -> Condition:
 def network(learned: int | tuple[int, ...] = (2, 2, 2), scored: bool = True) -> Transformer:
     """A small one with weights large enough for every difference to show."""
     torch.manual_seed(0)
-    net = Transformer(9, 32, 2, 2, out=8, style=Style(learned=learned, qk_norm=True), prefix=Prefix(TOLD, 20, scored))
+    places = partial(Learned, count=learned) if learned else Rotary
+    style = Style(attention=partial(Attention, norm=PLAIN_QK), positions=places)
+    net = Transformer(9, 32, 2, 2, out=8, style=style, prefix=Prefix(TOLD, 20, scored))
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.2 * torch.randn_like(p))
@@ -162,7 +169,8 @@ def toy(heard: float = 0.125, obeyed: float = 0.7, rows: int = 400) -> tuple[Sys
     torch.manual_seed(0)
     hears = Symbols(TOLD, 600)
     hears.learn(data.train)
-    net = Transformer(9, 32, 1, 2, out=8, style=Style(learned=(2, 4, 1)), prefix=Prefix(TOLD, 600, scored=True))
+    style = Style(positions=partial(Learned, count=(2, 4, 1)))
+    net = Transformer(9, 32, 1, 2, out=8, style=style, prefix=Prefix(TOLD, 600, scored=True))
     return System({"main": net}, NextCode(8, 0.2, heard), Autoregressive(), Dots(), hears), data
 
 
@@ -318,7 +326,7 @@ def test_the_codec_of_a_run_is_kept_and_its_shape_is_the_networks(captioned, tmp
     )
     system = dalle(codec=str(tmp_path / "rvq"), data=str(captioned), depth=1).system
     net: Any = system.nets["main"]
-    assert [axis.num_embeddings for axis in net.places.axes] == [8, 8, 3] and "codec" in system.frozen
+    assert [axis.num_embeddings for axis in net.places.table.axes] == [8, 8, 3] and "codec" in system.frozen
     state = first.system.codec.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in system.codec.state_dict().items())
     api.train("kl_codec", data=str(captioned), latent=2, steps=1, batch=4, out=tmp_path / "kl", quiet=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,11 @@ from hypothesis import strategies as st
 
 from maquette.codecs.text import BPE, Bytes
 from maquette.contracts import IGNORE, Condition
-from maquette.networks.transformer import Style, Transformer
+from maquette.networks import presets
+from maquette.networks.presets import PLAIN_QK
+from maquette.networks.transformer import Ends, Style, Transformer
+from maquette.nn.attention import Attention
+from maquette.nn.positions import Alibi, Learned, YaRN
 from maquette.objectives.likelihood import NextToken, cross_entropy, nats
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.streams import Streams
@@ -21,9 +26,19 @@ from maquette.system import System
 TEXTS = ["def add(a, b):\n    return a + b\n", "class A:\n    x = 1\n\n    def f(self):\n        return self.x\n"] * 20
 STYLES = {
     "llama": Style(),
-    "grouped": Style(groups=2, qk_norm=True, tied=True),
-    "learned": Style(learned=32),
+    "grouped": Style(attention=partial(Attention, groups=2, norm=PLAIN_QK), ends=Ends(tied=True)),
     "smear": Style(smear=True),
+    "gpt2": presets.gpt2(32),
+    "gpt3": presets.gpt3(32, window=4),
+    "yarn": presets.llama(2, stretch=YaRN(4.0, 8)),
+    "qwen": presets.qwen(2),
+    "gemma": presets.gemma(16, groups=2, size=8, window=5),
+    "gemma3": presets.gemma(16, groups=2, window=3, third=True),
+    "deepseek": presets.deepseek(4, 2, 32, kept=12, query=8),
+    "grok": presets.grok(2, experts=4),
+    "t5": presets.t5(both=False),
+    "alibi": Style(positions=Alibi),
+    "apart": Style(apart=1),
 }
 
 
@@ -152,7 +167,7 @@ def test_a_memory_is_never_overrun():
     with torch.no_grad(), pytest.raises(ValueError, match="beyond this memory's length of 4"):
         network(torch.zeros(1, 5, dtype=torch.int64), state=network.begin(1, 4))
     with pytest.raises(ValueError, match="9 positions are 1 more than the 8 learned"):
-        Transformer(12, 16, 1, 2, style=Style(learned=8)).begin(1, 9)
+        Transformer(12, 16, 1, 2, style=Style(positions=partial(Learned, count=8))).begin(1, 9)
     with pytest.raises(ValueError, match="not 3 heads of even size"):
         Transformer(12, 16, 1, 3)
 

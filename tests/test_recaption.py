@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from maquette.data.retold import chances, graded, retold
 from maquette.data.scenes import FACTORS, FULL
 from maquette.metrics import captions
 from maquette.metrics.evidence import Evidence
-from maquette.networks.transformer import Prefix, Style, Transformer
+from maquette.networks.heard import Prefix
+from maquette.networks.transformer import Style, Transformer
+from maquette.nn.positions import Learned, Rotary
 from maquette.objectives.likelihood import NextToken
 from maquette.recipes.recaptioning import captioner, recaption
 from maquette.report.pictures import grid, png
@@ -79,7 +82,8 @@ def run(folders, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("learned", [0, 6])
 def test_symbols_see_the_picture_and_the_past_and_never_the_future(learned):
     torch.manual_seed(0)
-    net = Transformer(20, 32, 2, 2, told=1, style=Style(learned=learned, smear=True), prefix=Prefix(3)).eval()
+    style = Style(positions=partial(Learned, count=learned) if learned else Rotary, smear=True)
+    net = Transformer(20, 32, 2, 2, told=1, style=style, prefix=Prefix(3)).eval()
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.2)
     told, other, x = tokens(), tokens(), torch.randint(20, (2, 6))

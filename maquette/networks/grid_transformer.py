@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from maquette.contracts import Condition, Network
 from maquette.networks.raster import BOOST
 from maquette.nn.attention import Attention
-from maquette.nn.mlp import SwiGLU
+from maquette.nn.mlp import Gated
 from maquette.nn.norm import RMSNorm
 
 
@@ -25,8 +25,8 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
         self.norm1, self.norm2 = RMSNorm(width), RMSNorm(width)
-        self.attention = Attention(width, heads, heads, causal=False)
-        self.mlp = SwiGLU(width, 2 * width)
+        self.attention = Attention(width, heads, causal=False)
+        self.mlp = Gated(width, 2 * width)
         self.dropout = dropout
         for layer in (self.attention.out, self.mlp.down):
             nn.init.zeros_(layer.weight)

@@ -21,7 +21,7 @@ from maquette.nn.conv import fold, unfold, zeroed
 from maquette.nn.embed import TwoLayers, fourier, places
 from maquette.nn.gelu import gelu
 from maquette.nn.norm import RMSNorm, gated, modulate
-from maquette.nn.rope import picture_turns, rotate_pairs
+from maquette.nn.positions import picture_turns, rotate_pairs
 
 WAVES = 256  # of the time, and of the guidance scale
 

@@ -5,7 +5,6 @@ Knows symbols; no tokenizer and no file. The decoder is not built.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 from maquette.contracts import Condition, Network
 from maquette.nn.attention import attend
 from maquette.nn.norm import RMSNorm
+from maquette.nn.positions import buckets
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {  # of feed_forward_proj, "gated-" or not
     "relu": F.relu,
@@ -254,18 +254,3 @@ class _Dense(nn.Module):
         for other in gated:
             h = h * other
         return self.wo(self.dropout(h))
-
-
-def buckets(distance: Tensor, count: int, furthest: int) -> Tensor:
-    """The class of each distance (positive = ahead), int64 -> int64 in 0 .. count - 1 (Raffel 2020, sec. 2.1).
-
-    Half of the classes are for what is ahead. Of each half, the first half are single distances; the rest grow
-    geometrically up to `furthest`, and hold everything beyond.
-    """
-    half = count // 2
-    single = half // 2
-    far = distance.abs()
-    # in float32, in this order: distances on the edge of a class fall where the published weights learned them
-    grown = torch.log(far.float() / single) / math.log(furthest / single) * (half - single)
-    grown = (single + grown.long()).clamp(max=half - 1)
-    return torch.where(far < single, far, grown) + half * (distance > 0)

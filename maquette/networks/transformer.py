@@ -1,152 +1,225 @@
-"""One transformer over symbols, causal or not: its switches make the published families.
+"""One transformer over symbols, causal or not: its switches make the published families (networks/presets.py).
 
-Knows symbols, positions, and what it may be told: a vector, or tokens before the first symbol. Not what any of them mean, nor
-whether row t is read as a guess of symbol t (bidirectional) or of the one after it (causal).
+Knows symbols, positions, and what it may be told: a vector, tokens before the first symbol, or tokens to attend to. Not what any
+of them mean, nor whether row t is read as a guess of symbol t (bidirectional) or of the one after it (causal).
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from maquette.contracts import Condition, Network, device_of
-from maquette.nn.attention import Attention, Memory
-from maquette.nn.embed import GridPlaces
-from maquette.nn.mlp import SwiGLU
+from maquette.contracts import IGNORE, Condition, Network, device_of
+from maquette.networks.heard import Heard, Prefix
+from maquette.nn.attention import Attention, Cross, Memory, View
+from maquette.nn.mlp import Gated
 from maquette.nn.norm import RMSNorm
-from maquette.nn.rope import Turn, turns
+from maquette.nn.positions import Positions, Rotary, Turn
+
+Norm = Callable[[int], nn.Module]  # width ->
+Feed = Callable[[int], nn.Module]  # width ->
+
+
+@dataclass(frozen=True)
+class Around:
+    """Where a block normalises: before a layer (GPT-2), after it as well (Gemma 2), or the sum of stream and layer (BERT)."""
+
+    before: bool = True
+    after: bool = False
+    total: bool = False
+
+
+@dataclass(frozen=True)
+class Near:
+    """Layers that see no further back than a window, in turns with those that see everything.
+
+    Args:
+        window: symbols seen, the own one included.
+        turns: which layers of a turn are near, repeated over the depth: (True, False) = every other.
+        positions: theirs, where they differ from the others' (Gemma 3).
+    """
+
+    window: int
+    turns: tuple[bool, ...] = (True, False)
+    positions: Callable[..., Positions] | None = None
+
+
+@dataclass(frozen=True)
+class Ends:
+    """How symbols come in, and how they are scored.
+
+    Args:
+        tied: score symbols with the matrix that embeds them.
+        scale: of the embeddings (Gemma: the root of the width).
+        norm: normalise the embeddings (BERT).
+        kinds: kinds that a symbol may be of, told as cond.field int64[B,1,T] (BERT's segments); 0 = they are not told apart.
+        last: normalise what the last block leaves.
+        act: activation of one more layer, and a normalisation, before the scores (BERT); None = there is none.
+        bias: of the scores.
+        out_scale: of what the scores are made of (T5: D^-0.5).
+        cap: scores s become cap tanh(s / cap) (Gemma 2); 0 = they stay.
+    """
+
+    tied: bool = False
+    scale: float = 1.0
+    norm: bool = False
+    kinds: int = 0
+    last: bool = True
+    act: Callable[[Tensor], Tensor] | None = None
+    bias: bool = False
+    out_scale: float = 1.0
+    cap: float = 0.0
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a transformer departs from Llama's (Touvron 2023): pre-norm, RoPE, RMSNorm, SwiGLU, no biases.
+    """How a transformer departs from Llama's (Touvron 2023): pre-norm, RoPE, RMSNorm, SwiGLU, no biases. Parts are given as what
+    makes them: `Style(attention=partial(Attention, groups=2), positions=partial(Rotary, theta=5e5))`.
 
     Args:
-        groups: heads of keys and values; 0 = as many as heads.
-        hidden: channels within the feed-forward layers; 0 = 8/3 of the width, rounded up to a multiple of 32.
-        tied: score symbols with the matrix that embeds them.
-        qk_norm: normalise queries and keys.
-        learned: positions are learned vectors, this many, or the sums of one for each axis of a grid; 0 = rotary positions, any
-            number.
-        theta: base of the rotary frequencies.
-        eps: of every normalisation.
+        attention: (width, heads, causal) -> Attention or Latent.
+        feed: (width) -> Gated, Plain or Experts.
+        norm: (width) -> normalisation.
+        around: where blocks normalise.
+        positions: (width, heads, turned) -> Rotary, Learned, Alibi or Relative; None = order is not told.
+        near: layers that see a window only; None = all see everything.
+        instead: layer -> feed, where that layer's is another (the dense ones among experts).
+        ends: how symbols come in and are scored.
         smear: add the embedding of the symbol before, scaled per channel, causal only (the token shift of RWKV, Peng 2023,
             on the embeddings alone). Copying what followed an earlier occurrence then takes one layer of attention, not two.
+        ahead: further symbols that are guessed, each by one more block (DeepSeek-V3, sec. 2.2; causal only).
+        apart: the symbol that begins a document, beyond which no other sees; None = rows are whole.
     """
 
-    groups: int = 0
-    hidden: int = 0
-    tied: bool = False
-    qk_norm: bool = False
-    learned: int | tuple[int, ...] = 0
-    theta: float = 10000.0
-    eps: float = 1e-6
+    attention: Callable[..., nn.Module] = Attention
+    feed: Feed = Gated
+    norm: Norm = RMSNorm
+    around: Around = Around()
+    positions: Callable[..., Positions] | None = Rotary
+    near: Near | None = None
+    instead: Mapping[int, Feed] = field(default_factory=dict)
+    ends: Ends = Ends()
     smear: bool = False
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """What is told, and stands before the first symbol: each sees those before it, and all that follows sees them all.
-
-    Args:
-        length: L, of every row.
-        vocab: symbols that may be told; 0 = none are, but vectors of the network's width.
-        scored: told symbols are scored as well (`Transformer.read`).
-    """
-
-    length: int
-    vocab: int = 0
-    scored: bool = False
-
-
-class Heard(nn.Module):
-    """Told symbols int64[B,L], and which are a text's bool[B,L], by tables of their own -> [B,L,D]; or vectors as they are.
-
-    Behind a text's end each place has a filling vector of its own (Ramesh 2021, sec. 2.2).
-
-    Raises:
-        ValueError: they were not told.
-    """
-
-    def __init__(self, prefix: Prefix, width: int):
-        super().__init__()
-        self.length, self.width, self.head = prefix.length, width, None
-        self.embed = nn.Embedding(prefix.vocab, width) if prefix.vocab else None
-        if self.embed is not None:
-            self.places, self.blanks = nn.Embedding(prefix.length, width), nn.Embedding(prefix.length, width)
-            self.head = nn.Linear(width, prefix.vocab, bias=False) if prefix.scored else None
-
-    def forward(self, cond: Condition | None) -> Tensor:
-        tokens = cond.tokens if cond is not None else None
-        vectors = tokens is not None and tokens.is_floating_point()
-        if cond is None or tokens is None or tuple(tokens.shape[1:]) != self.wanted or vectors != (self.embed is None):
-            told = "nothing" if tokens is None else f"{str(tokens.dtype).removeprefix('torch.')}{[*tokens.shape]}"
-            what = "vectors" if self.embed is None else "symbols"
-            raise ValueError(f"this network must be told {what} {[*self.wanted]} a row, as cond.tokens, and is told {told}")
-        if self.embed is None:
-            return tokens
-        h = self.embed(tokens)
-        if cond.mask is not None:
-            h = torch.where(cond.mask[..., None], h, self.blanks.weight.to(h.dtype))
-        return h + self.places.weight
-
-    @property
-    def wanted(self) -> tuple[int, ...]:
-        """The shape of a row's tokens."""
-        return (self.length, self.width) if self.embed is None else (self.length,)
+    ahead: int = 0
+    apart: int | None = None
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
+    """x + attention(norm(x)), where tokens are told x + cross(norm(x), tokens), then x + feed-forward(norm(x))."""
 
-    def __init__(self, width: int, heads: int, hidden: int, causal: bool, dropout: float, style: Style):
+    def __init__(
+        self, width: int, heads: int, causal: bool, dropout: float, style: Style, feed: Feed, cross: Cross | None = None
+    ):
         super().__init__()
-        self.norm1, self.norm2 = RMSNorm(width, style.eps), RMSNorm(width, style.eps)
-        self.attention = Attention(width, heads, style.groups or heads, causal, style.qk_norm)
-        self.mlp = SwiGLU(width, hidden)
+
+        def norm(wanted: bool) -> nn.Module:
+            return style.norm(width) if wanted else nn.Identity()
+
+        around = style.around
+        self.norm1, self.after1, self.total1 = norm(around.before), norm(around.after), norm(around.total)
+        self.norm2, self.after2, self.total2 = norm(around.before), norm(around.after), norm(around.total)
+        self.norm3, self.total3 = norm(cross is not None and around.before), norm(cross is not None and around.total)
+        self.attention, self.cross, self.mlp = style.attention(width, heads, causal), cross, feed(width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, turn: Turn | None, memory: Memory | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        view: View,
+        memory: Memory | None = None,
+        heard: tuple[Tensor, Tensor] | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """[B,T,D] -> [B,T,D]."""
-        x = x + self.dropout(self.attention(self.norm1(x), turn, memory))
-        return x + self.dropout(self.mlp(self.norm2(x)))
+        x = self.total1(x + self.dropout(self.after1(self.attention(self.norm1(x), view, memory))))
+        if self.cross is not None:
+            x = self.total3(x + self.dropout(self.cross(self.norm3(x), heard, mask)))
+        return self.total2(x + self.dropout(self.after2(self.mlp(self.norm2(x)))))
+
+
+class Ahead(nn.Module):
+    """One guess further ahead: the stream at t and the embedding of the symbol after it -> the stream of a guess of the one after
+    that (DeepSeek-V3, eq. 21-23)."""
+
+    def __init__(self, width: int, block: Block, style: Style):
+        super().__init__()
+        self.norm_h, self.norm_e = style.norm(width), style.norm(width)
+        self.join = nn.Linear(2 * width, width, bias=False)
+        self.block = block
+
+    def forward(self, h: Tensor, following: Tensor, view: View, memory: Memory | None = None) -> Tensor:
+        """[B,T,D] twice -> [B,T,D]."""
+        return self.block(self.join(torch.cat([self.norm_h(h), self.norm_e(following)], -1)), view, memory)
 
 
 @dataclass
 class State:
-    """What a causal transformer remembers of a sequence: keys and values per layer, and the last symbol's embedding."""
+    """What a causal transformer remembers of a sequence."""
 
     layers: list[Memory]
-    last: Tensor  # [B,1,D], zero before the first symbol
+    symbols: Tensor  # int64[B,length]
+    before: int  # positions of what is told before the first symbol
+    turns: tuple[Turn | None, Turn | None]  # of all positions, far and near
+    heard: list[tuple[Tensor, Tensor]] | None = None  # keys and values of what is told, per layer
+    ahead: Memory | None = None
+    stream: Tensor | None = None  # [B,T,D] what the last block left of the newest symbols
 
     @property
     def at(self) -> int:
+        """Positions seen."""
         return self.layers[0].at
+
+    def rewind(self, at: int) -> None:
+        """Forget all positions from `at` on.
+
+        Raises:
+            ValueError: they are not there yet.
+        """
+        if not 0 <= at <= self.at:
+            raise ValueError(f"{self.at} positions are remembered: position {at} is not among them")
+        if self.stream is not None:
+            self.stream = self.stream[:, : max(0, self.stream.shape[1] - self.at + at)]
+        for layer in self.layers:
+            layer.at = at
+        if self.ahead is not None:
+            self.ahead.at = min(self.ahead.at, max(0, at - 1))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """All that a transformer makes of x: logits `out` [B,T,V] of the symbol after each, `told` [B,L,W] of each that is told, and
+    `ahead`, one [B,T-k,V] per k = 1 .. of the symbol k further on."""
+
+    out: Tensor
+    told: Tensor | None = None
+    ahead: tuple[Tensor, ...] = ()
 
 
 class Transformer(Network):
-    """Symbols -> logits, int64[B,T] -> [B,T,V].
+    """Symbols -> logits, int64[B,T] -> [B,T,V]. Where it is not causal, IGNORE fills up rows and is not seen.
 
     Args:
         vocab: symbols that may come in.
         width: channels D; a multiple of heads.
         depth: blocks.
         heads: attention heads.
-        out: symbols scored, the first of the vocabulary; 0 = all.
+        out: symbols scored, the first of the vocabulary; 0 = all; None = none are, and the stream [B,T,D] is what comes out.
         causal: row t sees symbols 0 .. t only.
         told: width of the condition vector, added to every position; 0 = none.
         dropout: on what each layer adds to the stream.
         prefix: what is told before the first symbol, cond.tokens int64[B,L] or [B,L,D]; None = none.
+        cross: (width, heads) -> what every block attends with to the tokens it is told, cond.tokens [B,L,E] and cond.mask
+            bool[B,L]; None = they do not.
 
     Raises:
-        ValueError: a shape that does not divide.
+        ValueError: a shape that does not divide, or switches that exclude each other.
     """
 
-    edges = ("embed", "head", "places", "told", "heard")
+    edges = ("embed", "head", "places", "told", "heard", "kinds")
 
     def __init__(
         self,
@@ -155,30 +228,45 @@ class Transformer(Network):
         depth: int,
         heads: int,
         *,
-        out: int = 0,
+        out: int | None = 0,
         causal: bool = True,
         told: int = 0,
         dropout: float = 0.0,
         style: Style = Style(),
         prefix: Prefix | None = None,
+        cross: Callable[[int, int], Cross] | None = None,
     ):
         super().__init__()
-        groups, hidden = style.groups or heads, style.hidden or -(-8 * width // 96) * 32
-        if width % heads or heads % groups or (width // heads) % 2:
-            near = max(2, round(width / heads / 2) * 2) * heads
-            raise ValueError(f"width {width} is not {heads} heads of even size in {groups} groups; nearest width {near}")
-        self.style, self.causal, self.out, self.groups, self.size = style, causal, out or vocab, groups, width // heads
+        if (style.ahead or style.smear) and not causal:
+            raise ValueError("only a causal transformer guesses ahead or is smeared")
+        if style.apart is not None and prefix:
+            raise ValueError("documents are kept apart, or something is told before the first symbol, not both")
+        ends, self.style, self.causal, self.width = style.ends, style, causal, width
+        self.out = vocab if out == 0 else out
         self.embed = nn.Embedding(vocab, width)
-        self.smear = nn.Parameter(torch.zeros(width)) if style.smear and causal else None
-        axes, self.places = style.learned, None
-        self.learned = axes if isinstance(axes, int) else math.prod(axes)
-        if self.learned:
-            self.places = nn.Embedding(axes, width) if isinstance(axes, int) else GridPlaces(axes, width)
+        self.kinds = nn.Embedding(ends.kinds, width) if ends.kinds else None
+        self.norm_in = style.norm(width) if ends.norm else None
+        self.smear = nn.Parameter(torch.zeros(width)) if style.smear else None
         self.told = nn.Linear(told, width, bias=False) if told else None
         self.heard = Heard(prefix, width) if prefix else None
-        self.blocks = nn.ModuleList(Block(width, heads, hidden, causal, dropout, style) for _ in range(depth))
-        self.norm = RMSNorm(width, style.eps)
-        self.head = None if style.tied else nn.Linear(width, self.out, bias=False)
+
+        def block(i: int) -> Block:
+            other = cross(width, heads) if cross is not None else None
+            return Block(width, heads, causal, dropout, style, style.instead.get(i, style.feed), other)
+
+        self.blocks = nn.ModuleList(block(i) for i in range(depth))
+        near, turned = style.near, cast(Any, self.blocks[0]).attention.turned if depth else 0
+        self.is_near = [near is not None and near.turns[i % len(near.turns)] for i in range(depth)]
+        self.places = style.positions(width, heads, turned) if style.positions else None
+        self.places_near = near.positions(width, heads, turned) if near is not None and near.positions else None
+        self.norm = style.norm(width) if ends.last else None
+        self.ahead = nn.ModuleList(Ahead(width, block(depth), style) for _ in range(style.ahead))
+        self.shape_head, self.norm_head, self.head, self.head_bias = None, None, None, None
+        if self.out is not None:
+            if ends.act is not None:
+                self.shape_head, self.norm_head = nn.Linear(width, width), style.norm(width)
+            self.head = None if ends.tied else nn.Linear(width, self.out, bias=False)
+            self.head_bias = nn.Parameter(torch.zeros(self.out)) if ends.bias else None
         self.initialise()
 
     @torch.no_grad()
@@ -188,6 +276,8 @@ class Transformer(Network):
             if p.ndim == 2:
                 writes = name.endswith(("out.weight", "down.weight"))
                 nn.init.zeros_(p) if writes else nn.init.normal_(p, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(p)
 
     def forward(
         self,
@@ -196,19 +286,22 @@ class Transformer(Network):
         t: Tensor | None = None,
         cond: Condition | None = None,
         state: State | None = None,
-        both: bool = False,
+        whole: bool = False,
     ) -> Any:
         """int64[B,T] -> [B,T,V]; with a state, x holds the newest T symbols only. t is not used: x shows how far it is.
 
         Args:
-            both: give what `read` gives.
+            whole: give a Reading, of all that can be read.
         """
         h = self.stream(x, cond, state)
         own = h[:, -x.shape[1] :]
-        out = self.head(own) if self.head is not None else nn.functional.linear(own, self.embed.weight[: self.out])
-        if not both or self.heard is None or self.heard.head is None:
+        out = self.score(own)
+        if not whole:
             return out
-        return self.heard.head(h[:, : self.heard.length]), out
+        told = None
+        if self.heard is not None and self.heard.head is not None:
+            told = self.heard.head(self.last(h)[:, : self.heard.length])
+        return Reading(out, told, tuple(self._ahead(own, x)))
 
     def read(self, x: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         """What follows each symbol that is told, logits [B,L,W], and each of x int64[B,T], [B,T,V]; in one pass.
@@ -218,56 +311,156 @@ class Transformer(Network):
         """
         if self.heard is None or self.heard.head is None:
             raise ValueError("this network scores nothing that it is told")
-        return self(x, cond=cond, both=True)
+        found = self(x, cond=cond, whole=True)
+        return found.told, found.out
+
+    def score(self, h: Tensor) -> Tensor:
+        """What the last block leaves [B,T,D] -> logits [B,T,V], or the normalised stream where nothing is scored."""
+        ends, h = self.style.ends, self.last(h)
+        if self.out is None:
+            return h
+        if self.shape_head is not None and self.norm_head is not None and ends.act is not None:
+            h = self.norm_head(ends.act(self.shape_head(h)))
+        if ends.out_scale != 1:
+            h = h * ends.out_scale
+        out = self.head(h) if self.head is not None else nn.functional.linear(h, self.embed.weight[: self.out])
+        if self.head_bias is not None:
+            out = out + self.head_bias
+        return ends.cap * (out / ends.cap).tanh() if ends.cap else out
+
+    def last(self, h: Tensor) -> Tensor:
+        """The last normalisation, where there is one."""
+        return h if self.norm is None else self.norm(h)
 
     def stream(self, x: Tensor, cond: Condition | None, state: State | None) -> Tensor:
-        """What the last block leaves, normalised: [B,T,D], or [B,L+T,D] where told tokens stand before the first."""
+        """What the last block leaves: [B,T,D], or [B,L+T,D] where told tokens stand before the first."""
         at, before = state.at if state is not None else 0, self.heard.length if self.heard is not None else 0
-        h = self.enter(x, max(0, at - before), cond, state)
+        first = max(0, at - before)
+        if state is not None:
+            if first + x.shape[1] > state.symbols.shape[1]:
+                raise ValueError(f"position {first + x.shape[1] - 1} is beyond this memory's length of {state.symbols.shape[1]}")
+            state.symbols[:, first : first + x.shape[1]] = x
+        h = self.enter(x, first, cond, state)
         if self.heard is not None and at == 0:
             h = torch.cat([self.heard(cond).to(h.dtype), h], 1)
-        turn = None
-        if self.places is None:
-            cos, sin = turns(at, h.shape[1], self.size, self.style.theta, x.device)
-            turn = (cos.to(h.dtype), sin.to(h.dtype))
+        far, near = self.views(x, at, h, state)
+        mask = cond.mask if cond is not None else None
+        heard = self._hear(cond, state)
         for i, block in enumerate(self.blocks):
-            h = block(h, turn, state.layers[i] if state is not None else None)
-        return self.norm(h)
+            view = near if self.is_near[i] else far
+            h = block(h, view, state.layers[i] if state is not None else None, heard[i] if heard else None, mask)
+        if state is not None and self.ahead:
+            state.stream = h
+        return h
+
+    def views(self, x: Tensor, first: int, h: Tensor, state: State | None) -> tuple[View, View]:
+        """What layers may see that see everything, and those that see a window: of positions `first` .. in h [B,T,D]."""
+        new, real = h.shape[1], None
+        if self.style.apart is not None:
+            line = x if state is None else state.symbols[:, : first + new]
+            document = (line == self.style.apart).cumsum(1)
+            real = document[:, -new:, None] == document[:, None]
+        elif not self.causal:
+            real = x != IGNORE
+        remembered = state.turns if state is not None else (None, None)
+        turn = self._turn(self.places, first, new, h, remembered[0])
+        bias = self.places.bias(new, first + new, h.device) if self.places is not None else None
+        far = View(turn, bias, real)
+        if self.style.near is None:
+            return far, far
+        if self.places_near is not None:
+            turn = self._turn(self.places_near, first, new, h, remembered[1])
+        return far, replace(far, turn=turn, window=self.style.near.window)
+
+    def _turn(self, places: Positions | None, first: int, new: int, h: Tensor, known: Turn | None) -> Turn | None:
+        if places is None:
+            return None
+        turn = (
+            places.turn(first, new, h.device) if known is None else (known[0][first : first + new], known[1][first : first + new])
+        )
+        return None if turn is None else (turn[0].to(h.dtype), turn[1].to(h.dtype))
+
+    def _hear(self, cond: Condition | None, state: State | None) -> list[tuple[Tensor, Tensor]] | None:
+        """Keys and values of what is told, per layer; with a state made once only."""
+        crosses = [block.cross for block in self.blocks if block.cross is not None]
+        if not crosses:
+            return None
+        if state is not None and state.heard is not None:
+            return state.heard
+        if cond is None or cond.tokens is None:
+            raise ValueError("this network must be told tokens to attend to, as cond.tokens [B,L,D], and is told nothing")
+        found = [cast(Cross, cross).hear(cond.tokens) for cross in crosses]
+        if state is not None:
+            state.heard = found
+        return found
+
+    def _ahead(self, h: Tensor, x: Tensor) -> list[Tensor]:
+        """Logits of the symbols further ahead, one [B,T-k,V] per k."""
+        found = []
+        for k, module in enumerate(self.ahead, 1):
+            following = self.embedded(x[:, k:])
+            h = module(h[:, :-1], following, self.views(x[:, :-k], 0, following, None)[0])
+            found.append(self.score(h))
+        return found
+
+    def foresee(self, x: Tensor, state: State) -> Tensor:
+        """Logits [B,T,V] of the symbol after each of x int64[B,T], which follow the newest T that the network has seen.
+
+        A cheap guess by the first block ahead, for a draft that the network itself then checks; it keeps its own memory.
+
+        Raises:
+            ValueError: this network guesses nothing ahead, or has not seen that many.
+        """
+        if not self.ahead or state.ahead is None:
+            raise ValueError("this network guesses no symbol ahead: it was built with ahead=0")
+        new = x.shape[1]
+        if state.stream is None or state.stream.shape[1] < new:
+            raise ValueError(f"the network has not just seen the {new} symbols that these follow")
+        h, following = state.stream[:, -new:], self.embedded(x)
+        view = replace(self.views(x, state.ahead.at, h, state)[0], real=None)
+        return self.score(self.ahead[0](h, following, view, state.ahead))
 
     def __call__(self, *args: Any, state: State | None = None, **named: Any) -> Any:
         """Compiled for training only, if at all: the shapes of decoding and scoring would each cost a compilation."""
         call = self._wrapped_call_impl if self.training and state is None else self._call_impl
         return call(*args, state=state, **named)
 
+    def embedded(self, x: Tensor) -> Tensor:
+        """Symbols alone: int64[B,T] -> [B,T,D]."""
+        h = self.embed(x if self.causal else x.clamp(min=0))
+        return h if self.style.ends.scale == 1 else h * self.style.ends.scale
+
     def enter(self, x: Tensor, first: int, cond: Condition | None, state: State | None) -> Tensor:
         """Symbols, the one before each, their places and the condition, summed: int64[B,T] -> [B,T,D]."""
-        h = self.embed(x)
+        h = self.embedded(x)
         if self.smear is not None:
-            last = state.last if state is not None else torch.zeros_like(h[:, :1])
-            before = torch.cat([last, h[:, :-1]], 1)
-            if state is not None:
-                state.last = h[:, -1:]
-            h = h + self.smear * before
+            last = (
+                self.embedded(state.symbols[:, first - 1 : first]) if state is not None and first else torch.zeros_like(h[:, :1])
+            )
+            h = h + self.smear * torch.cat([last, h[:, :-1]], 1)
+        if self.kinds is not None:
+            told = cond.field if cond is not None else None
+            h = h + (self.kinds(told[:, 0]) if told is not None else self.kinds.weight[0])
         if self.places is not None:
-            self.check(first + x.shape[1])
-            h = h + self.places.weight[first : first + x.shape[1]]
+            h = self.places.enter(h, first)
         if self.told is not None:
             if cond is None or cond.vector is None:
                 raise ValueError(f"this network must be told a condition vector of width {self.told.in_features}")
             h = h + self.told(cond.vector)[:, None]
-        return h
-
-    def check(self, length: int) -> None:
-        """Raises ValueError when a sequence is longer than the learned positions."""
-        if self.learned and length > self.learned:
-            raise ValueError(f"{length} positions are {length - self.learned} more than the {self.learned} learned")
+        return h if self.norm_in is None else self.norm_in(h)
 
     def begin(self, batch: int, length: int) -> State | None:
         """Memory for `length` symbols, allocated at once; None when the network looks both ways."""
         if not self.causal:
             return None
-        self.check(length)
-        device, dtype = device_of(self), self.embed.weight.dtype
-        shape = (batch, self.groups, length + (self.heard.length if self.heard is not None else 0), self.size)
-        layers = [Memory(*(torch.zeros(shape, device=device, dtype=dtype) for _ in "kv")) for _ in self.blocks]
-        return State(layers, torch.zeros(batch, 1, self.embed.embedding_dim, device=device, dtype=dtype))
+        if self.places is not None:
+            self.places.check(length)
+        before = self.heard.length if self.heard is not None else 0
+        like, device = torch.empty(0, device=device_of(self), dtype=self.embed.weight.dtype), device_of(self)
+        layers = [block.attention.memory(batch, before + length, like) for block in self.blocks]  # type: ignore[operator, union-attr]
+        turns = tuple(
+            places.turn(0, before + length, device) if places is not None else None for places in (self.places, self.places_near)
+        )
+        symbols = torch.zeros(batch, length, dtype=torch.int64, device=device)
+        ahead = self.ahead[0].block.attention.memory(batch, length, like) if self.ahead else None  # type: ignore[operator, union-attr]
+        return State(layers, symbols, before, cast("Any", turns), ahead=ahead)

@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maquette.nn.channels_last import geglu
 
+Activation = Callable[[Tensor], Tensor]
 
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)) (Shazeer 2020, eq. 6), gate and up in one matrix product.
+
+class Gated(nn.Module):
+    """down(act(gate(x)) * up(x)) (Shazeer 2020, eq. 6), gate and up in one matrix product; with SiLU, SwiGLU.
 
     Args:
         width: channels in and out.
-        hidden: channels within.
+        hidden: channels within; 0 = 8/3 of the width, rounded up to a multiple of 32.
     """
 
-    def __init__(self, width: int, hidden: int):
+    def __init__(self, width: int, hidden: int = 0, act: Activation = F.silu, bias: bool = False):
         super().__init__()
-        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+        hidden = hidden or -(-8 * width // 96) * 32
+        self.act = act
+        self.gate_up = nn.Linear(width, 2 * hidden, bias)
+        self.down = nn.Linear(hidden, width, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
         gate, up = self.gate_up(x).chunk(2, -1)
-        return self.down(F.silu(gate) * up)
+        return self.down(self.act(gate) * up)
+
+
+class Plain(nn.Module):
+    """down(act(up(x))) (Vaswani 2017, eq. 2).
+
+    Args:
+        width: channels in and out.
+        hidden: channels within; 0 = four times the width.
+    """
+
+    def __init__(self, width: int, hidden: int = 0, act: Activation = F.gelu, bias: bool = True):
+        super().__init__()
+        self.act = act
+        self.up = nn.Linear(width, hidden or 4 * width, bias)
+        self.down = nn.Linear(hidden or 4 * width, width, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        return self.down(self.act(self.up(x)))
 
 
 class GEGLU(nn.Module):

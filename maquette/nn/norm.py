@@ -13,18 +13,21 @@ class RMSNorm(nn.Module):
         width: size of the last axis.
         eps: added to the mean square.
         gain: learn a factor per channel; without it the layer has no parameters.
+        one: the factor is 1 + weight, and multiplied in float32 (Gemma).
     """
 
-    def __init__(self, width: int, eps: float = 1e-6, gain: bool = True):
+    def __init__(self, width: int, eps: float = 1e-6, gain: bool = True, one: bool = False):
         super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(width)) if gain else None
+        self.eps, self.one = eps, one
+        self.weight = nn.Parameter(torch.zeros(width) if one else torch.ones(width)) if gain else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D], in x's precision."""
         wide = x.float()
-        y = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
-        return y if self.weight is None else y * self.weight.to(x.dtype)
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        if self.weight is None:
+            return wide.to(x.dtype)
+        return (wide * (1 + self.weight.float())).to(x.dtype) if self.one else wide.to(x.dtype) * self.weight.to(x.dtype)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 from maquette.codecs.autoencoder import LatentCodec, SymbolCodec
 from maquette.codecs.chain import Chain
@@ -14,9 +15,12 @@ from maquette.data.cached import cached
 from maquette.data.core import check_alike
 from maquette.experiment import Experiment, Fit
 from maquette.networks.patch_discriminator import PatchClassifier, PatchDiscriminator
+from maquette.networks.presets import PLAIN_QK
 from maquette.networks.resnet_grid import GridDecoder, GridEncoder, grid_of
 from maquette.networks.transformer import Style, Transformer
+from maquette.nn.attention import Attention
 from maquette.nn.densities import Absolute, Categorical, Likelihood, LogisticMixture
+from maquette.nn.positions import Learned
 from maquette.nn.quantize import FiniteScalarQuantizer, Quantizer, ResidualQuantizer, VectorQuantizer
 from maquette.objectives.coding import Coding, Sharpened
 from maquette.objectives.likelihood import NextCode
@@ -241,7 +245,7 @@ def _prior(
         out=coder.bos,
         told=conditioner.width if conditioner else 0,
         dropout=dropout,
-        style=Style(learned=coder.length, qk_norm=True),
+        style=Style(attention=partial(Attention, norm=PLAIN_QK), positions=partial(Learned, count=coder.length)),
     )
     prior = NextCode(coder.bos, drop)
     system, rows = second_stage(opened, coder, net, prior, Autoregressive(), conditioner, first, critics)

@@ -6,7 +6,8 @@ from maquette.codecs.text import BPE, Bytes
 from maquette.data.opening import open_data
 from maquette.data.windows import coded
 from maquette.experiment import Experiment, Fit
-from maquette.networks.transformer import Style, Transformer
+from maquette.networks import presets
+from maquette.networks.transformer import Transformer
 from maquette.objectives.likelihood import NextToken
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.system import System
@@ -34,7 +35,7 @@ def gpt(data: str = "stdlib", depth: int = 4, vocab: int = 4096, context: int = 
         raise ValueError(f"depth is 1 .. 96 blocks, not {depth}; nearest is {min(max(depth, 1), 96)}")
     codec = BPE(vocab, context) if vocab else Bytes(context)
     heads = (depth + 1) // 2
-    network = Transformer(codec.vocab, heads * SIZE, depth, heads, dropout=dropout, style=Style(qk_norm=True, smear=True))
+    network = Transformer(codec.vocab, heads * SIZE, depth, heads, dropout=dropout, style=presets.small())
     system = System({"main": network}, NextToken(codec.bos), Autoregressive(temperature=0.8, top_p=0.95), codec)
     fit = Fit(
         steps=1200,

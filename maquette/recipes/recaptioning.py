@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor
 
@@ -12,7 +13,10 @@ from maquette.data import Data, Facts
 from maquette.data.core import check_alike, noted
 from maquette.data.retold import graded, retold
 from maquette.experiment import Experiment, Fit
-from maquette.networks.transformer import Prefix, Style, Transformer
+from maquette.networks.heard import Prefix
+from maquette.networks.presets import PLAIN_QK
+from maquette.networks.transformer import Style, Transformer
+from maquette.nn.attention import Attention
 from maquette.objectives.likelihood import NextToken
 from maquette.recipes.pictures import MMDIT_FIT, captioned, coder_of, of_latents, reader_of, transformer_of
 from maquette.runs import trained
@@ -57,7 +61,8 @@ def captioner(
     channels, high, wide = opened.facts.shape
     width, heads = 2 * HEAD * depth, 2 * depth
     codec = BPE(vocab, words)
-    net = Transformer(codec.vocab, width, depth, heads, told=1, style=Style(qk_norm=True), prefix=Prefix(PREFIX))
+    style = Style(attention=partial(Attention, norm=PLAIN_QK))
+    net = Transformer(codec.vocab, width, depth, heads, told=1, style=style, prefix=Prefix(PREFIX))
     system = System(
         {"main": net},
         NextToken(codec.bos, whole=words),

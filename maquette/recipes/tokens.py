@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from maquette.conditioners.symbols import Symbols
 from maquette.experiment import Experiment, Fit
-from maquette.networks.transformer import Prefix, Style, Transformer
+from maquette.networks.heard import Prefix
+from maquette.networks.presets import PLAIN_QK
+from maquette.networks.transformer import Style, Transformer
+from maquette.nn.attention import Attention
+from maquette.nn.positions import Learned
 from maquette.objectives.coding import Sharpened
 from maquette.objectives.likelihood import NextCode
 from maquette.recipes.codecs import coder_from, critics_of, second_stage, symbols_of
@@ -74,7 +79,7 @@ def dalle(
         depth + 1,
         out=coder.bos,
         dropout=dropout,
-        style=Style(learned=(*coder.grid, coder.books), qk_norm=True),
+        style=Style(attention=partial(Attention, norm=PLAIN_QK), positions=partial(Learned, count=(*coder.grid, coder.books))),
         prefix=Prefix(words, VOCAB, scored=told > 0),
     )
     prior, sampler = NextCode(coder.bos, drop, told), Autoregressive(guidance=guidance)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from maquette.codecs.text import Bytes
-from maquette.networks.transformer import Style, Transformer
+from maquette.networks import presets
+from maquette.networks.transformer import Ends, Transformer
 from maquette.objectives.likelihood import NextToken
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.system import System
@@ -33,7 +36,7 @@ def pair(groups: int, tied: bool):
     )
     torch.manual_seed(0)
     theirs = transformers.LlamaForCausalLM(config).eval()
-    ours = Transformer(97, 32, 3, 4, style=Style(groups=groups, hidden=48, tied=tied, eps=1e-5)).eval()
+    ours = Transformer(97, 32, 3, 4, style=replace(presets.llama(groups, 48, 10000.0), ends=Ends(tied=tied))).eval()
     ours.load_state_dict(translate(theirs.state_dict(), tied))
     return theirs, ours
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from maquette.contracts import Condition
-from maquette.networks.t5 import Plan, T5Encoder, buckets
+from maquette.networks.t5 import Plan, T5Encoder
+from maquette.nn.positions import buckets
 
 transformers = pytest.importorskip("transformers", reason="the reference is transformers' T5")
 SMALL: dict[str, Any] = {"vocab_size": 99, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 3, "num_heads": 3}
