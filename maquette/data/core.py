@@ -29,7 +29,8 @@ class Facts:
     classes: label names, in label order; shares: each class's share of the training rows; rows: split -> count;
     bytes: split -> UTF-8 bytes of text; hash: SHA-256 over every row in order.
     kind: "real", "rendered", "simulated" or "own"; factors: a column's name -> what its values 0, 1, ... stand for, where
-    what made a row is known; few: a few pictures of one thing, of which none is held out.
+    what made a row is known; few: a few pictures of one thing, of which none is held out; asks: what stands between question and
+    answer, where each line of a text is an example of one task.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Facts:
     bytes: dict[str, int] = fresh(default_factory=dict)
     factors: dict[str, tuple[str, ...]] = fresh(default_factory=dict)
     few: bool = False
+    asks: str = ""
 
     def asdict(self) -> dict[str, Any]:
         return asdict(self)

@@ -24,6 +24,7 @@ from maquette.data.pairs import font_digits8, serif_glyphs
 from maquette.data.python_source import stdlib, stdlib_prose
 from maquette.data.scenes import scenes, scenes_terse
 from maquette.data.sprites import sprites
+from maquette.data.tasks import tasks
 
 BUILTINS: tuple[Callable[..., Data], ...] = (  # one that takes a size draws at it
     digits,
@@ -42,6 +43,7 @@ BUILTINS: tuple[Callable[..., Data], ...] = (  # one that takes a size draws at 
     spiral,
     stdlib,
     stdlib_prose,
+    tasks,
 )
 LARGEST = 2048  # pixels a side
 

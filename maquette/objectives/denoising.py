@@ -23,8 +23,11 @@ class Measured(Protocol):
 
     bound: str  # "ELBO", "any-order ELBO", "exact"; "" = none
 
-    def nats(self, net: Network, x: Code, cond: Condition | None, rng: Streams) -> Tensor:
-        """Negative log-likelihood of codes x in nats [B], or the bound on it that `bound` names."""
+    def nats(self, net: Network, x: Code, cond: Condition | None, rng: Streams, given: Tensor | None = None) -> Tensor:
+        """Negative log-likelihood of codes x in nats [B], or the bound on it that `bound` names.
+
+        Of codes of symbols the first `given` [B] of a row may be known, and are then not scored.
+        """
 
 
 class Denoising(Objective):
@@ -63,4 +66,5 @@ class Denoising(Objective):
         """The process's bound in nats [B], given the batch's own condition; None where it has none."""
         if not self.bound or not isinstance(self.process, Measured):
             return None
-        return self.process.nats(system.steady("main"), system.encode(batch), system.condition(batch), rng)
+        known = {"given": batch["given"].to(system.device)} if "given" in batch else {}
+        return self.process.nats(system.steady("main"), system.encode(batch), system.condition(batch), rng, **known)

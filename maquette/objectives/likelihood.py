@@ -11,54 +11,16 @@ import torch
 from torch import Tensor
 
 from maquette.contracts import IGNORE, Batch, Code, Logs, Objective, phase
+from maquette.nn.entropy import cross_entropy, each_cross_entropy
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
     from maquette.system import System
 
-ROWS = 128  # rows of logits worked on at once: 128 x 4,096 in float32 stay in a core's cache
-
-
-class _CrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy whose gradient is made on the way forward, a few rows at a time, in the logits' own precision.
-
-    float32 exists for ROWS rows only: a third of the memory traffic of log_softmax + nll_loss on bfloat16 logits.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
-        """logits [N,V], target int64[N] -> mean over the targets that are not IGNORE, in nats (0 where there are none)."""
-        real = target != IGNORE
-        weight = real / real.sum().clamp(min=1)
-        grad, losses = torch.empty_like(logits), []
-        for part, index, share, out in zip(*(x.split(ROWS) for x in (logits, target, weight, grad)), strict=True):
-            place = index.clamp(min=0)[:, None]
-            chance = part.float().log_softmax(1)
-            losses.append(-chance.gather(1, place)[:, 0] * share)
-            slope = chance.exp_().scatter_add_(1, place, chance.new_full(place.shape, -1.0))
-            out.copy_(slope.mul_(share[:, None]))
-        ctx.save_for_backward(grad)
-        return torch.cat(losses).sum()
-
-    @staticmethod
-    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None]:
-        (grad,) = ctx.saved_tensors
-        return grad * above[0].to(grad.dtype), None
-
-
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean of -log p(target) in nats over the targets that are not IGNORE: [B,T,V], int64[B,T] -> []."""
-    flat, index = logits.flatten(0, -2), target.flatten()
-    if torch.is_grad_enabled() and logits.requires_grad:
-        return _CrossEntropy.apply(flat, index)
-    total = torch.nn.functional.cross_entropy(flat.float(), index, ignore_index=IGNORE, reduction="sum")
-    return total / (index != IGNORE).sum().clamp(min=1)
-
 
 def nats(logits: Tensor, target: Tensor) -> Tensor:
     """-log p of each row's targets, summed: [B,T,V], int64[B,T] -> float32[B]."""
-    each = torch.nn.functional.cross_entropy(logits.transpose(1, 2).float(), target, ignore_index=IGNORE, reduction="none")
-    return each.sum(1)
+    return each_cross_entropy(logits, target).sum(1)
 
 
 class NextToken(Objective):
@@ -69,13 +31,14 @@ class NextToken(Objective):
         drop: chance that a training row gets the null condition, for classifier-free guidance.
         whole: rows are whole texts of at most this many symbols, their ends included: where one ends, `bos` is a target, and
             what lies beyond is cut off; 0 = rows are windows, which end anywhere.
+        ahead: weight of the guesses further ahead, where the network makes any (DeepSeek-V3, eq. 25).
     """
 
     bound = "exact"
 
-    def __init__(self, bos: int, drop: float = 0.0, whole: int = 0):
+    def __init__(self, bos: int, drop: float = 0.0, whole: int = 0, ahead: float = 0.0):
         super().__init__()
-        self.whole = whole
+        self.whole, self.ahead = whole, ahead
         if not 0 <= drop <= 1:
             raise ValueError(f"drop is a chance, 0 .. 1, not {drop}; nearest is {min(max(drop, 0.0), 1.0)}")
         self.bos, self.drop = bos, drop
@@ -103,7 +66,12 @@ class NextToken(Objective):
         """Mean cross-entropy per target, in nats."""
         x, target = self.shift(system.encode(batch), batch)
         cond = system.condition(batch, drop=self.drop, rng=rng)
-        return cross_entropy(system.nets["main"](x, cond=cond), target), {}
+        if not self.ahead:
+            return cross_entropy(system.nets["main"](x, cond=cond), target), {}
+        found = system.nets["main"](x, cond=cond, whole=True)
+        first = cross_entropy(found.out, target)
+        further = torch.stack([cross_entropy(out, target[:, k:]) for k, out in enumerate(found.ahead, 1)]).mean()
+        return first + self.ahead * further, {"next": first, "ahead": further}
 
     def score(self, system: System, batch: Batch, rng: Streams) -> Tensor:
         """-log p(code | condition) in nats [B], summed over the targets."""

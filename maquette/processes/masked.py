@@ -8,13 +8,13 @@ from __future__ import annotations
 import difflib
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from maquette.contracts import Code, Condition, Network
+from maquette.contracts import IGNORE, Code, Condition, Network
+from maquette.nn.entropy import each_cross_entropy
 from maquette.streams import Streams
 
 SCHEDULES = ("cosine", "linear")
@@ -75,9 +75,17 @@ class Masked:
         count = (self.share(t) * x.shape[1]).ceil().clamp(1, x.shape[1])
         return self.hide(x, count, rng)
 
-    def hide(self, x: Code, count: Tensor, rng: Streams) -> Tensor:
-        """int64[B,T] with `count` [B] symbols of each row masked, every choice of them equally likely."""
-        return x.masked_fill(rng.rank(x.shape[1]) < count[:, None], self.mask)
+    def hide(self, x: Code, count: Tensor, rng: Streams, given: Tensor | None = None) -> Tensor:
+        """int64[B,T] with `count` [B] symbols of each row masked; every choice beyond the first `given` is equally likely."""
+        turn = rng.rank(x.shape[1])
+        if given is not None:
+            turn = turn.masked_fill(torch.arange(x.shape[1], device=x.device) < given[:, None], x.shape[1]).argsort(1).argsort(1)
+        return x.masked_fill(turn < count[:, None], self.mask)
+
+    def fill(self, net: Network, code: Code, cond: Condition | None = None) -> Tensor:
+        """Logits [B,T,V] of the symbols of a code in which IGNORE hides some."""
+        away = code == IGNORE
+        return self.denoise(net, code.masked_fill(away, self.mask), away.float().mean(1), cond)
 
     def denoise(self, net: Network, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
         """Logits [B,T,V] of every symbol. The network is not told t: the masks themselves show it."""
@@ -88,22 +96,102 @@ class Masked:
         mean = 2 / math.pi if self.schedule == "cosine" else 0.5
         return self._hidden_nats(guess, x, x_t) / (mean * x.shape[1])
 
-    def nats(self, net: Network, x: Code, cond: Condition | None, rng: Streams) -> Tensor:
+    def nats(self, net: Network, x: Code, cond: Condition | None, rng: Streams, given: Tensor | None = None) -> Tensor:
         """An unbiased estimate, in nats [B], of the bound on -log p(x) averaged over all orders of writing the symbols.
 
         T * E_k[1/k * sum over k masked symbols of their cross-entropy], k uniform on 1 .. T (Hoogeboom 2022, eq. 4).
-        `draws` values of k per row, spread evenly over 1 .. T.
+        `draws` values of k per row, spread evenly over 1 .. T. The first `given` [B] symbols of a row are known and cost nothing.
         """
-        length, total = x.shape[1], torch.zeros(len(x), device=x.device)
+        length: Tensor = torch.full((len(x),), x.shape[1], device=x.device)
+        length, total = length if given is None else length - given, torch.zeros(len(x), device=x.device)
         shift = rng.uniform()
         for i in range(self.draws):
             place = (shift + i) / self.draws
-            count = (place * length).floor().clamp(max=length - 1) + 1
-            x_t = self.hide(x, count, rng)
+            count = torch.minimum((place * length).floor(), length - 1) + 1
+            x_t = self.hide(x, count, rng, given)
             total += self._hidden_nats(self.denoise(net, x_t, place, cond), x, x_t) * length / count
         return total / self.draws
 
     def _hidden_nats(self, logits: Tensor, x: Code, x_t: Tensor) -> Tensor:
         """-log p of the masked symbols, summed: [B]."""
-        each = F.cross_entropy(logits.transpose(1, 2).float(), x, reduction="none")
-        return (each * (x_t == self.mask)).sum(1)
+        return each_cross_entropy(logits, x.masked_fill(x_t != self.mask, IGNORE)).sum(1)
+
+
+@dataclass(frozen=True)
+class Cloze:
+    """Guess what some of a text was, BERT's way (Devlin 2018, sec. 3.1): of the symbols that are asked, most are masked, some are
+    exchanged for others and some stay, so that a representation must be good of every symbol, not of masks alone.
+
+    Only for learning: no time dissolves everything. A network that learnt so is sampled from by `Masked`.
+
+    Args:
+        symbols: how many symbols there are; `symbols` itself is the mask.
+        asked: share of a row's symbols that are guessed.
+        exchanged: share of those for which another symbol stands.
+        kept: share of those that stay.
+
+    Raises:
+        ValueError: shares outside 0 .. 1.
+    """
+
+    symbols: int
+    asked: float = 0.15
+    exchanged: float = 0.1
+    kept: float = 0.1
+
+    bound: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.asked <= 1 or min(self.exchanged, self.kept) < 0 or self.exchanged + self.kept > 1:
+            raise ValueError(
+                f"shares lie in 0 .. 1: asked {self.asked}, of those exchanged {self.exchanged} and kept {self.kept}"
+            )
+
+    @property
+    def mask(self) -> int:
+        """The symbol that hides another."""
+        return self.symbols
+
+    def times(self, rng: Streams) -> Tensor:
+        """The share that is asked, [B]: always the same."""
+        return torch.full((len(rng),), self.asked, device=rng.keys.device)
+
+    def grid(self, steps: int) -> Tensor:
+        return torch.linspace(self.asked, 0, steps + 1)
+
+    def prior(self, shape: tuple[int, ...], rng: Streams) -> Tensor:
+        """All masked: int64[B, *shape]."""
+        return torch.full((len(rng), *shape), self.mask, dtype=torch.int64, device=rng.keys.device)
+
+    def corrupt(self, x: Code, t: Tensor, rng: Streams) -> Tensor:
+        """int64[B,T] with ceil(t T) symbols of each row asked: what stands there in their place, plus symbols + 1.
+
+        The mark says what the loss is of, also where a symbol stays; `denoise` takes it off before the network sees any.
+        """
+        length = x.shape[1]
+        count = (t * length).ceil().clamp(1, length)[:, None]
+        place, what = rng.rank(length), rng.uniform(length)
+        other = (rng.uniform(length) * self.symbols).long().clamp(max=self.symbols - 1)
+        shown = torch.where(what < self.kept, x, torch.where(what < self.kept + self.exchanged, other, self.mask))
+        return torch.where(place < count, shown + self.symbols + 1, x)
+
+    def denoise(self, net: Network, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
+        """Logits [B,T,V] of every symbol."""
+        return net(x_t % (self.symbols + 1), cond=cond)[..., : self.symbols]
+
+    def fill(self, net: Network, code: Code, cond: Condition | None = None) -> Tensor:
+        """Logits [B,T,V] of the symbols of a code in which IGNORE hides some."""
+        return net(code.masked_fill(code == IGNORE, self.mask), cond=cond)[..., : self.symbols]
+
+    def distance(self, guess: Tensor, x: Code, x_t: Tensor, t: Tensor) -> Tensor:
+        """Mean cross-entropy of the symbols asked, in nats [B]."""
+        asked = x_t > self.symbols
+        return each_cross_entropy(guess, x.masked_fill(~asked, IGNORE)).sum(1) / asked.sum(1).clamp(min=1)
+
+
+@runtime_checkable
+class Filling(Protocol):
+    """A process whose network says what is hidden anywhere in a code."""
+
+    def fill(self, net: Network, code: Code, cond: Condition | None = None) -> Tensor:
+        """Logits [B,T,V] of the symbols of a code in which IGNORE hides some."""

@@ -32,7 +32,7 @@ def tiny(name: str, text: Path, captioned: Path) -> dict[str, Any]:
     """Arguments for the smallest system of a recipe, on digits or on a small folder of text or of captioned pictures."""
     known = recipes.catalogue()[name].arguments
     found = {key: value for key, value in TINY.items() if key in known}
-    if "stdlib" in str(known.get("data")):
+    if str(known.get("data")).startswith(("stdlib", "tasks")):
         found["data"] = str(text)
     if known.get("data") in ("scenes", "scenes_terse"):
         found["data"] = str(captioned)
