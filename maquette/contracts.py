@@ -76,10 +76,12 @@ class Codec(nn.Module):
 class Network(nn.Module):
     """Tensor -> tensor, always called through `__call__` so that wrappers see every call.
 
-    `edges` names the sub-modules that touch symbols (embeddings, heads): their matrices are not for Muon.
+    `edges` names the sub-modules that touch symbols (embeddings, heads): their matrices are not for Muon. One that is `selective`
+    may be told `only` int64[B,K], the places that are to be read out, and gives logits [B,K,V] of these alone.
     """
 
     edges: tuple[str, ...] = ()
+    selective: bool = False
 
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
         raise NotImplementedError

@@ -175,7 +175,7 @@ def test_built_in_images_at_another_size():
 def test_corpora_lists_every_built_in():
     pictures = ["digits", "glyphs", "glyphs1", "font_digits", "font_digits8", "serif_glyphs"]
     known = ["sprites", "scenes", "scenes_terse", "characters", "emoji", "grid", "ring", "spiral"]
-    assert list(corpora()) == [*pictures, *known, "stdlib", "stdlib_prose"] and all(corpora().values())
+    assert list(corpora()) == [*pictures, *known, "stdlib", "stdlib_prose", "tasks"] and all(corpora().values())
 
 
 def test_importing_data_imports_no_heavy_package():

@@ -217,7 +217,7 @@ def test_foreseeing_one_by_one_equals_training_and_survives_going_back():
 
 
 def test_what_cannot_be_together_is_refused():
-    with pytest.raises(ValueError, match="only a causal"):
+    with pytest.raises(ValueError, match="only a causal transformer guesses ahead"):
         tiny(Style(ahead=1), causal=False)
     state = tiny().begin(1, 4)
     with pytest.raises(ValueError, match="0 positions are remembered"):
@@ -244,3 +244,18 @@ def test_norms_stand_where_they_are_said_to():
 
     inner = block.total1(h + block.attention(h))
     torch.testing.assert_close(block(h, View()), block.total2(inner + block.mlp(inner)))
+
+
+def test_some_places_alone_are_scored_as_all_are():
+    network, places = tiny(), torch.tensor([[3, 0, 19], [7, 7, 1]])
+    x = symbols()
+    torch.testing.assert_close(network(x, only=places), network(x).gather(1, places[..., None].expand(-1, -1, 12)))
+
+
+def test_smeared_both_ways_a_symbol_meets_both_neighbours_without_attention():
+    network = tiny(Style(smear=True), depth=0, causal=False)
+    x = symbols(1, 9)
+    changed = x.clone()
+    changed[0, 4] = (changed[0, 4] + 1) % 12
+    moved = (network(x) - network(changed)).abs().amax(-1)[0] > 1e-4
+    assert moved.nonzero()[:, 0].tolist() == [3, 4, 5]

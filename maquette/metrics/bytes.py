@@ -29,6 +29,8 @@ def applies(evidence: Evidence) -> str:
         return "only samples are known, no system"
     if evidence.facts.field != "text":
         return "the data are not text"
+    if not hasattr(evidence.data.held, "tokens"):
+        return "rows are whole texts, not windows of one stream"
     return "" if evidence.system.objective.bound else f"{type(evidence.system.objective).__name__} gives no likelihood"
 
 

@@ -89,8 +89,9 @@ class Style:
         near: layers that see a window only; None = all see everything.
         instead: layer -> feed, where that layer's is another (the dense ones among experts).
         ends: how symbols come in and are scored.
-        smear: add the embedding of the symbol before, scaled per channel, causal only (the token shift of RWKV, Peng 2023,
-            on the embeddings alone). Copying what followed an earlier occurrence then takes one layer of attention, not two.
+        smear: add the embedding of the symbol before, scaled per channel (the token shift of RWKV, Peng 2023, on the embeddings
+            alone), where it is not causal of the one behind, too. Copying what followed an earlier occurrence then takes one
+            layer of attention, not two.
         ahead: further symbols that are guessed, each by one more block (DeepSeek-V3, sec. 2.2; causal only).
         apart: the symbol that begins a document, beyond which no other sees; None = rows are whole.
     """
@@ -220,6 +221,7 @@ class Transformer(Network):
     """
 
     edges = ("embed", "head", "places", "told", "heard", "kinds")
+    selective = True
 
     def __init__(
         self,
@@ -237,8 +239,8 @@ class Transformer(Network):
         cross: Callable[[int, int], Cross] | None = None,
     ):
         super().__init__()
-        if (style.ahead or style.smear) and not causal:
-            raise ValueError("only a causal transformer guesses ahead or is smeared")
+        if style.ahead and not causal:
+            raise ValueError("only a causal transformer guesses ahead")
         if style.apart is not None and prefix:
             raise ValueError("documents are kept apart, or something is told before the first symbol, not both")
         ends, self.style, self.causal, self.width = style.ends, style, causal, width
@@ -247,6 +249,7 @@ class Transformer(Network):
         self.kinds = nn.Embedding(ends.kinds, width) if ends.kinds else None
         self.norm_in = style.norm(width) if ends.norm else None
         self.smear = nn.Parameter(torch.zeros(width)) if style.smear else None
+        self.smear_back = nn.Parameter(torch.zeros(width)) if style.smear and not causal else None
         self.told = nn.Linear(told, width, bias=False) if told else None
         self.heard = Heard(prefix, width) if prefix else None
 
@@ -274,7 +277,7 @@ class Transformer(Network):
         """Normal, std 0.02 (GPT-2); layers that write to the stream start at zero, so depth costs no stability."""
         for name, p in self.named_parameters():
             if p.ndim == 2:
-                writes = name.endswith(("out.weight", "down.weight"))
+                writes = name.endswith((".out.weight", ".down.weight"))
                 nn.init.zeros_(p) if writes else nn.init.normal_(p, std=0.02)
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
@@ -286,16 +289,18 @@ class Transformer(Network):
         t: Tensor | None = None,
         cond: Condition | None = None,
         state: State | None = None,
+        only: Tensor | None = None,
         whole: bool = False,
     ) -> Any:
         """int64[B,T] -> [B,T,V]; with a state, x holds the newest T symbols only. t is not used: x shows how far it is.
 
         Args:
+            only: places int64[B,K] to score; None = all.
             whole: give a Reading, of all that can be read.
         """
         h = self.stream(x, cond, state)
         own = h[:, -x.shape[1] :]
-        out = self.score(own)
+        out = self.score(own if only is None else own.gather(1, only[..., None].expand(-1, -1, self.width)))
         if not whole:
             return out
         told = None
@@ -434,10 +439,10 @@ class Transformer(Network):
         """Symbols, the one before each, their places and the condition, summed: int64[B,T] -> [B,T,D]."""
         h = self.embedded(x)
         if self.smear is not None:
-            last = (
-                self.embedded(state.symbols[:, first - 1 : first]) if state is not None and first else torch.zeros_like(h[:, :1])
-            )
-            h = h + self.smear * torch.cat([last, h[:, :-1]], 1)
+            none = torch.zeros_like(h[:, :1])
+            last = self.embedded(state.symbols[:, first - 1 : first]) if state is not None and first else none
+            smeared = h + self.smear * torch.cat([last, h[:, :-1]], 1)
+            h = smeared if self.smear_back is None else smeared + self.smear_back * torch.cat([h[:, 1:], none], 1)
         if self.kinds is not None:
             told = cond.field if cond is not None else None
             h = h + (self.kinds(told[:, 0]) if told is not None else self.kinds.weight[0])

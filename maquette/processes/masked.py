@@ -176,8 +176,16 @@ class Cloze:
         return torch.where(place < count, shown + self.symbols + 1, x)
 
     def denoise(self, net: Network, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
-        """Logits [B,T,V] of every symbol."""
-        return net(x_t % (self.symbols + 1), cond=cond)[..., : self.symbols]
+        """Logits [B,K,V] of the symbols asked."""
+        only, shown = self._asked(x_t), x_t % (self.symbols + 1)
+        if getattr(net, "selective", False):
+            return net(shown, cond=cond, only=only)[..., : self.symbols]
+        found = net(shown, cond=cond)[..., : self.symbols]
+        return found.gather(1, only[..., None].expand(-1, -1, self.symbols))
+
+    def _asked(self, x_t: Tensor) -> Tensor:
+        """Where the symbols asked stand: int64[B,K], as many in every row."""
+        return (x_t > self.symbols).nonzero()[:, 1].view(len(x_t), -1)
 
     def fill(self, net: Network, code: Code, cond: Condition | None = None) -> Tensor:
         """Logits [B,T,V] of the symbols of a code in which IGNORE hides some."""
@@ -185,8 +193,7 @@ class Cloze:
 
     def distance(self, guess: Tensor, x: Code, x_t: Tensor, t: Tensor) -> Tensor:
         """Mean cross-entropy of the symbols asked, in nats [B]."""
-        asked = x_t > self.symbols
-        return each_cross_entropy(guess, x.masked_fill(~asked, IGNORE)).sum(1) / asked.sum(1).clamp(min=1)
+        return each_cross_entropy(guess, x.gather(1, self._asked(x_t))).mean(1)
 
 
 @runtime_checkable

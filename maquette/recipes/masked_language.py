@@ -18,7 +18,7 @@ from maquette.samplers.unmask import Unmask
 from maquette.system import System
 
 SIZE = 64  # channels of an attention head
-BOTH_WAYS = Style(attention=partial(Attention, norm=presets.PLAIN_QK))
+BOTH_WAYS = Style(attention=partial(Attention, norm=presets.PLAIN_QK), smear=True)
 
 # after these training seconds on the default data, one CPU thread
 EXPECTED = {"masked words": (0.15, 0.6)}
@@ -47,9 +47,7 @@ def bert(
     return Experiment(system, coded(opened, codec, context), _fit(context), EXPECTED, within=120)
 
 
-def diffusion_lm(
-    data: str = "stdlib", depth: int = 4, vocab: int = 4096, context: int = 128, steps: int = 64, dropout: float = 0.0
-) -> Experiment:
+def diffusion_lm(data: str = "stdlib", depth: int = 4, vocab: int = 4096, context: int = 128, dropout: float = 0.0) -> Experiment:
     """Masked diffusion of text: any share of the symbols is hidden, a bound on the likelihood is what is learnt (Sahoo 2024).
 
     Absorbing diffusion with the linear schedule, whose loss weighted by 1 / t is the bound (arXiv:2406.07524, eq. 8); written in
@@ -60,12 +58,11 @@ def diffusion_lm(
         depth: the one dial: blocks; width grows with it.
         vocab: symbols of the BPE, the one that ends a text included; 0 reads bytes.
         context: symbols seen, and written, at once.
-        steps: calls of the network in which a text is written.
         dropout: share of what each layer adds that is dropped in training.
     """
     opened, codec, network = _both_ways("diffusion_lm", data, depth, vocab, context, dropout)
     process = Masked(codec.vocab, "linear", draws=4)
-    system = System({"main": network}, Denoising(process, drop=0.0), Unmask(process, steps=steps), codec)
+    system = System({"main": network}, Denoising(process, drop=0.0), Unmask(process, steps=64), codec)
     return Experiment(system, coded(opened, codec, context), _fit(context), EXPECTED_DIFFUSION, within=120)
 
 
@@ -86,5 +83,5 @@ def _both_ways(name: str, data: str, depth: int, vocab: int, context: int, dropo
 
 def _fit(context: int) -> Fit:
     """As gpt's: what is learnt differs, not how."""
-    batch = max(1, 4096 // context)
+    batch = max(1, 2560 // context)
     return Fit(steps=1200, batch=batch, lr=3e-2, betas=(0.9, 0.99), warmup=0.02, decay=0.5, muon=0.02, bf16=True, compile=True)
