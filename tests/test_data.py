@@ -175,7 +175,7 @@ def test_built_in_images_at_another_size():
 def test_corpora_lists_every_built_in():
     pictures = ["digits", "glyphs", "glyphs1", "font_digits", "font_digits8", "serif_glyphs"]
     known = ["sprites", "scenes", "scenes_terse", "characters", "emoji", "grid", "ring", "spiral"]
-    assert list(corpora()) == [*pictures, *known, "stdlib", "stdlib_prose", "tasks"] and all(corpora().values())
+    assert list(corpora()) == [*pictures, *known, "stdlib", "stdlib_prose", "packages", "tasks"] and all(corpora().values())
 
 
 def test_importing_data_imports_no_heavy_package():
@@ -602,3 +602,26 @@ def test_labels_are_all_or_none(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     facts = open_data(str(tmp_path)).facts
     assert facts.classes == () and facts.shares == () and "1 images have no label: labels are left out" in facts.notes
+
+
+def test_tasks_are_ciphers_that_training_never_saw_and_their_best_is_known():
+    from maquette.data.tasks import best
+
+    data = open_data("tasks")
+
+    def ciphers(part: str) -> list[frozenset[tuple[str, str]]]:
+        lines = [text.split() for text in data.splits[part].columns["text"]]
+        return [frozenset(pair for line in each for pair in zip(*line.split(data.facts.asks), strict=True)) for each in lines]
+
+    train, held = ciphers("train"), ciphers("held")
+    assert all(len({letter for letter, _ in each}) == len(each) == len({digit for _, digit in each}) for each in held)
+    whole = {each for each in train if len(each) == 6}
+    assert not whole & set(held)
+    seen = [0, 0]
+    for text in data.held.columns["text"]:  # whoever remembers all and guesses nothing is a little below the best
+        lines = text.split()
+        known = set("".join(line[:3] for line in lines[:4]))
+        seen[0] += set(lines[4][:3]) <= known
+        seen[1] += 1
+    assert best(4) - 0.12 < seen[0] / seen[1] < best(4)
+    assert best(0) == pytest.approx(0.008, abs=0.003) and best(8) > 0.97

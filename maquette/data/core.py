@@ -151,9 +151,14 @@ def image_data(about: Facts, columns: dict[str, dict[str, Column]]) -> Data:
 
 
 def text_data(about: Facts, columns: dict[str, dict[str, Column]]) -> Data:
-    """Texts per split, under `about` completed with what the columns say: rows, bytes, hash."""
+    """Texts per split, under `about` completed with what the columns say: rows, bytes, shares, hash."""
+    label = columns["train"].get("label")
+    shares: tuple[float, ...] = ()
+    if isinstance(label, Tensor):
+        shares = tuple((torch.bincount(label, minlength=len(about.classes)).double() / len(label)).tolist())
     facts = replace(
         about,
+        shares=shares,
         hash=fingerprint(columns),
         rows={split: len(found["text"]) for split, found in columns.items()},
         bytes={split: sum(len(text.encode()) for text in found["text"]) for split, found in columns.items()},

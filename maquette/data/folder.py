@@ -133,6 +133,10 @@ def _texts(about: Facts, documents: list[Document], bad: list[tuple[str, str]]) 
         except Skip as reason:
             raise DataError(f"{about.name}: {reason}") from None
         rule, notes = "the end of the one document, about a tenth", ("one document: its end is held out",)
+    classes = tuple(sorted({document.label for document in documents} - {""}))
+    if classes and not all(document.label for document in documents):
+        bare = sum(not document.label for document in documents)
+        classes, notes = (), (*notes, f"{bare} texts have no label: labels are left out")
     content = [sha1(document.text.encode()) for document in documents]
     parted = divide(content, content, [document.part for document in documents], about.name)
     columns: dict[str, dict[str, Column]] = {}
@@ -140,5 +144,7 @@ def _texts(about: Facts, documents: list[Document], bad: list[tuple[str, str]]) 
         columns[name] = {"text": [documents[i].text for i in rows]}
         if documents[0].messages is not None:
             columns[name]["messages"] = [documents[i].messages for i in rows]
+        if classes:
+            columns[name]["label"] = torch.tensor([classes.index(documents[i].label) for i in rows], device="cpu")
     notes = (*about.notes, *notes, *parted.notes)
-    return text_data(replace(about, split=rule or parted.rule, notes=notes, skipped=tuple(bad)), columns)
+    return text_data(replace(about, classes=classes, split=rule or parted.rule, notes=notes, skipped=tuple(bad)), columns)

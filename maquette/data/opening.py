@@ -20,6 +20,7 @@ from maquette.data.fonts import font_digits, glyphs, glyphs1
 from maquette.data.images import resized
 from maquette.data.listing import signature
 from maquette.data.mixtures import grid, ring, spiral
+from maquette.data.packages import packages
 from maquette.data.pairs import font_digits8, serif_glyphs
 from maquette.data.python_source import stdlib, stdlib_prose
 from maquette.data.scenes import scenes, scenes_terse
@@ -43,6 +44,7 @@ BUILTINS: tuple[Callable[..., Data], ...] = (  # one that takes a size draws at 
     spiral,
     stdlib,
     stdlib_prose,
+    packages,
     tasks,
 )
 LARGEST = 2048  # pixels a side

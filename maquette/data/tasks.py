@@ -1,64 +1,31 @@
-"""Built-in text: small tasks shown by examples, each text one task. Held out are tasks, not examples: what is left is to infer.
+"""Built-in text: tasks shown by examples, each text one. Held out are tasks, not examples: what one is can only be inferred.
 
-Knows how to make strings from strings; no model, and not how examples are used.
+Knows ciphers and how to use them; no model.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from itertools import product
 
 from maquette.data.core import Column, Data, Facts, text_data
+from maquette.data.shares import HELD, held_out, sha1
 
-LETTERS = "abcdefghij"
-LONG = 3  # letters of a word
-SHOTS = 9  # examples of a text
+LETTERS, DIGITS = "abcdef", "0123456789"
+LONG, LINES = 3, 9  # letters of a word, examples of a text
 ASKS = ">"
 ROWS = {"train": 40_000, "held": 1_000}
-HELD = 5  # one task in so many
-
-Change = Callable[[str], str]
-
-
-def _moved(by: int) -> Change:
-    return lambda word: "".join(LETTERS[(LETTERS.index(letter) + by) % len(LETTERS)] for letter in word)
-
-
-def _placed(*order: int) -> Change:
-    return lambda word: "".join(word[i] for i in order)
-
-
-CHANGES: tuple[Change, ...] = (
-    *(_placed(*order) for order in ((2, 1, 0), (1, 2, 0), (2, 0, 1), (1, 0, 2), (0, 2, 1))),  # reversed, turned, exchanged
-    *(_placed(*order) for order in ((0, 0, 0), (2, 2, 2), (0, 1, 1), (0, 0, 2))),  # one letter for another
-    *(_moved(by) for by in (1, -1, 2)),
-    lambda word: "".join(sorted(word)),
-    _placed(0, 1, 2),
-)
-
-
-def every() -> list[Change]:
-    """Every change followed by every other, each once however it is made, in a fixed order."""
-    words = ["".join(word) for word in product(LETTERS[:4], repeat=LONG)]
-    found: dict[tuple[str, ...], Change] = {}
-    for first, then in product(CHANGES, repeat=2):
-        both: Change = lambda word, first=first, then=then: then(first(word))  # type: ignore[misc]  # noqa: E731
-        found.setdefault(tuple(map(both, words)), both)
-    return list(found.values())
 
 
 def tasks() -> Data:
-    """Tasks on three letters shown by nine examples, "abc>cba": 40,000 texts of 58 tasks, 1,000 of 14 others, simulated."""
-    known = every()
-    parts = {
-        "train": [change for i, change in enumerate(known) if i % HELD != HELD - 1],
-        "held": [change for i, change in enumerate(known) if i % HELD == HELD - 1],
-    }
+    """Ciphers shown by nine examples, "bad>507": 40,000 texts, and 1,000 whose ciphers no training text has, simulated."""
     columns: dict[str, dict[str, Column]] = {}
-    for part, changes in parts.items():
-        rng = random.Random(f"tasks {part}")
-        columns[part] = {"text": [_text(changes[i % len(changes)], rng) for i in range(ROWS[part])]}
+    for part, held in (("train", False), ("held", True)):
+        rng, texts = random.Random(f"tasks {part}"), []
+        while len(texts) < ROWS[part]:
+            cipher = "".join(rng.sample(DIGITS, len(LETTERS)))
+            if held_out(sha1(cipher.encode())) is held:
+                texts.append(_text(dict(zip(LETTERS, cipher, strict=True)), rng))
+        columns[part] = {"text": texts}
     about = Facts(
         name="tasks",
         field="text",
@@ -67,13 +34,35 @@ def tasks() -> Data:
         attribution="maquette",
         hash="",
         rows={},
-        split=f"by task: every {HELD}th of {len(known)} distinct compositions of two changes is held out",
+        split=f"by cipher: held out where the first 32 bits of its SHA-1 modulo 100 are below {HELD}",
         asks=ASKS,
     )
     return text_data(about, columns)
 
 
-def _text(change: Change, rng: random.Random) -> str:
-    """Examples of one task, a line each."""
-    words = ["".join(rng.choices(LETTERS, k=LONG)) for _ in range(SHOTS)]
-    return "".join(f"{word}{ASKS}{change(word)}\n" for word in words)
+def _text(cipher: dict[str, str], rng: random.Random) -> str:
+    """Words and what one cipher makes of them, a line each."""
+    words = ["".join(rng.choices(LETTERS, k=LONG)) for _ in range(LINES)]
+    return "".join(f"{word}{ASKS}{''.join(cipher[letter] for letter in word)}\n" for word in words)
+
+
+def best(shots: int) -> float:
+    """Accuracy of whoever infers all that can be inferred after so many examples: a letter not yet seen is a guess among the
+    digits that no other has."""
+    chance = {0: 1.0}  # how many letters have been seen, how likely that is
+    for _ in range(shots * LONG):
+        after: dict[int, float] = {}
+        for known, share in chance.items():
+            after[known] = after.get(known, 0.0) + share * known / len(LETTERS)
+            if known < len(LETTERS):
+                after[known + 1] = after.get(known + 1, 0.0) + share * (1 - known / len(LETTERS))
+        chance = after
+    return sum(share * _right(known, LONG) for known, share in chance.items())
+
+
+def _right(known: int, letters: int) -> float:
+    """That all letters of a word are right, when so many of the alphabet are known; a right guess makes one more known."""
+    if not letters:
+        return 1.0
+    told = known / len(LETTERS) * _right(known, letters - 1)
+    return told + (1 - known / len(LETTERS)) / (len(DIGITS) - known) * _right(min(known + 1, len(LETTERS)), letters - 1)

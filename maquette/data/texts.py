@@ -14,12 +14,16 @@ HELD = 0.1  # of a single document
 
 @dataclass(frozen=True)
 class Document:
-    """One text; `messages` where it is a conversation, [{"role": ..., "content": ...}, ...], of which `text` is a rendering."""
+    """One text; `messages` where it is a conversation, [{"role": ..., "content": ...}, ...], of which `text` is a rendering.
+
+    `label`: of which kind it is, where its row says so.
+    """
 
     name: str
     text: str
     part: str = ""
     messages: list[dict[str, Any]] | None = None
+    label: str = ""
 
 
 def decode(raw: bytes) -> str:
@@ -102,7 +106,10 @@ def of_row(row: dict[str, Any], name: str) -> Document:
         raise Skip(f"has neither 'text' nor 'messages'; its keys are {known}.{nearest('text', row) or nearest('messages', row)}")
     if not isinstance(row["text"], str):
         raise Skip(f"'text' is a {type(row['text']).__name__}, not a string")
-    return Document(name, _checked(row["text"]))
+    label = row.get("label", "")
+    if not isinstance(label, str | int) or isinstance(label, bool):
+        raise Skip(f"'label' is a {type(label).__name__}, not a string or a whole number")
+    return Document(name, _checked(row["text"]), label=str(label))
 
 
 def _checked(text: str) -> str:

@@ -333,6 +333,11 @@ class Transformer(Network):
             out = out + self.head_bias
         return ends.cap * (out / ends.cap).tanh() if ends.cap else out
 
+    def headless(self) -> Transformer:
+        """This network, from now on scoring nothing: what comes out is its stream."""
+        self.out = self.head = self.head_bias = self.shape_head = self.norm_head = None
+        return self
+
     def last(self, h: Tensor) -> Tensor:
         """The last normalisation, where there is one."""
         return h if self.norm is None else self.norm(h)

@@ -164,12 +164,12 @@ class Cloze:
         return torch.full((len(rng), *shape), self.mask, dtype=torch.int64, device=rng.keys.device)
 
     def corrupt(self, x: Code, t: Tensor, rng: Streams) -> Tensor:
-        """int64[B,T] with ceil(t T) symbols of each row asked: what stands there in their place, plus symbols + 1.
+        """int64[B,T] with about t T symbols of each row asked: what stands there in their place, plus symbols + 1.
 
         The mark says what the loss is of, also where a symbol stays; `denoise` takes it off before the network sees any.
         """
         length = x.shape[1]
-        count = (t * length).ceil().clamp(1, length)[:, None]
+        count = (t * length).round().clamp(1, length)[:, None]
         place, what = rng.rank(length), rng.uniform(length)
         other = (rng.uniform(length) * self.symbols).long().clamp(max=self.symbols - 1)
         shown = torch.where(what < self.kept, x, torch.where(what < self.kept + self.exchanged, other, self.mask))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ TINY |= {"symbols": 16, "books": 2, "delay": 2, "pretrain": 3, "towers": 1}
 # every recipe by itself, and those of a second stage also on a run of the first
 FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec", "mmdit": "kl_codec", "imagen": "imagen_base", "dalle": "vqgan"}
 FIRST |= {"recaption": "kl_codec", "controlnet": "latent_diffusion", "dreambooth": "mmdit", "textual_inversion": "mmdit"}
-FIRST |= {"unclip": "clip"}
+FIRST |= {"unclip": "clip", "text_classifier": "bert"}
 STAGES = ("codec", "base", "run", "encoder")  # what arguments that name a first stage's run are called
 CASES = [(name, False) for name in recipes.catalogue()]
 CASES += [(name, True) for name, listed in recipes.catalogue().items() if set(STAGES) & set(listed.arguments)]
@@ -34,11 +35,23 @@ def tiny(name: str, text: Path, captioned: Path) -> dict[str, Any]:
     found = {key: value for key, value in TINY.items() if key in known}
     if str(known.get("data")).startswith(("stdlib", "tasks")):
         found["data"] = str(text)
+    if known.get("data") == "packages":
+        found["data"] = str(labelled(text))
     if known.get("data") in ("scenes", "scenes_terse"):
         found["data"] = str(captioned)
     if known.get("data") in SMALL:
         found["data"] = SMALL[known["data"]]
     return found
+
+
+def labelled(text: Path) -> Path:
+    """The same texts as rows, each of one of two kinds."""
+    path = text / "labelled" / "rows.jsonl"
+    if not path.exists():
+        path.parent.mkdir()
+        rows = [{"text": each.read_text()[:200], "label": f"kind {i % 2}"} for i, each in enumerate(sorted(text.glob("*.py")))]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +93,9 @@ def first_runs(tmp_path_factory, text_folder, captioned) -> dict[str, Path]:
         if (first, data) not in made:
             made[first, data] = tmp_path_factory.mktemp(first) / "run"
             own = {key: value for key, value in TINY.items() if key in recipes.catalogue()[first].arguments}
-            api.train(first, out=made[first, data], quiet=True, data=data, **{**own, **small, "steps": 2, "batch": 8})
+            api.train(
+                first, out=made[first, data], quiet=True, data=data, **{**own, **small, "steps": 2, "batch": 8, "compile": False}
+            )
         runs[second] = made[first, data]
     return runs
 

@@ -1,0 +1,63 @@
+"""Texts named by their kinds, from a trained language model or from nothing."""
+
+from __future__ import annotations
+
+from maquette.codecs.text import BPE
+from maquette.data.opening import open_data
+from maquette.data.packages import labelled
+from maquette.experiment import Experiment, Fit
+from maquette.networks.classifier import Classifier
+from maquette.networks.transformer import Transformer
+from maquette.objectives.naming import Naming
+from maquette.recipes.masked_language import BOTH_WAYS, SIZE
+from maquette.runs import trained
+from maquette.system import System
+
+# after 60 training seconds on the default data, one CPU thread
+EXPECTED = {"accuracy": (0.3, 1.0)}
+
+
+def text_classifier(
+    run: str = "", data: str = "packages", rows: int = 0, depth: int = 4, vocab: int = 4096, context: int = 128
+) -> Experiment:
+    """A classifier of texts: an encoder that learnt to guess words, and one linear layer of its mean (Devlin 2018, sec. 3.2).
+
+    Without a run the encoder begins from nothing: what pre-training is worth is the difference.
+
+    Args:
+        run: a run of bert or diffusion_lm, whose network and symbols are taken over; "" = from nothing.
+        data: a built-in set of texts with kinds, or JSONL rows with "text" and "label".
+        rows: training texts, as many of each kind as can be; 0 = all.
+        depth: blocks, without a run.
+        vocab: symbols of the BPE, without a run.
+        context: symbols of a text that are read, without a run.
+    """
+    opened = open_data(data)
+    if opened.facts.field != "text" or not opened.facts.classes:
+        raise ValueError(f"text_classifier names the kinds of texts, and data {data!r} has none; `packages` has")
+    if not 1 <= depth <= 96:
+        raise ValueError(f"depth is 1 .. 96 blocks, not {depth}; nearest is {min(max(depth, 1), 96)}")
+    if run:
+        encoder, codec = _encoder_of(run)
+    else:
+        codec, heads = BPE(vocab, context), (depth + 1) // 2
+        encoder = Transformer(vocab + 1, heads * SIZE, depth, heads, out=None, causal=False, style=BOTH_WAYS)
+    net = Classifier(encoder, len(opened.facts.classes))
+    system = System({"main": net}, Naming(codec.length), None, codec)
+    fit = Fit(steps=300, batch=32, lr=1e-3, warmup=0.1, weight_decay=0.01, bf16=True)
+    return Experiment(system, labelled(opened, rows), fit, EXPECTED)
+
+
+def _encoder_of(run: str) -> tuple[Transformer, BPE]:
+    """The network of a run without its scores, and its symbols.
+
+    Raises:
+        ValueError: a run of another kind.
+    """
+    found, experiment = trained(run)
+    net, codec = dict(experiment.system.nets.items()).get("main"), experiment.system.codec
+    if not isinstance(net, Transformer) or net.causal or not isinstance(codec, BPE):
+        raise ValueError(
+            f"run {run} is of {found.record['recipe']}; an encoder is a run of bert or diffusion_lm with symbols of BPE"
+        )
+    return net.headless(), codec
