@@ -48,6 +48,13 @@ def tell(cond: Condition | None, more: Tensor) -> Condition:
     return replace(cond, vector=more if cond.vector is None else torch.cat([cond.vector, more], 1))
 
 
+def ended(code: Code, end: int, most: int) -> Code:
+    """Rows of unlike lengths, filled up with IGNORE, each with `end` behind it: int64[B,T] -> [B,T+1], cut to at most `most`."""
+    code = nn.functional.pad(code, (0, 1), value=IGNORE)
+    over = code == IGNORE
+    return code.masked_fill(over & (over.cumsum(1) == 1), end)[:, :most]
+
+
 class Codec(nn.Module):
     """Data <-> code. `field` names the batch field it reads and writes.
 

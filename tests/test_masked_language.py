@@ -1,4 +1,4 @@
-"""What gives bert and diffusion_lm their names: what is asked, what is shown, a bound that holds, and what pre-training is for."""
+"""What gives bert and diffusion_lm their names: what is asked, what is shown, a bound that holds; and words and kinds."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_loss_is_of_what_is_asked_alone_also_where_it_stays():
 
 
 def test_shares_are_checked():
-    with pytest.raises(ValueError, match="asked 1.5"):
+    with pytest.raises(ValueError, match=r"asked 1\.5"):
         bert(asked=1.5)
     with pytest.raises(ValueError, match="bert models text"):
         bert("digits")

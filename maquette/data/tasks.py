@@ -11,7 +11,7 @@ from maquette.data.core import Column, Data, Facts, text_data
 from maquette.data.shares import HELD, held_out, sha1
 
 LETTERS, DIGITS = "abcdef", "0123456789"
-LONG, LINES = 3, 9  # letters of a word, examples of a text
+LONG, LINES = 1, 20  # letters of a word, examples of a text
 ASKS = ">"
 ROWS = {"train": 40_000, "held": 1_000}
 
@@ -20,7 +20,7 @@ def tasks() -> Data:
     """Ciphers shown by nine examples, "bad>507": 40,000 texts, and 1,000 whose ciphers no training text has, simulated."""
     columns: dict[str, dict[str, Column]] = {}
     for part, held in (("train", False), ("held", True)):
-        rng, texts = random.Random(f"tasks {part}"), []
+        rng, texts = random.Random(f"tasks {part}"), list[str]()
         while len(texts) < ROWS[part]:
             cipher = "".join(rng.sample(DIGITS, len(LETTERS)))
             if held_out(sha1(cipher.encode())) is held:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from maquette.contracts import IGNORE, Batch, Code, Logs, Objective, phase
+from maquette.contracts import IGNORE, Batch, Code, Logs, Objective, ended, phase
 from maquette.nn.entropy import cross_entropy, each_cross_entropy
 from maquette.streams import Streams
 
@@ -46,7 +46,7 @@ class NextToken(Objective):
     def shift(self, code: Code, batch: Batch) -> tuple[Tensor, Tensor]:
         """Inputs and targets, int64[B,T] each. A batch's "given" int64[B] = leading positions that are context, not scored."""
         if self.whole:
-            code = self._ended(code)
+            code = ended(code, self.bos, self.whole)
         begin = torch.full_like(code[:, :1], self.bos)
         before = torch.cat([begin, code[:, :-1]], 1)
         target = code
@@ -54,12 +54,6 @@ class NextToken(Objective):
             place = torch.arange(code.shape[1], device=code.device)
             target = code.masked_fill(place < batch["given"].to(code.device)[:, None], IGNORE)
         return before.masked_fill(before == IGNORE, self.bos), target
-
-    def _ended(self, code: Code) -> Code:
-        """Each row with `bos` behind its text, cut where it is too long: int64[B,T] -> [B,T+1], of at most `whole`."""
-        code = torch.nn.functional.pad(code, (0, 1), value=IGNORE)
-        over = code == IGNORE
-        return code.masked_fill(over & (over.cumsum(1) == 1), self.bos)[:, : self.whole]
 
     @phase("main", "conditioner")
     def predict(self, system: System, batch: Batch, rng: Streams, step: int) -> tuple[Tensor, Logs]:
