@@ -50,21 +50,21 @@ class Text(Codec):
         self.special = {END: bos, **{name: self.plain + i for i, name in enumerate(special)}}
         self.register_buffer("place", torch.zeros(()), persistent=False)  # where codes are made
 
-    def read(self, texts: list[str]) -> list[list[int]]:
+    def cut(self, texts: list[str]) -> list[list[int]]:
         """Symbols of each text, none of them special."""
         raise NotImplementedError
 
-    def write(self, symbols: list[int]) -> str:
+    def glue(self, symbols: list[int]) -> str:
         """The text of some symbols, none of them special; bytes that are no UTF-8 become U+FFFD."""
         raise NotImplementedError
 
     def tokenize(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
         """Symbols of each text, without `bos`; where `special`, names of special symbols as those."""
         if not special:
-            return self.read(list(texts))
+            return self.cut(list(texts))
         names = re.compile("(" + "|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) + ")")
         parts = [names.split(text) for text in texts]
-        found = iter(self.read([part for some in parts for part in some[::2]]))
+        found = iter(self.cut([part for some in parts for part in some[::2]]))
         rows: list[list[int]] = []
         for some in parts:
             rows.append(list(next(found)))
@@ -81,7 +81,7 @@ class Text(Codec):
                 parts[-1].append(symbol)
             elif special:
                 parts += [names[symbol], []]
-        return "".join(part if isinstance(part, str) else self.write(part) if part else "" for part in parts)
+        return "".join(part if isinstance(part, str) else self.glue(part) if part else "" for part in parts)
 
     def encode(self, data: Sequence[str]) -> Code:
         rows = self.tokenize(data)
@@ -108,10 +108,10 @@ class Bytes(Text):
     def __init__(self, length: int = 256, special: Sequence[str] = ()):
         super().__init__(length, 257 + len(special), 256, special)
 
-    def read(self, texts: list[str]) -> list[list[int]]:
+    def cut(self, texts: list[str]) -> list[list[int]]:
         return [list(text.encode()) for text in texts]
 
-    def write(self, symbols: list[int]) -> str:
+    def glue(self, symbols: list[int]) -> str:
         return bytes(symbol for symbol in symbols if symbol < 256).decode(errors="replace")
 
 
@@ -154,10 +154,10 @@ class Pieces(Text, Learned):
         found.encode_special_tokens = True  # a text that spells <|endoftext|> is text
         return found
 
-    def read(self, texts: list[str]) -> list[list[int]]:
+    def cut(self, texts: list[str]) -> list[list[int]]:
         return [found.ids for found in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def write(self, symbols: list[int]) -> str:
+    def glue(self, symbols: list[int]) -> str:
         return self.tokenizer.decode(symbols, skip_special_tokens=True)
 
 

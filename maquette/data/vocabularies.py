@@ -24,7 +24,7 @@ _ADVICE = (
     "with transformers and sentencepiece, AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes a tokenizer.json, "
     "which is read"
 )
-_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 def read(folder: Path) -> tuple[Tokenizer, dict[str, Any]]:
@@ -33,11 +33,11 @@ def read(folder: Path) -> tuple[Tokenizer, dict[str, Any]]:
     Raises:
         DataError: the folder holds none of the known layouts, or one with what is not read here.
     """
-    config = _object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    config = object_of(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     known = {_content(one): one for one in (config.get("added_tokens_decoder") or {}).values()}
     said: dict[str, Any] = dict(config)
     if not known and (folder / "special_tokens_map.json").is_file():  # an older layout, where this file has the last word
-        said |= _object(folder / "special_tokens_map.json")
+        said |= object_of(folder / "special_tokens_map.json")
     if (folder / "tokenizer.json").is_file():
         file = folder / "tokenizer.json"
         tokenizer, named = _made(file, lambda: Tokenizer.from_file(str(file))), {}
@@ -45,7 +45,7 @@ def read(folder: Path) -> tuple[Tokenizer, dict[str, Any]]:
         named = {**_CLIP, **{name: _content(said[name]) for name in _CLIP if said.get(name)}}
         lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
         merges = [(pair[0], pair[1]) for line in lines if not line.startswith("#version") and len(pair := line.split()) == 2]
-        tokenizer = clip(_object(folder / "vocab.json"), merges, named)
+        tokenizer = clip(object_of(folder / "vocab.json"), merges, named)
     elif (folder / "spiece.model").is_file():
         tokenizer, named = pieces((folder / "spiece.model").read_bytes(), int(said.get("extra_ids", 100))), _T5
     else:
@@ -57,9 +57,9 @@ def read(folder: Path) -> tuple[Tokenizer, dict[str, Any]]:
         said[name] = said.get(name) or given
     _add(tokenizer, [_symbol(known.get(_content(one), one), _content(one) in known) for one in _special(said, known)])
     if not known and (folder / "added_tokens.json").is_file():
-        more = _object(folder / "added_tokens.json")
+        more = object_of(folder / "added_tokens.json")
         _add(tokenizer, [AddedToken(one, special=False) for one in sorted(more, key=lambda one: more[one])])
-    return tokenizer, {**said, **{name: _content(said[name]) for name in _NAMED if said.get(name)}}
+    return tokenizer, {**said, **{name: _content(said[name]) for name in NAMED if said.get(name)}}
 
 
 def clip(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], named: Mapping[str, str] = _CLIP) -> Tokenizer:
@@ -139,7 +139,7 @@ def _made(file: str | Path, make: Callable[[], Any]) -> Any:
         raise DataError(f"{file} cannot be read as a tokenizer: {error}") from None
 
 
-def _object(path: Path) -> dict[str, Any]:
+def object_of(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -161,7 +161,7 @@ def _special(said: Mapping[str, Any], known: Mapping[str, Any]) -> list[Any]:
     more = said.get("extra_special_tokens") or said.get("additional_special_tokens") or []
     return [
         *known.values(),
-        *(said[name] for name in _NAMED if said.get(name)),
+        *(said[name] for name in NAMED if said.get(name)),
         *(more.values() if isinstance(more, dict) else more),
     ]
 
