@@ -5,6 +5,7 @@ Knows the hub's layout; not which network reads the symbols.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +14,14 @@ from typing import Any, Self
 from tokenizers import Tokenizer, models
 
 from maquette.codecs.text import Text
+from maquette.data.chats import Chat, Message, templates
 from maquette.data.errors import DataError
 from maquette.data.tokens import LONGEST, Learned
 from maquette.data.vocabularies import NAMED, object_of, read
 
 _TURN = threading.Lock()  # a tokenizer is told how to take special symbols before each use
 _PROBE = "  Ein Café \u2581 n't , ok .\n\t\u65e5\U0001f600 \ufb01<s>\x00 "  # what tokenizers are known to lose
+_GUARD = "\uf8ff"  # private use: no text's own
 _SPACED = {f" {mark}": mark for mark in ".?!,"} | {" ' ": "'"} | {f" {end}": end for end in ("n't", "'m", "'s", "'ve", "'re")}
 _FILES = ("generation_config.json", "config.json")  # the first to say something is right
 _PLACES = ("max_position_embeddings", "n_positions")
@@ -37,6 +40,7 @@ class Vocabulary(Text, Learned):
         begins: the symbol of the decoder's start; None = as the named ones say.
         ends: symbols that end a text, besides the named one.
         tidy: take spaces from before marks when writing.
+        chat: how it writes conversations; None = not at all.
 
     Raises:
         DataError: a special symbol that the tokenizer lacks, or nothing that a text could begin with.
@@ -50,9 +54,10 @@ class Vocabulary(Text, Learned):
         begins: int | None = None,
         ends: Sequence[int] = (),
         tidy: bool = False,
+        chat: Chat | None = None,
     ):
         named = dict(named or {})
-        ids = {name: tokenizer.token_to_id(text) for name, text in named.items()}
+        ids: dict[str, Any] = {name: tokenizer.token_to_id(text) for name, text in named.items()}
         for name, symbol in ids.items():
             if symbol is None:
                 raise DataError(f"{name} is {named[name]!r}, which the tokenizer's {tokenizer.get_vocab_size()} symbols lack")
@@ -62,14 +67,14 @@ class Vocabulary(Text, Learned):
             if not 0 <= symbol < vocab:
                 raise DataError(f"a text begins or ends with symbol {symbol}; the tokenizer has 0 .. {vocab - 1}")
         last = [ids[name] for name in ("eos_token", "sep_token") if name in ids][:1]
-        every = tuple(dict.fromkeys([*last, *ends]))
+        every: tuple[int, ...] = tuple(dict.fromkeys([*last, *ends]))
         first = [begins, *(ids.get(name) for name in ("bos_token", "cls_token")), *every]
         bos = next((symbol for symbol in first if symbol is not None), None)
         if bos is None:
             raise DataError("the tokenizer's files name no symbol that begins or ends a text")
         super().__init__(length, vocab, bos)
         self.keep(tokenizer)
-        self.named, self._ends = named, every
+        self.named, self._ends, self.chat = named, every, chat
         self.pad, self.tidy = ids.get("pad_token"), tidy and not isinstance(tokenizer.model, models.BPE)
         marked = {one.content: symbol for symbol, one in tokenizer.get_added_tokens_decoder().items() if one.special}
         self.special = {**marked, **{text: ids[name] for name, text in named.items()}}
@@ -99,7 +104,8 @@ class Vocabulary(Text, Learned):
         ends = next((_ids(file["eos_token_id"]) for file in files if file.get("eos_token_id") is not None), ())
         begins = next((file["decoder_start_token_id"] for file in files if file.get("decoder_start_token_id") is not None), None)
         named = {name: str(said[name]) for name in NAMED if said.get(name)}
-        return cls(tokenizer, length or most, named, begins, ends, bool(said.get("clean_up_tokenization_spaces")))
+        chat = Chat.read(folder) if "default" in templates(folder) else None
+        return cls(tokenizer, length or most, named, begins, ends, bool(said.get("clean_up_tokenization_spaces")), chat)
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -117,12 +123,47 @@ class Vocabulary(Text, Learned):
             text = text.replace(spaced, close)
         return text
 
+    def converse(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        reply: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        more: Mapping[str, Any] | None = None,
+    ) -> list[list[int]]:
+        """Symbols of each conversation as the chat template writes it, its own beginning included; arguments as `Chat.render`'s.
+
+        The template's special symbols are symbols, those that messages spell are text: nobody ends another's turn.
+
+        Raises:
+            DataError: there is no template, or it refuses.
+        """
+        if self.chat is None:
+            raise DataError("this tokenizer came without a chat template: it says nothing of how a conversation is written")
+        names = re.compile("|".join(map(re.escape, sorted(self.special, key=len, reverse=True))))
+        guarded = [[_guarded(message, names) for message in each] for each in conversations]
+        rows = []
+        for text in self.chat.render(guarded, reply=reply, tools=tools, more=more):
+            pieces = text.split(_GUARD)  # every second one is what a message spells
+            said = [self.tokenize([piece], special=not i % 2)[0] for i, piece in enumerate(pieces) if piece]
+            rows.append([symbol for part in said for symbol in part])
+        return rows
+
     def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """What the tokenizer's own template puts before and after a text."""
         bare = self.tokenize(["a"])[0]
         whole = self.tokenizer.encode("a").ids
         at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), len(whole))
         return tuple(whole[:at]), tuple(whole[at + len(bare) :])
+
+
+def _guarded(value: Any, names: re.Pattern[str]) -> Any:
+    """What people wrote, with guards around all that spells a special symbol."""
+    if isinstance(value, str):
+        return names.sub(lambda found: f"{_GUARD}{found[0]}{_GUARD}", value.replace(_GUARD, ""))
+    if isinstance(value, Mapping):
+        return {key: _guarded(each, names) if key != "role" else each for key, each in value.items()}
+    return [_guarded(each, names) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _ids(said: Any) -> tuple[int, ...]:
