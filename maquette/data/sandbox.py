@@ -39,7 +39,7 @@ def environment(marks: tuple[str, str]) -> Any:
             return jinja2.nodes.CallBlock(self.call_method("said"), [], [], body).set_lineno(line)
 
         def said(self, caller: Any) -> str:
-            return f"{marks[0]}{caller()}{marks[1]}" if environment.marking else str(caller())
+            return f"{marks[0]}{caller()}{marks[1]}" if self.environment.marking else str(caller())
 
     class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
         marking = False
