@@ -171,7 +171,7 @@ def test_unigram_codes_as_short_as_the_library_learns_to(monkeypatch):
     tokenizers = pytest.importorskip("tokenizers")
     import maquette.data.python_source as source
 
-    texts = [text for path, text in source._sources()[0].items() if path < "an"]
+    texts = [text for path, text in source.sources()[0].items() if path < "an"]
     ours = Unigram(257 + 300)
     ours.learn(texts)
     theirs = tokenizers.Tokenizer(tokenizers.models.Unigram())

@@ -39,7 +39,7 @@ def environment(marks: tuple[str, str]) -> Any:
             return jinja2.nodes.CallBlock(self.call_method("said"), [], [], body).set_lineno(line)
 
         def said(self, caller: Any) -> str:
-            return f"{marks[0]}{caller()}{marks[1]}" if self.environment.marking else str(caller())
+            return f"{marks[0]}{caller()}{marks[1]}" if made.marking else str(caller())
 
     class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
         marking = False
@@ -74,11 +74,11 @@ def environment(marks: tuple[str, str]) -> Any:
     def table(*pairs: Any, **values: Any) -> dict[Any, Any]:
         return dict(*pairs, **values)
 
-    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols])
-    environment.filters["tojson"] = tojson
-    environment.globals.pop("lipsum", None)
-    environment.globals.update(raise_exception=raise_exception, strftime_now=strftime_now, namespace=namespace, dict=table)
-    return environment
+    made = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols])
+    made.filters["tojson"] = tojson
+    made.globals.pop("lipsum", None)
+    made.globals.update(raise_exception=raise_exception, strftime_now=strftime_now, namespace=namespace, dict=table)
+    return made
 
 
 def limit(megabytes: int) -> None:
