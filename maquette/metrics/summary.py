@@ -17,8 +17,8 @@ from maquette.metrics.intervals import bootstrap
 RESAMPLES = 500
 KINDS = {"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rougeL"}
 MEANINGS = {
-    "ROUGE-1": "Words that the written text shares with the wanted one, precision and recall alike, mean over held-out rows, 0 to "
-    "100 (Lin 2004). Words are runs of a to z and 0 to 9 in lower case: no figure for languages with other letters.",
+    "ROUGE-1": "Words that the written text shares with the wanted one, precision and recall alike, mean over held-out rows, 0 "
+    "to 100 (Lin 2004). Words are runs of a to z and 0 to 9 in lower case: no figure for languages with other letters.",
     "ROUGE-2": "The same by pairs of words.",
     "ROUGE-L": "The same by the longest series of words that both have in this order.",
 }
