@@ -84,7 +84,10 @@ class Text(Codec):
         return "".join(part if isinstance(part, str) else self.glue(part) if part else "" for part in parts)
 
     def encode(self, data: Sequence[str]) -> Code:
-        rows = self.tokenize(data)
+        return self.filled(self.tokenize(data))
+
+    def filled(self, rows: Sequence[Sequence[int]]) -> Code:
+        """Rows of symbols as a code."""
         code = torch.full((len(rows), max(map(len, rows), default=0)), IGNORE, dtype=torch.int64)
         for row, symbols in zip(code, rows, strict=True):
             row[: len(symbols)] = torch.tensor(symbols, dtype=torch.int64)

@@ -21,7 +21,7 @@ from tokenizers import (
     trainers,
 )
 
-from maquette.codecs.vocabulary import Vocabulary
+from maquette.codecs.published import Published
 from maquette.contracts import IGNORE
 from maquette.data.errors import DataError
 
@@ -145,7 +145,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_symbols_and_texts_are_transformers(folders, name):
-    ours, theirs = Vocabulary.read(folders[name], 32), transformers.AutoTokenizer.from_pretrained(folders[name])
+    ours, theirs = Published.read(folders[name], 32), transformers.AutoTokenizer.from_pretrained(folders[name])
     plain, marked = ours.tokenize(ODD), ours.tokenize(ODD, special=True)
     for text, bare, read in zip(ODD, plain, marked, strict=True):
         assert read == theirs(text, add_special_tokens=False)["input_ids"], text
@@ -160,7 +160,7 @@ def test_symbols_and_texts_are_transformers(folders, name):
 
 
 def test_what_begins_and_ends_a_text(folders):
-    found = {name: Vocabulary.read(folder) for name, folder in folders.items()}
+    found = {name: Published.read(folder) for name, folder in folders.items()}
     at = {name: codec.special for name, codec in found.items()}
     gpt2, llama, bert, t5 = found.values()
     assert gpt2.ends == (gpt2.bos,) == (at["gpt2"]["<|endoftext|>"],)
@@ -170,11 +170,12 @@ def test_what_begins_and_ends_a_text(folders):
     assert [codec.before for codec in found.values()] == [(), (1,), (2,), ()]
     assert [codec.after for codec in found.values()] == [(), (), (3,), (1,)]
     assert [codec.length for codec in found.values()] == [64, 128, 512, 512]
+    assert [codec.begins for codec in found.values()] == [False, True, True, True]
     assert [codec.lossy for codec in found.values()] == [False, True, True, True]
 
 
 def test_a_row_ends_at_any_of_its_ends(folders):
-    codec = Vocabulary.read(folders["llama"])
+    codec = Published.read(folders["llama"])
     ids = codec.tokenize(["a cat"])[0]
     rows = [[*ids, end, *ids] for end in codec.ends] + [[*ids, *[IGNORE] * (len(ids) + 1)]]
     assert codec.decode(torch.tensor(rows)) == ["a cat"] * 3
@@ -183,11 +184,32 @@ def test_a_row_ends_at_any_of_its_ends(folders):
     assert len(think) == 1 and codec.join(think) == "<think>"  # a symbol of its own, and yet text
 
 
+def test_a_masked_model_reads_whole_texts_and_what_is_hidden_is_open(folders):
+    codec = Published.read(folders["bert"], whole=True)
+    theirs = transformers.AutoTokenizer.from_pretrained(folders["bert"])
+    code = codec.encode(["a cat [MASK] on the mat", "the [MASK]"])
+    want = theirs(["a cat [MASK] on the mat", "the [MASK]"])["input_ids"]
+    for row, ids in zip(code.tolist(), want, strict=True):
+        assert row[: len(ids)] == [IGNORE if symbol == codec.mask else symbol for symbol in ids]
+    filled = torch.where(code == IGNORE, codec.tokenize(["cat"])[0][0], code)
+    filled[1, len(want[1]) :] = IGNORE
+    assert codec.decode(filled) == ["a cat cat on the mat", "the cat"]
+    with pytest.raises(DataError, match="names no mask_token: what is hidden could not be told"):
+        Published.read(folders["gpt2"], whole=True)
+
+
+def test_a_network_may_have_more_symbols_and_none_fewer(folders):
+    codec = Published.read(folders["gpt2"], vocab=1024)
+    assert codec.vocab == 1024
+    with pytest.raises(DataError, match=r"the tokenizer has \d+ symbols, and the network 100"):
+        Published.read(folders["gpt2"], vocab=100)
+
+
 def test_what_was_read_travels_and_is_copied(folders):
     import copy
 
-    codec = Vocabulary.read(folders["gpt2"])
-    other = Vocabulary.read(folders["gpt2"])
+    codec = Published.read(folders["gpt2"])
+    other = Published.read(folders["gpt2"])
     other.load_state_dict(codec.state_dict())
     assert copy.deepcopy(other).tokenize(ODD) == codec.tokenize(ODD)
 
@@ -196,7 +218,11 @@ def test_what_was_read_travels_and_is_copied(folders):
     ("file", "said", "match"),
     [
         ("tokenizer_config.json", {"bos_token": "<begin>", "model_max_length": 8}, None),
-        ("generation_config.json", {"eos_token_id": [1, 999_999]}, r"ends with symbol 999999; the tokenizer has 0 .. "),
+        (
+            "generation_config.json",
+            {"eos_token_id": [1, 999_999]},
+            r"symbol 999999 begins, ends or hides texts",
+        ),
         ("tokenizer_config.json", {}, "do not say how long a text may be; give a length"),
         ("tokenizer_config.json", {"model_max_length": 8}, "no symbol that begins or ends a text"),
         ("tokenizer.json", {"model": 3}, "cannot be read as a tokenizer"),
@@ -209,13 +235,13 @@ def test_bad_folders_are_refused(folders, tmp_path, file, said, match):
             (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / file).write_text(json.dumps(said))
     if match is None:  # the hub's files may name symbols that are yet to be added
-        assert Vocabulary.read(tmp_path).bos == Vocabulary.read(folders["gpt2"]).vocab
+        assert Published.read(tmp_path).bos == Published.read(folders["gpt2"]).vocab
         return
     with pytest.raises(DataError, match=match):
-        Vocabulary.read(tmp_path)
+        Published.read(tmp_path)
 
 
 def test_a_folder_without_a_tokenizer_says_what_it_holds(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(DataError, match=r"holds no tokenizer.*model.safetensors"):
-        Vocabulary.read(tmp_path)
+        Published.read(tmp_path)
