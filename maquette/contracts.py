@@ -58,8 +58,9 @@ def ended(code: Code, end: int, most: int) -> Code:
 class Codec(nn.Module):
     """Data <-> code. `field` names the batch field it reads and writes.
 
-    A codec of sequences has `bos`, the symbol that begins one, and `length`, how many symbols one has, `books` of them per place;
-    where each place stands for a patch of a picture, `grid` is how many rows and columns of them there are, in raster order.
+    A codec of sequences has `bos`, the symbol that begins one, `ends`, those that end one that may end before its length (`bos`
+    alone, unless it says otherwise), and `length`, how many symbols one has, `books` of them per place; where each place stands
+    for a patch of a picture, `grid` is how many rows and columns of them there are, in raster order.
     Where `lossy`, decoding a code gives data that only resemble what was encoded.
     """
 
@@ -69,6 +70,10 @@ class Codec(nn.Module):
     grid: tuple[int, int] | None = None
     bos: int = 0
     length: int = 0
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        return (self.bos,)
 
     def encode(self, data: Any) -> Code:
         raise NotImplementedError

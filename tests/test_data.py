@@ -136,7 +136,7 @@ def test_prose_is_kept_on_disk_and_made_anew_when_damaged(tmp_path, monkeypatch)
 
     calls = []
     few = {f"{name}.py": f'"""{name}: {"a long enough docstring of a module " * 3}"""' for name in "abcdefghij"}
-    monkeypatch.setattr(source, "_sources", lambda: (few, []))
+    monkeypatch.setattr(source, "sources", lambda: (few, []))
     monkeypatch.setattr(source, "held_out", lambda digest: digest[0] < 64)
     real = source._prose
     monkeypatch.setattr(source, "_prose", lambda found: calls.append(1) or real(found))
@@ -175,7 +175,20 @@ def test_built_in_images_at_another_size():
 def test_corpora_lists_every_built_in():
     pictures = ["digits", "glyphs", "glyphs1", "font_digits", "font_digits8", "serif_glyphs"]
     known = ["sprites", "scenes", "scenes_terse", "characters", "emoji", "grid", "ring", "spiral"]
-    assert list(corpora()) == [*pictures, *known, "stdlib", "stdlib_prose", "packages", "tasks"] and all(corpora().values())
+    text = [
+        "stdlib",
+        "stdlib_prose",
+        "docstrings",
+        "prose",
+        "packages",
+        "tasks",
+        "summaries",
+        "apiqa",
+        "dates",
+        "terms",
+        "translations",
+    ]
+    assert list(corpora()) == [*pictures, *known, *text] and all(corpora().values())
 
 
 def test_importing_data_imports_no_heavy_package():

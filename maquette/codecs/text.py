@@ -1,62 +1,101 @@
-"""Text as symbols: its bytes, or byte pairs merged as the training corpus suggests. Lossless both ways.
+"""Text as symbols: its bytes, or pieces of words as the training corpus suggests them. Lossless both ways, but for WordPiece.
 
 Knows strings and symbols; not how long a model's context is used, nor what the text is about.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from maquette.contracts import IGNORE, Code, Codec
+from maquette.data.pieces import PATTERN, unigram, wordpieces
 from maquette.data.tokens import Learned
 
 END = "<|endoftext|>"
-# Merges stay within a word with the space before it, a run of up to 3 digits, a run of marks, or a line break with the
-# indentation after it (after GPT-4's pattern; the indentation is what code gains by).
-PATTERN = r" ?[\p{L}_]+|\d{1,3}| ?[^\s\p{L}_\d]+|\s*\n\s*(?=\S|$)|\s+"
+MOST = 1 << 20  # symbols of a vocabulary
 
 
 class Text(Codec):
     """list[str] <-> int64[B,T], padded at the right with IGNORE.
 
+    A text that spells a special symbol's name is text; where it is asked for, `tokenize` reads the name as the symbol.
+
     Args:
         length: symbols of context, beginning excluded.
-        vocab: symbols, the one that begins and ends every text (`bos`) included.
+        vocab: symbols, the one that begins and ends every text (`bos`) and the special ones included.
+        special: names of further symbols, which no text is made of: a mask, sentinels, separators. They are the vocabulary's
+            last, in this order, behind `plain` others; `special[name]` is the symbol.
+
+    Raises:
+        ValueError: no context, or names that are empty or equal.
     """
 
     field = "text"
     place: Tensor
 
-    def __init__(self, length: int, vocab: int, bos: int):
+    def __init__(self, length: int, vocab: int, bos: int, special: Sequence[str] = ()):
         super().__init__()
         if length < 1:
             raise ValueError(f"a context holds at least 1 symbol, not {length}")
+        if isinstance(special, str) or not all(special) or len({*special, END}) <= len(special):
+            raise ValueError(f"special symbols are named by different texts, none of them '' or {END!r}, not by {special!r}")
         self.length, self.vocab, self.bos = length, vocab, bos
+        self.plain = vocab - len(special)
+        self.special = {END: bos, **{name: self.plain + i for i, name in enumerate(special)}}
         self.register_buffer("place", torch.zeros(()), persistent=False)  # where codes are made
 
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Symbols of each text, without `bos`."""
+    def cut(self, texts: list[str]) -> list[list[int]]:
+        """Symbols of each text, none of them special."""
         raise NotImplementedError
 
-    def join(self, symbols: Sequence[int]) -> str:
-        """The text of some symbols; bytes that are no UTF-8 become U+FFFD."""
+    def glue(self, symbols: list[int]) -> str:
+        """The text of some symbols, none of them special; bytes that are no UTF-8 become U+FFFD."""
         raise NotImplementedError
+
+    def tokenize(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
+        """Symbols of each text, without `bos`; where `special`, names of special symbols as those."""
+        if not special:
+            return self.cut(list(texts))
+        names = re.compile("(" + "|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) + ")")
+        parts = [names.split(text) for text in texts]
+        found = iter(self.cut([part for some in parts for part in some[::2]]))
+        rows: list[list[int]] = []
+        for some in parts:
+            rows.append(list(next(found)))
+            for name in some[1::2]:
+                rows[-1] += [self.special[name], *next(found)]
+        return rows
+
+    def join(self, symbols: Sequence[int], special: bool = False) -> str:
+        """The text of some symbols; special ones by name, or, where not `special`, not at all."""
+        names = {symbol: name for name, symbol in self.special.items()}
+        parts: list[Any] = [[]]
+        for symbol in symbols:
+            if symbol not in names:
+                parts[-1].append(symbol)
+            elif special:
+                parts += [names[symbol], []]
+        return "".join(part if isinstance(part, str) else self.glue(part) if part else "" for part in parts)
 
     def encode(self, data: Sequence[str]) -> Code:
-        rows = self.tokenize(list(data))
+        return self.filled(self.tokenize(data))
+
+    def filled(self, rows: Sequence[Sequence[int]]) -> Code:
+        """Rows of symbols as a code."""
         code = torch.full((len(rows), max(map(len, rows), default=0)), IGNORE, dtype=torch.int64)
         for row, symbols in zip(code, rows, strict=True):
             row[: len(symbols)] = torch.tensor(symbols, dtype=torch.int64)
         return code.to(self.place.device)
 
     def decode(self, code: Code) -> list[str]:
-        """The text of each row up to its first `bos` or IGNORE."""
-        over = (code == self.bos) | (code == IGNORE)
+        """The text of each row up to the first symbol that ends one, or IGNORE."""
+        over = torch.isin(code, torch.tensor([*self.ends, IGNORE], device=code.device))
         ends = torch.where(over.any(1), over.long().argmax(1), code.shape[1]) if code.shape[1] else code.new_zeros(len(code))
         return [self.join(row[:end]) for row, end in zip(code.tolist(), ends.tolist(), strict=True)]
 
@@ -66,46 +105,46 @@ class Bytes(Text):
 
     Args:
         length: bytes of context.
+        special: as Text has them: 257 and what follows.
     """
 
-    def __init__(self, length: int = 256):
-        super().__init__(length, vocab=257, bos=256)
+    def __init__(self, length: int = 256, special: Sequence[str] = ()):
+        super().__init__(length, 257 + len(special), 256, special)
 
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+    def cut(self, texts: list[str]) -> list[list[int]]:
         return [list(text.encode()) for text in texts]
 
-    def join(self, symbols: Sequence[int]) -> str:
-        return bytes(s for s in symbols if s < 256).decode(errors="replace")
+    def glue(self, symbols: list[int]) -> str:
+        return bytes(symbol for symbol in symbols if symbol < 256).decode(errors="replace")
 
 
-class BPE(Text, Learned):
-    """Byte-level byte-pair encoding (Sennrich 2016, Radford 2019), learned from the training text before the first step.
+class Pieces(Text, Learned):
+    """Pieces of words, learned from the training text before the first step; 0 begins and ends every text.
 
-    What was learned travels in the state dict as the bytes of a tokenizer.json. 0 begins and ends every text.
+    What was learned travels in the state dict as the bytes of a tokenizer.json.
 
     Args:
-        vocab: symbols, the 256 bytes and `bos` included.
+        vocab: symbols; what they are made of, `bos` and the special ones included.
         length: symbols of context.
+        special: as Text has them.
     """
 
-    def __init__(self, vocab: int = 4096, length: int = 256):
-        if not 257 <= vocab <= 1 << 20:
-            raise ValueError(f"vocab is 257 (bytes alone) .. 1048576, not {vocab}; nearest is {min(max(vocab, 257), 1 << 20)}")
-        super().__init__(length, vocab, bos=0)
+    least: int  # symbols, without the special ones
+
+    def __init__(self, vocab: int = 4096, length: int = 256, special: Sequence[str] = ()):
+        low = self.least + len(special)
+        if not low <= vocab <= MOST:
+            raise ValueError(f"vocab is {low} .. {MOST}, not {vocab}; nearest is {min(max(vocab, low), MOST)}")
+        super().__init__(length, vocab, 0, special)
+
+    def fit(self, texts: Sequence[str], size: int) -> Tokenizer:
+        """A tokenizer of at most `size` symbols, of which 0 is no text's."""
+        raise NotImplementedError
 
     def learn(self, data: Any) -> None:
-        """Find the merges on the texts of a split, or on a list of texts."""
+        """Find the pieces on the texts of a split, or on a list of texts."""
         documents = data.columns[self.field] if hasattr(data, "columns") else data
-        tokenizer = Tokenizer(models.BPE())
-        split = pre_tokenizers.Split(Regex(PATTERN), "isolated")
-        level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, level])
-        tokenizer.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        end = [AddedToken(END, special=True)]
-        trainer = trainers.BpeTrainer(vocab_size=self.vocab, initial_alphabet=alphabet, special_tokens=end, show_progress=False)
-        tokenizer.train_from_iterator(documents, trainer)
-        self.keep(tokenizer)
+        self.keep(self.fit(documents, self.plain))
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -118,8 +157,61 @@ class BPE(Text, Learned):
         found.encode_special_tokens = True  # a text that spells <|endoftext|> is text
         return found
 
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        return [found.ids for found in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+    def cut(self, texts: list[str]) -> list[list[int]]:
+        return [found.ids for found in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def join(self, symbols: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(symbols), skip_special_tokens=True)
+    def glue(self, symbols: list[int]) -> str:
+        return self.tokenizer.decode(symbols, skip_special_tokens=True)
+
+
+class BPE(Pieces):
+    """Byte-level byte-pair encoding (Sennrich 2016, Radford 2019): the 256 bytes, and what merging frequent pairs finds."""
+
+    least = 257
+
+    def fit(self, texts: Sequence[str], size: int) -> Tokenizer:
+        tokenizer = Tokenizer(models.BPE())
+        level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(PATTERN), "isolated"), level])
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        end = [AddedToken(END, special=True)]
+        trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, special_tokens=end, show_progress=False)
+        tokenizer.train_from_iterator(texts, trainer)
+        return tokenizer
+
+
+class Unigram(Pieces):
+    """The likeliest cut of a text into pieces, each by itself (Kudo 2018); 1 .. 256 are bytes, for characters of no piece."""
+
+    least = 258
+
+    def fit(self, texts: Sequence[str], size: int) -> Tokenizer:
+        fixed = [END, *(f"<0x{byte:02X}>" for byte in range(256))]
+        found = unigram(texts, size - len(fixed))
+        # no text holds the fixed ones: each spans several words
+        pieces = [(name, -1e3) for name in fixed] + [(piece, score) for piece, score in found if piece not in fixed]
+        tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PATTERN), "isolated")
+        tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+        return tokenizer
+
+
+class WordPiece(Pieces):
+    """The longest piece first, within words (Wu 2016), as BERT reads (Devlin 2019), capitals kept; 1 stands for what is unknown.
+
+    White space comes back as single spaces, those around marks by guess, and a word with a character of no piece as [UNK].
+    """
+
+    least = 4
+    lossy = True
+
+    def fit(self, texts: Sequence[str], size: int) -> Tokenizer:
+        normalizer = normalizers.BertNormalizer(strip_accents=False, lowercase=False)
+        fixed, unknown = [END, "[UNK]"], "[UNK]"
+        found = [piece for piece in wordpieces(texts, size - len(fixed), normalizer) if piece not in fixed]
+        model = models.WordPiece({piece: i for i, piece in enumerate([*fixed, *found])}, unk_token=unknown)
+        tokenizer = Tokenizer(model)
+        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+        return tokenizer

@@ -25,7 +25,8 @@ class Facts:
 
     name: a built-in's name or an absolute path, from which it opens again; size: the side images were brought to
     (0 = as they are); field: "image" or "text"; shape: (C, H, W) of an image; levels: distinct values per channel;
-    sources: whether each image comes with one to be made from, as "source"; captions: or with words, as "text";
+    sources: whether each row comes with what it is to be made from, an image or a text, as "source"; captions: whether an image
+    comes with words, as "text";
     classes: label names, in label order; shares: each class's share of the training rows; rows: split -> count;
     bytes: split -> UTF-8 bytes of text; hash: SHA-256 over every row in order.
     kind: "real", "rendered", "simulated" or "own"; factors: a column's name -> what its values 0, 1, ... stand for, where
@@ -162,6 +163,7 @@ def text_data(about: Facts, columns: dict[str, dict[str, Column]]) -> Data:
         hash=fingerprint(columns),
         rows={split: len(found["text"]) for split, found in columns.items()},
         bytes={split: sum(len(text.encode()) for text in found["text"]) for split, found in columns.items()},
+        sources="source" in columns["train"],
     )
     return Data(facts, lambda: {split: Split(found) for split, found in columns.items()})
 

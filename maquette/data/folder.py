@@ -16,7 +16,7 @@ from maquette.data.images import read as read_pictures
 from maquette.data.listing import IMAGE, TEXT, File, choose, is_run, kind_of, parts_of, walk
 from maquette.data.metadata import described
 from maquette.data.shares import divide, sha1
-from maquette.data.texts import Document, cut, read_jsonl, read_texts
+from maquette.data.texts import Document, cut, of_pairs, read_jsonl, read_texts
 
 
 def read_own(path: Path, size: int = 0) -> Data:
@@ -125,23 +125,28 @@ def _texts(about: Facts, documents: list[Document], bad: list[tuple[str, str]]) 
     refuse_mostly_bad(bad, len(documents) + len(bad), "texts", about.name)
     if not documents:
         raise DataError(f"{about.name} has no text in it")
-    notes: tuple[str, ...] = ()
+    documents, more = of_pairs(documents)
+    notes: tuple[str, ...] = tuple(more)
     rule = ""
-    if len({document.text for document in documents}) == 1 and not any(document.part for document in documents):
+    one = len({document.text for document in documents}) == 1 and documents[0].source is None
+    if one and not any(document.part for document in documents):
         try:
             documents = cut(documents[0])
         except Skip as reason:
             raise DataError(f"{about.name}: {reason}") from None
-        rule, notes = "the end of the one document, about a tenth", ("one document: its end is held out",)
+        rule, notes = "the end of the one document, about a tenth", (*notes, "one document: its end is held out")
     classes = tuple(sorted({document.label for document in documents} - {""}))
     if classes and not all(document.label for document in documents):
         bare = sum(not document.label for document in documents)
         classes, notes = (), (*notes, f"{bare} texts have no label: labels are left out")
-    content = [sha1(document.text.encode()) for document in documents]
-    parted = divide(content, content, [document.part for document in documents], about.name)
+    content = [sha1((document.text if document.source is None else document.source).encode()) for document in documents]
+    whole = [sha1(f"{document.source}\0{document.text}".encode()) for document in documents]
+    parted = divide(content, whole, [document.part for document in documents], about.name)
     columns: dict[str, dict[str, Column]] = {}
     for name, rows in (("train", parted.train), ("held", parted.held)):
         columns[name] = {"text": [documents[i].text for i in rows]}
+        if documents[0].source is not None:
+            columns[name]["source"] = [str(documents[i].source) for i in rows]
         if documents[0].messages is not None:
             columns[name]["messages"] = [documents[i].messages for i in rows]
         if classes:

@@ -11,14 +11,17 @@ from pathlib import Path
 
 from maquette.data.beside import BETWEEN, beside
 from maquette.data.builtin import digits
+from maquette.data.catalogs import translations
 from maquette.data.characters import characters
 from maquette.data.core import Data, Facts, recalled
+from maquette.data.docstrings import apiqa, docstrings, prose, summaries
 from maquette.data.emoji import emoji
 from maquette.data.errors import DataError, nearest
 from maquette.data.folder import read_own
 from maquette.data.fonts import font_digits, glyphs, glyphs1
 from maquette.data.images import resized
 from maquette.data.listing import signature
+from maquette.data.localized import dates, terms
 from maquette.data.mixtures import grid, ring, spiral
 from maquette.data.packages import packages
 from maquette.data.pairs import font_digits8, serif_glyphs
@@ -44,8 +47,15 @@ BUILTINS: tuple[Callable[..., Data], ...] = (  # one that takes a size draws at 
     spiral,
     stdlib,
     stdlib_prose,
+    docstrings,
+    prose,
     packages,
     tasks,
+    summaries,
+    apiqa,
+    dates,
+    terms,
+    translations,
 )
 LARGEST = 2048  # pixels a side
 

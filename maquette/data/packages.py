@@ -32,10 +32,10 @@ _NAMES = re.compile(
 
 def packages() -> Data:
     """Docstrings of seven installed packages, the package each one's kind; every word that names a package is taken out."""
-    places = {name: _place(name) for name in PACKAGES}
+    places = {name: place_of(name) for name in PACKAGES}
     key = hashlib.sha256(f"1 {LEAST} {MOST}".encode())
     for name, place in places.items():
-        key.update(f"{name} {importlib.metadata.version(_DISTRIBUTIONS.get(name, name)) if place else ''}\n".encode())
+        key.update(f"{name} {version_of(name) if place else ''}\n".encode())
     found = json.loads(cached("packages", key.hexdigest(), lambda: json.dumps(_docstrings(places)).encode()))
     kinds = tuple(name for name in PACKAGES if any(package == name for package, _, _ in found))
     if len(kinds) < 2:
@@ -68,13 +68,18 @@ def _of(kinds: tuple[str, ...], columns: dict[str, dict[str, Column]]) -> Data:
     return text_data(about, columns)
 
 
-def _place(name: str) -> Path | None:
+def place_of(name: str) -> Path | None:
     """Where a package's source lies, or None where it is not installed."""
     try:
         found = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         return None
     return Path(found.origin).parent if found is not None and found.origin else None
+
+
+def version_of(name: str) -> str:
+    """An installed package's version."""
+    return importlib.metadata.version(_DISTRIBUTIONS.get(name, name))
 
 
 def _docstrings(places: dict[str, Path | None]) -> list[tuple[str, str, str]]:

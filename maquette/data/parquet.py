@@ -14,7 +14,8 @@ from maquette.data.listing import File
 from maquette.data.metadata import class_names
 from maquette.data.texts import Document, of_row
 
-COLUMNS = ("text", "caption", "label", "messages")  # and the first struct of bytes, whatever it is called
+# and the first struct of bytes, whatever it is called
+COLUMNS = ("text", "caption", "label", "messages", "source", "prompt", "completion")
 Read = tuple[list[Picture], list[Document], tuple[str, ...], list[tuple[str, str]]]
 
 
@@ -98,14 +99,18 @@ def _documents(file: File, table: Any, columns: list[str], documents: list[Docum
     Raises:
         DataError: it has no column that is read.
     """
-    wanted = [name for name in ("messages", "text") if name in columns]
+    pairs = [name for name in ("source", "text") if name in columns and "text" in columns]
+    asked = [name for name in ("prompt", "completion") if {"prompt", "completion"} <= {*columns}]
+    wanted = ["messages"] if "messages" in columns else pairs or asked
+    wanted += ["label"] if wanted and "label" in columns else []
     if not wanted:
         near = nearest("text", columns) or nearest("messages", columns)
         raise DataError(
-            f"{file.path} has no column that is read; allowed are 'text', 'messages' and a struct of image bytes; "
+            f"{file.path} has no column that is read; allowed are 'text' (and 'source'), 'prompt' and 'completion', "
+            f"'messages', and a struct of image bytes; "
             f"its columns are {', '.join(columns)}.{near}"
         )
-    for row, values in enumerate(table.select(wanted[:1]).to_pylist()):
+    for row, values in enumerate(table.select(wanted).to_pylist()):
         try:
             documents.append(replace(of_row(values, f"{file.name}:{row}"), part=file.part))
         except Skip as reason:

@@ -18,22 +18,22 @@ from maquette.data.errors import DataError
 from maquette.data.shares import HELD, held_out, sha1
 
 # data tables, tests, other languages' grammars, other people's packages: not code of the library's own
-_LEFT_OUT = {"encodings", "pydoc_data", "test", "tests", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages"}
+LEFT_OUT = {"encodings", "pydoc_data", "test", "tests", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages"}
 _GENERATED = ("_sysconfigdata", "config-")  # written by the machine that built this Python
-_PROSE = 60  # characters: shorter docstrings are labels
-_RULE = f"by file: held out where the first 32 bits of the path's SHA-1 modulo 100 are below {HELD}"
+PROSE = 60  # characters: shorter docstrings are labels
+RULE = f"by file: held out where the first 32 bits of the path's SHA-1 modulo 100 are below {HELD}"
 
 
 def stdlib() -> Data:
     """Python's standard library: 450 files, 8.8 MB of code on 3.11, a document per file."""
-    found, skipped = _sources()
+    found, skipped = sources()
     return _of("stdlib", [(path, text) for path, text in found.items()], skipped)
 
 
 def stdlib_prose() -> Data:
     """Docstrings of the standard library and the topics of its `help()`: 4,900 texts, 2 MB of English on 3.11."""
-    found, skipped = _sources()
-    key = hashlib.sha256(f"1 {platform.python_version()} {_PROSE}".encode())
+    found, skipped = sources()
+    key = hashlib.sha256(f"1 {platform.python_version()} {PROSE}".encode())
     for path, text in found.items():
         key.update(f"{path}\n{text}".encode())
     pairs = json.loads(cached("stdlib_prose", key.hexdigest(), lambda: json.dumps(_prose(found)).encode()))
@@ -46,7 +46,12 @@ def _of(name: str, pairs: list[tuple[str, str]], skipped: list[tuple[str, str]])
         part: {"text": [text for path, text in pairs if held_out(sha1(path.encode())) is held]}
         for part, held in (("train", False), ("held", True))
     }
-    about = Facts(
+    return text_data(facts_of(name, tuple(skipped)), columns)
+
+
+def facts_of(name: str, skipped: tuple[tuple[str, str], ...] = ()) -> Facts:
+    """Facts of a corpus that is made of Python's own library."""
+    return Facts(
         name=name,
         field="text",
         kind="real",
@@ -54,21 +59,20 @@ def _of(name: str, pairs: list[tuple[str, str]], skipped: list[tuple[str, str]])
         attribution=f"Python {platform.python_version()} standard library, Python Software Foundation and contributors",
         hash="",
         rows={},
-        split=_RULE,
+        split=RULE,
         notes=("differs between versions of Python",),
-        skipped=tuple(skipped),
+        skipped=skipped,
     )
-    return text_data(about, columns)
 
 
-def _sources() -> tuple[dict[str, str], list[tuple[str, str]]]:
+def sources() -> tuple[dict[str, str], list[tuple[str, str]]]:
     """Path within the library -> text, in path order, each text once; and the files that could not be read."""
     root = Path(sysconfig.get_paths()["stdlib"])
     found: dict[str, str] = {}
     skipped = []
     known: set[str] = set()
     for place, folders, files in os.walk(root):
-        folders[:] = [f for f in folders if f not in _LEFT_OUT and not f.startswith(_GENERATED)]
+        folders[:] = [f for f in folders if f not in LEFT_OUT and not f.startswith(_GENERATED)]
         for name in files:
             if not name.endswith(".py") or name.startswith(_GENERATED):
                 continue
@@ -100,7 +104,7 @@ def _prose(sources: dict[str, str]) -> list[tuple[str, str]]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 said = ast.get_docstring(node, clean=False)
-                if said and len(clean := inspect.cleandoc(said)) >= _PROSE:
+                if said and len(clean := inspect.cleandoc(said)) >= PROSE:
                     found.setdefault(clean, path)
     from pydoc_data.topics import topics
 

@@ -16,7 +16,8 @@ HELD = 0.1  # of a single document
 class Document:
     """One text; `messages` where it is a conversation, [{"role": ..., "content": ...}, ...], of which `text` is a rendering.
 
-    `label`: of which kind it is, where its row says so.
+    `label`: of which kind it is, where its row says so; `source`: what it is to be made from, and `certain` in words that mean
+    nothing else.
     """
 
     name: str
@@ -24,6 +25,8 @@ class Document:
     part: str = ""
     messages: list[dict[str, Any]] | None = None
     label: str = ""
+    source: str | None = None
+    certain: bool = False
 
 
 def decode(raw: bytes) -> str:
@@ -83,6 +86,25 @@ def read_jsonl(files: list[File]) -> tuple[list[Document], list[tuple[str, str]]
     return found, bad
 
 
+def of_pairs(documents: list[Document]) -> tuple[list[Document], list[str]]:
+    """Documents, all of them with a source or none; and a note where "source" was taken for where a row is from.
+
+    Raises:
+        DataError: some rows bring what theirs is made from, and others do not.
+    """
+    told = [document for document in documents if document.source is not None]
+    if not told:
+        return documents, []
+    if not any(document.certain for document in told) and 2 * len({document.source for document in told}) < len(told):
+        some = len({document.source for document in told})
+        note = f"'source' is one of {some} in {len(told)} rows: taken for where they are from, not for what 'text' is made from"
+        return [replace(document, source=None) for document in documents], [note]
+    if len(told) < len(documents):
+        bare = next(document.name for document in documents if document.source is None)
+        raise DataError(f"some rows bring a 'source' or a 'prompt' ({told[0].name}) and others none ({bare}); give all or none")
+    return documents, []
+
+
 def _parse(line: bytes) -> dict[str, Any]:
     text = decode(line)
     try:
@@ -97,19 +119,29 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 
 def of_row(row: dict[str, Any], name: str) -> Document:
-    """A document from a row with "text" or "messages"."""
+    """A document from a row with "text", with "source" and "text" or "prompt" and "completion", or with "messages"."""
     if row.get("messages") is not None:
         messages = _messages(row["messages"])
         return Document(name, _checked(render(messages)), messages=messages)
-    if "text" not in row:
+    certain = "text" not in row and ("prompt" in row or "completion" in row)
+    told, made = ("prompt", "completion") if certain else ("source", "text")
+    if made not in row:
         known = ", ".join(sorted(map(str, row))) or "none"
-        raise Skip(f"has neither 'text' nor 'messages'; its keys are {known}.{nearest('text', row) or nearest('messages', row)}")
-    if not isinstance(row["text"], str):
-        raise Skip(f"'text' is a {type(row['text']).__name__}, not a string")
-    label = row.get("label", "")
-    if not isinstance(label, str | int) or isinstance(label, bool):
+        if certain:
+            raise Skip(f"has a 'prompt' and no 'completion'; its keys are {known}.{nearest('completion', row)}")
+        wanted = "has neither 'text', nor 'prompt' and 'completion', nor 'messages'"
+        raise Skip(f"{wanted}; its keys are {known}.{nearest('text', row) or nearest('messages', row)}")
+    if certain and told not in row:
+        raise Skip("has a 'completion' and no 'prompt'")
+    for key in (told, made):
+        if not isinstance(row.get(key, ""), str) and (certain or key == "text"):
+            raise Skip(f"{key!r} is a {type(row[key]).__name__}, not a string")
+    label = row.get("label")
+    if not isinstance(label, str | int | None) or isinstance(label, bool):
         raise Skip(f"'label' is a {type(label).__name__}, not a string or a whole number")
-    return Document(name, _checked(row["text"]), label=str(label))
+    source = row.get(told)
+    source = _checked(source) if isinstance(source, str) and (certain or source.strip()) else None
+    return Document(name, _checked(row[made]), label="" if label is None else str(label), source=source, certain=certain)
 
 
 def _checked(text: str) -> str:

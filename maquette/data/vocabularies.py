@@ -24,7 +24,7 @@ _ADVICE = (
     "with transformers and sentencepiece, AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes a tokenizer.json, "
     "which is read"
 )
-_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 def read(folder: Path) -> tuple[Tokenizer, dict[str, Any]]:
@@ -33,19 +33,15 @@ def read(folder: Path) -> tuple[Tokenizer, dict[str, Any]]:
     Raises:
         DataError: the folder holds none of the known layouts, or one with what is not read here.
     """
-    config = _object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    known = {_content(one): one for one in (config.get("added_tokens_decoder") or {}).values()}
-    said: dict[str, Any] = dict(config)
-    if not known and (folder / "special_tokens_map.json").is_file():  # an older layout, where this file has the last word
-        said |= _object(folder / "special_tokens_map.json")
+    said, known = config_of(folder)
     if (folder / "tokenizer.json").is_file():
         file = folder / "tokenizer.json"
         tokenizer, named = _made(file, lambda: Tokenizer.from_file(str(file))), {}
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        named = {**_CLIP, **{name: _content(said[name]) for name in _CLIP if said.get(name)}}
+        named = {**_CLIP, **{name: content_of(said[name]) for name in _CLIP if said.get(name)}}
         lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
         merges = [(pair[0], pair[1]) for line in lines if not line.startswith("#version") and len(pair := line.split()) == 2]
-        tokenizer = clip(_object(folder / "vocab.json"), merges, named)
+        tokenizer = clip(object_of(folder / "vocab.json"), merges, named)
     elif (folder / "spiece.model").is_file():
         tokenizer, named = pieces((folder / "spiece.model").read_bytes(), int(said.get("extra_ids", 100))), _T5
     else:
@@ -55,11 +51,20 @@ def read(folder: Path) -> tuple[Tokenizer, dict[str, Any]]:
         )
     for name, given in named.items():
         said[name] = said.get(name) or given
-    _add(tokenizer, [_symbol(known.get(_content(one), one), _content(one) in known) for one in _special(said, known)])
+    _add(tokenizer, [_symbol(known.get(content_of(one), one), content_of(one) in known) for one in _special(said, known)])
     if not known and (folder / "added_tokens.json").is_file():
-        more = _object(folder / "added_tokens.json")
+        more = object_of(folder / "added_tokens.json")
         _add(tokenizer, [AddedToken(one, special=False) for one in sorted(more, key=lambda one: more[one])])
-    return tokenizer, {**said, **{name: _content(said[name]) for name in _NAMED if said.get(name)}}
+    return tokenizer, {**said, **{name: content_of(said[name]) for name in NAMED if said.get(name)}}
+
+
+def config_of(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a folder's files say of its tokenizer, and its added symbols by their text."""
+    said = object_of(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    known = {content_of(one): one for one in (said.get("added_tokens_decoder") or {}).values()}
+    if not known and (folder / "special_tokens_map.json").is_file():  # an older layout, where this file has the last word
+        said |= object_of(folder / "special_tokens_map.json")
+    return said, known
 
 
 def clip(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], named: Mapping[str, str] = _CLIP) -> Tokenizer:
@@ -139,7 +144,7 @@ def _made(file: str | Path, make: Callable[[], Any]) -> Any:
         raise DataError(f"{file} cannot be read as a tokenizer: {error}") from None
 
 
-def _object(path: Path) -> dict[str, Any]:
+def object_of(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -149,7 +154,7 @@ def _object(path: Path) -> dict[str, Any]:
     return found
 
 
-def _content(one: Any) -> str:
+def content_of(one: Any) -> str:
     """A special symbol's text; files hold it bare or with flags."""
     if isinstance(one, Mapping) and "content" not in one:
         raise DataError(f"a special symbol without its 'content': {dict(one)}")
@@ -161,7 +166,7 @@ def _special(said: Mapping[str, Any], known: Mapping[str, Any]) -> list[Any]:
     more = said.get("extra_special_tokens") or said.get("additional_special_tokens") or []
     return [
         *known.values(),
-        *(said[name] for name in _NAMED if said.get(name)),
+        *(said[name] for name in NAMED if said.get(name)),
         *(more.values() if isinstance(more, dict) else more),
     ]
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maquette.data import Windows
 from maquette.metrics.estimate import Estimate
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.intervals import Z95
@@ -29,8 +30,10 @@ def applies(evidence: Evidence) -> str:
         return "only samples are known, no system"
     if evidence.facts.field != "text":
         return "the data are not text"
-    if not hasattr(evidence.data.held, "tokens"):
+    if not isinstance(evidence.data.held, Windows):
         return "rows are whole texts, not windows of one stream"
+    if evidence.system.codec.lossy:
+        return "the tokenizer loses some of the text, and what is lost costs no bits"
     return "" if evidence.system.objective.bound else f"{type(evidence.system.objective).__name__} gives no likelihood"
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MOST = 10_000  # samples drawn, and reference rows looked at, unless the caller says otherwise
 LEAST = 20
+ANSWERED = 1000  # held-out sources that texts are written from
 
 
 class UnfitSamples(ValueError):
@@ -145,6 +146,26 @@ class Evidence:
             for part in self.held[codec.field].split(256):
                 parts.append(codec.decode(codec.encode(part.to(self.system.device))).cpu())
         return self.rounded(torch.cat(parts))
+
+    @property
+    def unanswered(self) -> str:
+        """Why no texts are to be written from the held-out rows' sources; "" where they are."""
+        if self.system is None:
+            return "only samples are known, no system"
+        conditioner = self.system.conditioner
+        if self.system.codec.field != "text" or conditioner is None or "source" not in conditioner.fields:
+            return "the system writes no texts from others"
+        if self.facts.field != "text" or not {"source", "text"} <= {*self.data.held.columns}:
+            return "the data have no texts beside those they are made from"
+        return "" if len(self.data.held) else "no row is held out"
+
+    @cached_property
+    def answers(self) -> list[tuple[str, str]]:
+        """(the row's own text, what the system writes from its source) of at most 1,000 held-out rows, chosen by the seed."""
+        assert self.system is not None and not self.unanswered
+        held = self.data.held.rows(torch.from_numpy(np.random.default_rng(self.seed).permutation(len(self.data.held))[:ANSWERED]))
+        written = self.system.sample(len(held["text"]), about={"source": held["source"]}, seed=self.seed)["text"]
+        return list(zip(held["text"], written, strict=True))
 
     def requests(self) -> Batch | None:
         """What each sample is told: what its conditioner is of training rows; None where that is nothing."""

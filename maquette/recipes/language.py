@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from maquette.codecs.text import BPE, Bytes
+from maquette.codecs.text import BPE, Bytes, Pieces, Text, Unigram, WordPiece
 from maquette.data.opening import open_data
 from maquette.data.windows import coded
 from maquette.experiment import Experiment, Fit
 from maquette.networks import presets
 from maquette.networks.transformer import Transformer
 from maquette.objectives.likelihood import NextToken
+from maquette.recipes import UnknownName
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.system import System
 
@@ -18,22 +19,42 @@ SIZE = 64  # channels of an attention head
 EXPECTED = {"bits/byte": (1.0, 2.0)}
 
 
-def gpt(data: str = "stdlib", depth: int = 4, vocab: int = 4096, context: int = 256, dropout: float = 0.0) -> Experiment:
+def tokenizer_of(recipe: str, name: str, vocab: int, length: int, special: tuple[str, ...] = ()) -> Text:
+    """A codec of text by its tokenizer's name; a vocabulary of 0 reads bytes, and so does "bytes" whatever the vocabulary.
+
+    Raises:
+        UnknownName: no such tokenizer.
+    """
+    pieces: dict[str, type[Pieces]] = {"bpe": BPE, "unigram": Unigram, "wordpiece": WordPiece}
+    if name not in (*pieces, "bytes"):
+        raise UnknownName(f"tokenizer of {recipe}", name, [*pieces, "bytes"])
+    return pieces[name](vocab, length, special) if vocab and name in pieces else Bytes(length, special)
+
+
+def gpt(
+    data: str = "stdlib",
+    depth: int = 4,
+    vocab: int = 4096,
+    context: int = 256,
+    dropout: float = 0.0,
+    tokenizer: str = "bpe",
+) -> Experiment:
     """Causal transformer of text with byte-level BPE learned from the corpus (Radford 2019; Llama's layers, Touvron 2023).
 
     Args:
         data: a built-in corpus of text, or a folder or file of text.
         depth: the one dial: blocks; width grows with it.
-        vocab: symbols of the BPE, the one that ends a text included; 0 reads bytes.
+        vocab: symbols of the tokenizer, the one that ends a text included; 0 reads bytes.
         context: symbols seen at once.
         dropout: share of what each layer adds that is dropped in training; for many passes over a small corpus.
+        tokenizer: how text becomes symbols: bpe, unigram, wordpiece (which loses white space), bytes.
     """
     opened = open_data(data)
     if opened.facts.field != "text":
         raise ValueError(f"gpt models text, and data {data!r} holds {opened.facts.field}")
     if not 1 <= depth <= 96:
         raise ValueError(f"depth is 1 .. 96 blocks, not {depth}; nearest is {min(max(depth, 1), 96)}")
-    codec = BPE(vocab, context) if vocab else Bytes(context)
+    codec = tokenizer_of("gpt", tokenizer, vocab, context)
     heads = (depth + 1) // 2
     network = Transformer(codec.vocab, heads * SIZE, depth, heads, dropout=dropout, style=presets.small())
     system = System({"main": network}, NextToken(codec.bos), Autoregressive(temperature=0.8, top_p=0.95), codec)
