@@ -187,6 +187,7 @@ def test_corpora_lists_every_built_in():
         "dates",
         "terms",
         "translations",
+        "chores",
     ]
     assert list(corpora()) == [*pictures, *known, *text] and all(corpora().values())
 

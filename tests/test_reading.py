@@ -75,7 +75,7 @@ def test_the_codec_is_saved_once():
 def test_bad_data_and_depths_are_refused():
     with pytest.raises(ValueError, match="has no sources"):
         t5("stdlib_prose")
-    with pytest.raises(ValueError, match="unknown|no data called"):
+    with pytest.raises(ValueError, match="no data called"):
         t5("chore")
 
 
@@ -84,7 +84,7 @@ def test_it_learns_to_turn_words_around(tmp_path):
     words = [a + b + c for a in "abcd" for b in "abcd" for c in "abcd"]
     rows = [{"source": f"turn {word}", "text": word[::-1]} for word in words]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    how = {"depth": 2, "vocab": 270, "reads": 12, "writes": 6, "steps": 120, "batch": 16, "bf16": False}
+    how = {"depth": 2, "vocab": 280, "reads": 12, "writes": 6, "steps": 250, "batch": 16, "bf16": False}
     run = api.train("t5", data=str(tmp_path / "rows.jsonl"), out=tmp_path / "run", quiet=True, **how)
     made = run.system.sample(8, about={"source": [f"turn {word}" for word in words[:8]]})["text"]
     assert sum(text == word[::-1] for text, word in zip(made, words[:8], strict=True)) >= 6

@@ -37,6 +37,7 @@ class Text(Codec):
     """
 
     field = "text"
+    spelt = False  # whether texts spell special symbols by name, for data that are made so
     place: Tensor
 
     def __init__(self, length: int, vocab: int, bos: int, special: Sequence[str] = ()):
@@ -84,7 +85,7 @@ class Text(Codec):
         return "".join(part if isinstance(part, str) else self.glue(part) if part else "" for part in parts)
 
     def encode(self, data: Sequence[str]) -> Code:
-        return self.filled(self.tokenize(data))
+        return self.filled(self.tokenize(data, self.spelt))
 
     def filled(self, rows: Sequence[Sequence[int]]) -> Code:
         """Rows of symbols as a code."""
@@ -97,7 +98,7 @@ class Text(Codec):
         """The text of each row up to the first symbol that ends one, or IGNORE."""
         over = torch.isin(code, torch.tensor([*self.ends, IGNORE], device=code.device))
         ends = torch.where(over.any(1), over.long().argmax(1), code.shape[1]) if code.shape[1] else code.new_zeros(len(code))
-        return [self.join(row[:end]) for row, end in zip(code.tolist(), ends.tolist(), strict=True)]
+        return [self.join(row[:end], self.spelt) for row, end in zip(code.tolist(), ends.tolist(), strict=True)]
 
 
 class Bytes(Text):
@@ -142,9 +143,10 @@ class Pieces(Text, Learned):
         raise NotImplementedError
 
     def learn(self, data: Any) -> None:
-        """Find the pieces on the texts of a split, or on a list of texts."""
-        documents = data.columns[self.field] if hasattr(data, "columns") else data
-        self.keep(self.fit(documents, self.plain))
+        """Find the pieces on the texts of a split, those that they are made from with them, or on a list of texts."""
+        if hasattr(data, "columns"):
+            data = [*data.columns[self.field], *data.columns.get("source", ())]
+        self.keep(self.fit(data, self.plain))
 
     @property
     def tokenizer(self) -> Tokenizer:

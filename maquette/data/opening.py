@@ -13,6 +13,7 @@ from maquette.data.beside import BETWEEN, beside
 from maquette.data.builtin import digits
 from maquette.data.catalogs import translations
 from maquette.data.characters import characters
+from maquette.data.chores import chores
 from maquette.data.core import Data, Facts, recalled
 from maquette.data.docstrings import apiqa, docstrings, prose, summaries
 from maquette.data.emoji import emoji
@@ -56,6 +57,7 @@ BUILTINS: tuple[Callable[..., Data], ...] = (  # one that takes a size draws at 
     dates,
     terms,
     translations,
+    chores,
 )
 LARGEST = 2048  # pixels a side
 

@@ -10,8 +10,8 @@ import random
 from maquette.data.core import Column, Data, Facts, text_data
 from maquette.data.shares import HELD, held_out, sha1
 
-LETTERS, DIGITS = "abcdef", "0123456789"
-LONG, LINES = 1, 20  # letters of a word, examples of a text
+LETTERS, DIGITS = "abc", "0123456789"
+LONG, LINES = 1, 24  # letters of a word, examples of a text
 ASKS = ">"
 ROWS = {"train": 40_000, "held": 1_000}
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent.parent
 # What makes any recipe tiny, by the names its dials bear. A recipe with other dials names its own here.
 TINY: dict[str, Any] = {"depth": 1, "width": 32, "heads": 2, "vocab": 300, "context": 24, "latent": 4, "steps": 4, "batch": 8}
 SMALL = {"font_digits": "digits", "font_digits8:digits": "digits:digits"}  # data that stand in for larger ones
-TINY |= {"symbols": 16, "books": 2, "delay": 2, "pretrain": 3, "towers": 1}
+TINY |= {"reads": 24, "writes": 16, "symbols": 16, "books": 2, "delay": 2, "pretrain": 3, "towers": 1}
 # every recipe by itself, and those of a second stage also on a run of the first
 FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec", "mmdit": "kl_codec", "imagen": "imagen_base", "dalle": "vqgan"}
 FIRST |= {"recaption": "kl_codec", "controlnet": "latent_diffusion", "dreambooth": "mmdit", "textual_inversion": "mmdit"}
@@ -35,6 +35,8 @@ def tiny(name: str, text: Path, captioned: Path) -> dict[str, Any]:
     found = {key: value for key, value in TINY.items() if key in known}
     if str(known.get("data")).startswith(("stdlib", "tasks")):
         found["data"] = str(text)
+    if known.get("data") == "chores":
+        found["data"] = str(paired(text))
     if known.get("data") == "packages":
         found["data"] = str(labelled(text))
     if known.get("data") in ("scenes", "scenes_terse"):
@@ -42,6 +44,16 @@ def tiny(name: str, text: Path, captioned: Path) -> dict[str, Any]:
     if known.get("data") in SMALL:
         found["data"] = SMALL[known["data"]]
     return found
+
+
+def paired(text: Path) -> Path:
+    """Beginnings of the same texts, and what follows, as rows."""
+    path = text / "paired" / "rows.jsonl"
+    if not path.exists():
+        path.parent.mkdir()
+        whole = [each.read_text() for each in sorted(text.glob("*.py"))]
+        path.write_text("".join(json.dumps({"source": one[3:60], "text": one[60:90]}) + "\n" for one in whole))
+    return path
 
 
 def labelled(text: Path) -> Path:
