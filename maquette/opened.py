@@ -5,9 +5,12 @@ Knows runs, checkpoints and pipelines' folders; trains nothing and judges nothin
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maquette import checkpoint, parcel, recipes, storage
+from maquette import checkpoint, parcel, recipes, samplers, storage
 from maquette.between import between, ends_of, vary
 from maquette.completion import fitting, hidden, started
-from maquette.contracts import IGNORE, Adopting, Batch, Code, Comparing, Completing, NeedsStart, Sampler
+from maquette.contracts import IGNORE, Adopting, Batch, Code, Comparing, Completing, Dials, NeedsStart, Sampler
 from maquette.data import Data, Facts
 from maquette.experiment import Experiment
 from maquette.hub import models, pipelines
 from maquette.hub.pipelines import Published
 from maquette.runs import Run, RunError, rebuild
+from maquette.samplers.writing import Writer
 from maquette.streams import Streams
 from maquette.system import DRAWS_NOTHING, System
 from maquette.train import Progress
@@ -456,32 +460,69 @@ def _prompted(system: System, prompt: str, n: int, sampler: Sampler) -> Code:
     if system.codec.field != "text":
         raise ValueError(f"this run makes {system.codec.field}s; --prompt is for text")
     code = system.codec.encode([prompt])
-    room = getattr(sampler, "length", 0) or max(1, system.codec.length - code.shape[1])
+    room = dials_of(sampler).get("length", 0) or max(1, system.codec.length - code.shape[1])
     return torch.nn.functional.pad(code, (0, room), value=IGNORE).expand(n, -1).to(system.device)
 
 
 def turned(sampler: Sampler | None, dials: dict[str, Any]) -> Sampler | None:
     """A sampler with some of its dials turned; None of a system that draws nothing.
 
+    The dial "sampler" puts another in its place, with its dials as they were: {"sampler": "beam", "beams": 8}.
+
     Raises:
-        UnknownName: it has no such dial.
+        UnknownName: it has no such dial, or there is no such sampler.
         ValueError: a value it does not take.
     """
+    if "sampler" in dials:
+        sampler, dials = another(sampler, str(dials["sampler"])), {k: v for k, v in dials.items() if k != "sampler"}
     now = dials_of(sampler)
     for key in dials:
         if key not in now:
             raise recipes.UnknownName(f"dial of {described(sampler)['name']}", key, list(now))
-    if sampler is None:
-        return None
-    return replace(sampler, **{k: recipes.coerce(k, v, now[k]) for k, v in dials.items()})  # type: ignore[type-var]
+    return _turned(sampler, {k: recipes.coerce(k, v, now[k]) for k, v in dials.items()}) if sampler is not None else None
 
 
-def dials_of(sampler: Sampler | None) -> dict[str, Any]:
-    """A sampler's scalar fields: what a user may turn; {} of a system that draws nothing."""
+def _turned(part: Any, dials: dict[str, Any]) -> Any:
+    """A sampler, or a part of one, with the dials turned that it or its parts have."""
+    parts = {f.name: getattr(part, f.name) for f in fields(part)}
+    changed = {name: dials[name] for name in parts if name in dials}
+    changed |= {
+        name: _turned(own, dials) for name, own in parts.items() if isinstance(own, Dials) and dials_of(own).keys() & dials
+    }
+    return replace(part, **changed) if changed else part
+
+
+def dials_of(sampler: Any) -> dict[str, Any]:
+    """What a user may turn: a sampler's scalar fields, and all that `Dials` have; {} of a system that draws nothing."""
     if sampler is None:
         return {}
-    found = {f.name: getattr(sampler, f.name) for f in fields(sampler)}  # type: ignore[arg-type]
-    return {name: value for name, value in found.items() if isinstance(value, int | float | str)}
+    kinds: tuple[type, ...] = (int, float, str)
+    kinds = (*kinds, tuple, Mapping) if isinstance(sampler, Dials) else kinds
+    found: dict[str, Any] = {}
+    for f in fields(sampler):
+        value = getattr(sampler, f.name)
+        found |= dials_of(value) if isinstance(value, Dials) else {f.name: value} if isinstance(value, kinds) else {}
+    return found
+
+
+def another(sampler: Sampler | None, name: str) -> Sampler:
+    """The sampler of symbols of this name, in the place of another: "beam", "contrastive", "best_of", "speculative", ...
+
+    Raises:
+        UnknownName: there is none.
+        ValueError: what is to be replaced writes no symbols.
+    """
+    if not isinstance(sampler, Writer):
+        raise ValueError(
+            f"sampler is {name}; only one that writes symbols gives way to another, not {described(sampler)['name']}"
+        )
+    for module in pkgutil.iter_modules(samplers.__path__):
+        importlib.import_module(f"{samplers.__name__}.{module.name}")
+    kinds = {re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower(): kind for kind in Writer.__subclasses__()}
+    if name.replace("-", "_") not in kinds:
+        raise recipes.UnknownName("sampler", name, sorted(kinds))
+    made = kinds[name.replace("-", "_")]()
+    return _turned(made, {key: value for key, value in dials_of(sampler).items() if key in dials_of(made)})
 
 
 def described(sampler: Sampler | None) -> dict[str, Any]:

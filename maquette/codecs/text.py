@@ -74,6 +74,9 @@ class Bytes(Text):
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(text.encode()) for text in texts]
 
+    def spelling(self) -> list[bytes]:
+        return [*(bytes([symbol]) for symbol in range(256)), b""]
+
     def join(self, symbols: Sequence[int]) -> str:
         return bytes(s for s in symbols if s < 256).decode(errors="replace")
 
@@ -123,3 +126,6 @@ class BPE(Text, Learned):
 
     def join(self, symbols: Sequence[int]) -> str:
         return self.tokenizer.decode(list(symbols), skip_special_tokens=True)
+
+    def spelling(self) -> str:
+        return self.tokenizer.to_str()

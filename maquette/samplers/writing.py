@@ -1,0 +1,127 @@
+"""What samplers of symbols share: the page they write on, and a causal network that reads it. Knows no way to choose a symbol.
+
+A page is a code int64[n,T], IGNORE where nothing is written yet, and which of its symbols a start brought: `known`, bool[n,T].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maquette.contracts import IGNORE, Code, Condition, Dials, Network
+
+
+class Writer(Dials):
+    """A sampler that writes symbols, one after another. Any may stand in the place of another, dials of one name kept."""
+
+
+def check(name: str, value: float, low: float, high: float, what: str) -> None:
+    """Raises ValueError: a dial outside low .. high, named with what it is and the nearest value."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {what}, not {value}; nearest is {min(max(value, low), high):g}")
+
+
+def page(n: int, start: Code | None, length: int, own: int, device: torch.device) -> tuple[Code, Tensor]:
+    """A page of `length` symbols (0 = `own`), or as many as the start has, and which of them are known."""
+    width = 0 if start is None else start.shape[1]
+    code = torch.full((n, max(length or own, width)), IGNORE, dtype=torch.int64, device=device)
+    if start is not None:
+        code[:, :width] = start
+    return code, code != IGNORE
+
+
+def leading(known: Tensor) -> Tensor:
+    """How many symbols of each row are known before the first that is not, int64[n]."""
+    return known.long().cumprod(1).sum(1)
+
+
+def rows_of(cond: Condition | None, rows: slice | Tensor) -> Condition | None:
+    """What some of the rows are told."""
+    return None if cond is None else cond.map(lambda slot: slot[rows])
+
+
+class Reader:
+    """A causal network that reads a growing page: what it says of the symbols that come next.
+
+    Args:
+        bos: the symbol before the first.
+        rows: how many.
+        length: symbols of the page.
+    """
+
+    def __init__(self, net: Network, cond: Condition | None, bos: int, rows: int, length: int):
+        self.net, self.cond, self.bos = net, cond, bos
+        self.state, self.seen = net.begin(rows, length), 0
+
+    def next(self, code: Code, place: int) -> Tensor:
+        """Logits [n,V] of the symbol at `place`, from those before it."""
+        return self.span(code, place, place + 1)[:, -1]
+
+    def span(self, code: Code, first: int, last: int) -> Tensor:
+        """Logits [n, last - first, V] of the symbols at first .. last - 1, each from those before it; all those are written.
+
+        Raises:
+            ValueError: this network has read on, and its memory cannot go back.
+        """
+        if self.state is None:
+            inputs = self._inputs(code, 0, code.shape[1])
+            return self.net(inputs.masked_fill(inputs == IGNORE, self.bos), cond=self.cond)[:, first:last]
+        if self.seen > first:
+            rewind(self.state, self.seen - first, self.net, self._inputs(code, first - 1, first) if first else None)
+            self.seen = first
+        out = self.net(self._inputs(code, self.seen, last), cond=self.cond, state=self.state)
+        self.seen = last
+        return out[:, first - last :]
+
+    def _inputs(self, code: Code, first: int, last: int) -> Tensor:
+        """The symbols before places first .. last - 1."""
+        if first:
+            return code[:, first - 1 : last - 1]
+        begun = code.new_full((len(code), 1), self.bos)
+        return torch.cat([begun, code[:, : last - 1]], 1) if last > 1 else begun
+
+    def select(self, rows: Tensor) -> None:
+        """From now on row i is what row rows[i] was, int64[n]; what rows are told stays where it is.
+
+        Raises:
+            ValueError: this network's memory cannot be copied row by row.
+        """
+        if self.state is not None:
+            select(self.state, rows)
+
+
+def rewind(state: Any, count: int, net: Network, before: Tensor | None) -> None:
+    """Make a memory forget the newest `count` positions; `before` int64[n,1] is the newest symbol that is left.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if hasattr(state, "rewind"):
+        return state.rewind(state.at - count)
+    if not all(hasattr(layer, "keys") for layer in getattr(state, "layers", [None])):
+        raise ValueError("this network's memory cannot go back to an earlier symbol, as drafts need it to")
+    for layer in state.layers:
+        layer.at -= count
+    base: Any = net
+    while not hasattr(base, "embed"):  # a wrapper's
+        base = base.net
+    twice = 1 if before is None else len(state.last) // len(before)
+    state.last = torch.zeros_like(state.last) if before is None else base.embed(before.repeat(twice, 1))
+
+
+def select(state: Any, rows: Tensor) -> None:
+    """Make row i of a memory what its row rows[i] was, int64[n]; one of 2 n rows (guidance) holds two such batches.
+
+    Raises:
+        ValueError: it cannot be copied row by row.
+    """
+    if not all(hasattr(layer, "keys") for layer in getattr(state, "layers", [None])):
+        raise ValueError("this network's memory cannot be copied row by row, as beams need it to be")
+    times = len(state.layers[0].keys) // len(rows)
+    every = torch.cat([rows + i * len(rows) for i in range(times)])
+    for layer in state.layers:
+        at = layer.at
+        layer.keys[:, :, :at], layer.values[:, :, :at] = layer.keys[every, :, :at], layer.values[every, :, :at]
+    state.last = state.last[every]
