@@ -110,9 +110,9 @@ def test_a_bias_decides_and_forbids():
     assert system.sample(3)["code"].tolist() == [[brace] * 6] * 3
     never = {i: -float("inf") for i in range(codec.vocab) if i not in (5, 6)}
     assert set(writer(Autoregressive(rules=Rules(bias=never), length=30), codec).sample(2)["code"].flatten().tolist()) == {5, 6}
-    with pytest.raises(ValueError, match="'zq' *, which is 2 symbols"):
+    with pytest.raises(ValueError, match="'zq', which is 2 symbols"):
         writer(Autoregressive(rules=Rules(bias={"zq": 1.0})), codec).sample(1)
-    with pytest.raises(ValueError, match="bias names symbol 300; this run has 0 .. 299"):
+    with pytest.raises(ValueError, match=r"bias names symbol 300; this run has 0 \.\. 299"):
         writer(Autoregressive(rules=Rules(bias={"300": 1.0})), codec).sample(1)
 
 
@@ -257,6 +257,6 @@ def test_dials_of_parts_stand_beside_their_samplers():
     assert turned(made, {"stop": ("a", "b")}).rules.stop == ("a", "b")
     with pytest.raises(UnknownName, match="Did you mean 'repetition'"):
         turned(plain, {"repetitions": 2})
-    with pytest.raises(ValueError, match="repetition is above 0; 1 changes nothing, not -1.0"):
+    with pytest.raises(ValueError, match=r"repetition is above 0; 1 changes nothing, not -1\.0"):
         turned(plain, {"repetition": -1})
     assert dials_of(None) == {}
