@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -102,6 +102,33 @@ class _Reading:
         return made
 
 
+@dataclass(frozen=True)
+class Foresight:
+    """The network's own guess of the symbol after the next (DeepSeek-V3, sec. 2.2), where it has learnt to make one."""
+
+    def begin(self, system: System, reader: Reader, length: int) -> Drafting:
+        """Raises ValueError: it has not, or it is guided, and guesses unguided."""
+        if not getattr(reader.net, "ahead", None) or reader.state is None:
+            raise ValueError("this run's network guesses no symbol ahead (or is guided): draft by 'lookup' or by another run")
+        return _Foreseeing(reader)
+
+
+@dataclass(frozen=True)
+class _Foreseeing:
+    reader: Reader
+
+    def guess(self, code: Code, place: int, count: int, pick: Pick) -> list[tuple[int, Tensor | None]]:
+        net: Any = self.reader.net
+        state: Any = self.reader.state
+        if self.reader.seen < place:
+            return []
+        self.reader.back(place)
+        new = place - state.ahead.at
+        if state.stream is None or state.stream.shape[1] < new:
+            return []
+        return [pick(net.foresee(code[:, place - new : place], state)[:, -1], place)]
+
+
 def alike(draft: System, system: System, name: str) -> None:
     """Raises ValueError: a draft whose symbols are not the system's, or that must be told something; says what is unlike."""
     ours, theirs = system.codec, draft.codec
@@ -118,7 +145,7 @@ def alike(draft: System, system: System, name: str) -> None:
 
 @dataclass(frozen=True)
 class Speculative(Writer):
-    """Guesses are kept with chance min(1, p / q), the first that is not is drawn anew from what p has more (Leviathan 2023, alg. 1).
+    """A guess is kept with chance min(1, p / q); the first that is not is drawn anew from max(0, p - q) (Leviathan 2023, alg. 1).
 
     Greedily, of guesses without chances, and coupled, a guess is kept where it is what the plain sampler draws from the same
     noise: the same text, seed for seed (Daliri 2024). Each sample is written by itself, so that none waits for another.
@@ -131,7 +158,7 @@ class Speculative(Writer):
     """
 
     own: Autoregressive = Autoregressive()  # noqa: RUF009
-    draft: Draft = Lookup()  # noqa: RUF009
+    draft: Draft = Lookup()
     ahead: int = 4
     coupled: bool = False
 

@@ -68,12 +68,20 @@ class Reader:
         if self.state is None:
             inputs = self._inputs(code, 0, code.shape[1])
             return self.net(inputs.masked_fill(inputs == IGNORE, self.bos), cond=self.cond)[:, first:last]
-        if self.seen > first:
-            rewind(self.state, self.seen - first, self.net, self._inputs(code, first - 1, first) if first else None)
-            self.seen = first
+        self.back(first)
         out = self.net(self._inputs(code, self.seen, last), cond=self.cond, state=self.state)
         self.seen = last
         return out[:, first - last :]
+
+    def back(self, place: int) -> None:
+        """Forget what was read for the symbols behind `place`.
+
+        Raises:
+            ValueError: this network's memory cannot go back.
+        """
+        if self.state is not None and self.seen > place:
+            rewind(self.state, self.seen - place)
+            self.seen = place
 
     def _inputs(self, code: Code, first: int, last: int) -> Tensor:
         """The symbols before places first .. last - 1."""
@@ -92,36 +100,32 @@ class Reader:
             select(self.state, rows)
 
 
-def rewind(state: Any, count: int, net: Network, before: Tensor | None) -> None:
-    """Make a memory forget the newest `count` positions; `before` int64[n,1] is the newest symbol that is left.
+def rewind(state: Any, count: int) -> None:
+    """Make a memory forget the newest `count` positions.
 
     Raises:
         ValueError: it cannot.
     """
-    if hasattr(state, "rewind"):
-        return state.rewind(state.at - count)
-    if not all(hasattr(layer, "keys") for layer in getattr(state, "layers", [None])):
+    if not hasattr(state, "rewind"):
         raise ValueError("this network's memory cannot go back to an earlier symbol, as drafts need it to")
-    for layer in state.layers:
-        layer.at -= count
-    base: Any = net
-    while not hasattr(base, "embed"):  # a wrapper's
-        base = base.net
-    twice = 1 if before is None else len(state.last) // len(before)
-    state.last = torch.zeros_like(state.last) if before is None else base.embed(before.repeat(twice, 1))
+    state.rewind(state.at - count)
 
 
 def select(state: Any, rows: Tensor) -> None:
     """Make row i of a memory what its row rows[i] was, int64[n]; one of 2 n rows (guidance) holds two such batches.
 
+    Rows that change places were told the same, so that what is kept of that stays.
+
     Raises:
         ValueError: it cannot be copied row by row.
     """
-    if not all(hasattr(layer, "keys") for layer in getattr(state, "layers", [None])):
+    if not all(hasattr(layer, "kept") for layer in getattr(state, "layers", [None])):
         raise ValueError("this network's memory cannot be copied row by row, as beams need it to be")
-    times = len(state.layers[0].keys) // len(rows)
+    times = len(state.symbols) // len(rows)
     every = torch.cat([rows + i * len(rows) for i in range(times)])
-    for layer in state.layers:
-        at = layer.at
-        layer.keys[:, :, :at], layer.values[:, :, :at] = layer.keys[every, :, :at], layer.values[every, :, :at]
-    state.last = state.last[every]
+    state.symbols = state.symbols[every]
+    for memory in [*state.layers, *([] if state.ahead is None else [state.ahead])]:
+        for kept in memory.kept:
+            kept[:, :, : memory.at] = kept[every, :, : memory.at]
+    if state.stream is not None:
+        state.stream = state.stream[every]
