@@ -100,6 +100,26 @@ class Reader:
             select(self.state, rows)
 
 
+def said(net: Network, code: Code, cond: Condition | None, bos: int, counted: Tensor) -> Tensor:
+    """Log-probability of each symbol of a page, given those before it: float32[n,T], NaN where not `counted`, bool[n,T].
+
+    The network's own: no temperature, nothing left out.
+    """
+    before = torch.cat([code.new_full((len(code), 1), bos), code[:, :-1]], 1)
+    before, found = before.masked_fill(before == IGNORE, bos), []
+    for i in range(len(code)):  # the logits of one row may be a quarter of a gigabyte
+        row = slice(i, i + 1)
+        logs = net(before[row], cond=rows_of(cond, row)).float().log_softmax(-1)
+        found.append(logs.gather(2, code[row, :, None].clamp(min=0))[..., 0])
+    return torch.cat(found).masked_fill(~counted, torch.nan)
+
+
+def own(code: Code, known: Tensor, bos: int) -> Tensor:
+    """bool[n,T]: what was written of each row of a page, up to its end and without it."""
+    over = (((code == bos) & ~known) | (code == IGNORE)).long().cumsum(1) > 0
+    return ~known & ~over
+
+
 def rewind(state: Any, count: int) -> None:
     """Make a memory forget the newest `count` positions.
 
