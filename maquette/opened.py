@@ -27,10 +27,12 @@ from maquette.experiment import Experiment
 from maquette.hub import models, pipelines
 from maquette.hub.pipelines import Published
 from maquette.runs import Run, RunError, rebuild
+from maquette.samplers.speculative import Another, Draft, Foresight, Speculative
 from maquette.samplers.writing import Writer
 from maquette.streams import Streams
 from maquette.system import DRAWS_NOTHING, System
 from maquette.train import Progress
+from maquette.wording import spoken
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ class Loaded:
         start: Code | None = None,
         seen: Tensor | None = None,
         sampler: Sampler | None = None,
-        watch: Callable[[int], None] | None = None,
+        watch: Callable[[int, int, Code], None] | None = None,
+        batch: int = 256,
+        logprobs: bool = False,
     ) -> Batch:
         """n samples.
 
@@ -91,7 +95,9 @@ class Loaded:
             start: what each sample grows from, as `System.sample` has it; `begun` makes one of pictures.
             seen: pictures [n,C,H,W] that the samples are to agree with, NaN where they are open; `begun` has them too.
             sampler: another than the run's own.
-            watch: called at every draft, with the number of drafts so far.
+            watch: called at every draft, as `System.sample` has it.
+            batch: samples drawn side by side; what each is does not depend on it.
+            logprobs: add what `wording.spoken` says of the symbols of texts, where they were written one after another.
         """
         if n < 1:
             raise ValueError(f"n is {n}; it must be 1 or more")
@@ -105,7 +111,9 @@ class Loaded:
             start = _prompted(self.system, prompt, n, sampler)
         elif start is not None and told is None:
             told = fitting(self.system, start, Streams.of(seed, n, device=self.system.device).fork(2)) or _untold(self.system, n)
-        made = self.system.sample(n, about=told, start=start, seed=seed, sampler=sampler, watch=watch)
+        made = self.system.sample(n, batch=batch, about=told, start=start, seed=seed, sampler=sampler, watch=watch)
+        if logprobs and isinstance(sampler, Writer) and self.system.codec.field == "text":
+            made |= spoken(self.system, made, start)
         if seen is not None:
             made["image"] = torch.where(seen.isnan(), made["image"], seen)
         return made
@@ -523,6 +531,28 @@ def another(sampler: Sampler | None, name: str) -> Sampler:
         raise recipes.UnknownName("sampler", name, sorted(kinds))
     made = kinds[name.replace("-", "_")]()
     return _turned(made, {key: value for key, value in dials_of(sampler).items() if key in dials_of(made)})
+
+
+def drafted(
+    sampler: Sampler | None, draft: str | Path, dials: dict[str, Any], *, device: str = "auto", trust: bool = False
+) -> Sampler:
+    """A sampler with its dials turned, that writes what a draft guesses ("lookup", "ahead", or the folder of a run) and it keeps.
+
+    Raises:
+        ValueError: the sampler is none that could; the run writes no symbols one after another.
+    """
+    made = turned(sampler, {"sampler": "speculative", **dials})
+    if not isinstance(made, Speculative):
+        raise ValueError(f"--draft {draft} is for the sampler 'speculative', not for {described(made)['name']}")
+    own: dict[str, Draft] = {"lookup": made.draft, "ahead": Foresight()}
+    if str(draft) in own:
+        return replace(made, draft=own[str(draft)])
+    if not Path(draft).exists():
+        raise ValueError(f"--draft {draft} is no folder of a run; allowed are one, and {' and '.join(map(repr, own))}")
+    found = load(draft, device=device, trust=trust)
+    if not isinstance(found.system.sampler, Writer) or "main" not in found.system.nets:
+        raise ValueError(f"--draft {draft} is a run of {found.run.record['recipe']}, which writes no symbols one after another")
+    return replace(made, draft=Another(found.system, str(draft)))
 
 
 def described(sampler: Sampler | None) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class Beam(Writer):
         rules: what may be written, and where it ends.
     """
 
+    grows = False
     beams: int = 4
     length_penalty: float = 1.0
     length: int = 0

@@ -30,6 +30,7 @@ class BestOf(Writer):
         own: how symbols are chosen.
     """
 
+    grows = False
     of: int = 4
     length_penalty: float = 1.0
     own: Autoregressive = PLAIN

@@ -16,6 +16,8 @@ from maquette.contracts import IGNORE, Code, Condition, Dials, Network
 class Writer(Dials):
     """A sampler that writes symbols, one after another. Any may stand in the place of another, dials of one name kept."""
 
+    grows = True  # every draft is the beginning of the next
+
 
 def check(name: str, value: float, low: float, high: float, what: str) -> None:
     """Raises ValueError: a dial outside low .. high, named with what it is and the nearest value."""
