@@ -40,7 +40,7 @@ def bpe(vocab: int = 300, length: int = 48) -> BPE:
 def writer(sampler, codec=None, seed: int = 0, **how) -> System:
     """A tiny random language model of real texts."""
     codec = codec or bpe()
-    network = loud(Transformer(codec.vocab, 16, 2, 4, style=Style(smear=True, qk_norm=True), **how), seed)
+    network = loud(Transformer(codec.vocab, 16, 1, 2, style=Style(smear=True), **how), seed)
     return System({"main": network}, NextToken(codec.bos), sampler, codec).eval()
 
 
