@@ -18,7 +18,7 @@ from maquette import exhibits, lossless, opened, parcel, recipes, storage
 from maquette.baselines import judge_baselines
 from maquette.between import ends_of
 from maquette.compare import compare
-from maquette.contracts import Batch
+from maquette.contracts import Batch, Code
 from maquette.data import open_data
 from maquette.doctor import doctor
 from maquette.evaluate import choose, judge, undisturbed
@@ -34,6 +34,7 @@ from maquette.report.pictures import check_suffix, save_samples
 from maquette.runs import Report, Run, build
 from maquette.samplers.solvers import Solver
 from maquette.training import begin, pursue, resume, train
+from maquette.wording import Pieces
 
 __all__ = [
     "Loaded",
@@ -77,6 +78,9 @@ def sample(
     best_of: int = 1,
     judge: str | Path = "",
     size: str = "",
+    draft: str | Path = "",
+    logprobs: bool = False,
+    tell: Callable[[int, str], None] | None = None,
     quiet: bool = True,
 ) -> Batch:
     """Draw n samples from a run or a published pipeline; written by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
@@ -87,10 +91,16 @@ def sample(
             bit.
         hide: the part that is unseen: bottom, top, left, right, middle, around.
         mask: a picture of the run's size, white where what is to be filled lies, in place of `hide`.
-        dials: fields of the run's sampler, changed for this call: {"steps": 50, "guidance": 2}.
-        best_of: samples drawn for each that is kept: the one closest to its caption, says
+        dials: fields of the run's sampler, changed for this call: {"steps": 50, "guidance": 2}; of one that writes symbols also
+            "sampler", another in its place: "beam", "contrastive", "best_of", "speculative".
+        best_of: samples drawn for each that is kept: the one that the run itself finds likeliest, of texts; or the one closest to
+            its caption, says
         judge: a run that compares pictures with captions, such as clip's.
         size: of a published pipeline's images, in pixels: "512" or height x width, "512x768".
+        draft: what guesses the symbols of texts, for the run to check several at once: another run of the same symbols, "lookup"
+            (what the text itself has shown before), or "ahead" (the run's own guesses, where it learnt any).
+        logprobs: add "symbols", "logprobs" and "finished" (`wording.spoken`) to what is written symbol by symbol.
+        tell: called with a sample's number and the next piece of its text, as it is drawn; samples are then drawn one by one.
         quiet: no progress, which of published pipelines is shown on stderr.
     """
     _check_best_of(best_of, judge, start)
@@ -99,7 +109,13 @@ def sample(
     found = load(path, step=step, device=device, trust=trust, size=size)
     if out:
         check_suffix(found.system.codec.field, Path(out))
-    sampler = turned(found.system.sampler, dials or {})
+    if best_of > 1 and not judge and found.system.codec.field != "text":
+        raise ValueError(f"--best-of {best_of} of {found.system.codec.field}s: give --judge too, a run that compares (clip's)")
+    dials = {**({"sampler": "best_of", "of": best_of} if best_of > 1 and not judge else {}), **(dials or {})}
+    if draft:
+        sampler: Any = opened.drafted(found.system.sampler, draft, dials, device=device, trust=trust)
+    else:
+        sampler = turned(found.system.sampler, dials)
     if (hide or mask) and not start:
         raise ValueError(
             f"{f'--hide {hide}' if hide else f'--mask {mask}'} says what of a picture is open; give one with --start"
@@ -107,17 +123,31 @@ def sample(
     begun = found.begun(start, n, hide, sampler, mask) if start else {}
     told = {**begun.get("about", {}), **(about or {})}
     with ExitStack() as stack:
-        watch = None
+        watch: Callable[[int, int, Code], None] | None = None
         if not quiet and isinstance(found.run, pipelines.Published):
             assert isinstance(sampler, Solver), "a pipeline's sampler is one"
             steps = sampler.drafts(whole="start" in begun and "seen" not in begun)
             watch = _watched(stack, f"{found.run.record['recipe']}, {n} samples", steps)
+        if tell is not None:
+            watch = _told_of(found, sampler, tell)
         if judge:
             by = load(judge, device=device, trust=trust)
             batch = opened.best_of(found, by, n, best_of, seed=seed, about=told, prompt=prompt, sampler=sampler)
         else:
             own = {name: begun[name] for name in ("start", "seen") if name in begun}
-            batch = found.sample(n, seed=seed, about=told, prompt=prompt, sampler=sampler, watch=watch, **own)
+            batch = found.sample(
+                n,
+                seed=seed,
+                about=told,
+                prompt=prompt,
+                sampler=sampler,
+                watch=watch,
+                batch=256 if tell is None else 1,
+                logprobs=logprobs,
+                **own,
+            )
+        if isinstance(watch, Pieces):
+            watch.finish()
     if about and found.system.conditioner is not None:
         for note in found.system.conditioner.notes(batch):
             print(f"note: {note}", file=sys.stderr)
@@ -209,16 +239,28 @@ def _save(found: Loaded, batch: Batch, out: str | Path, asked: dict[str, Any], s
 
 
 def _check_best_of(best_of: int, judge: str | Path, start: str | Path) -> None:
-    if best_of < 1 or (best_of > 1) != bool(judge):
-        raise ValueError(f"--best-of {best_of} --judge '{judge}': give both, a number above 1 and a run that compares (clip's)")
+    if best_of < 1 or (judge and best_of == 1):
+        raise ValueError(f"--best-of {best_of} --judge '{judge}': samples to choose from are above 1, and 1 is no choice")
     if judge and start:
         raise ValueError(f"--judge orders samples by their captions, and is no use for what begins with --start {start}")
 
 
-def _watched(stack: ExitStack, title: str, steps: int) -> Callable[[int], None]:
+def _told_of(found: Loaded, sampler: Any, tell: Callable[[int, str], None]) -> Pieces:
+    """What hears of drafts and tells of their texts.
+
+    Raises:
+        ValueError: what is drawn are no texts, or no drafts that grow.
+    """
+    field = found.system.codec.field
+    if field != "text":
+        raise ValueError(f"this run makes {field}s; only a text can be told of piece by piece")
+    return Pieces(found.system.codec, tell, dials_of(sampler).get("stop", ()), getattr(sampler, "grows", False))
+
+
+def _watched(stack: ExitStack, title: str, steps: int) -> Callable[[int, int, Code], None]:
     """A bar on stderr that is told of every draft."""
     bar, began = stack.enter_context(Bar(title, steps)), time.monotonic()
-    return lambda drawn: bar.step(Report(min(drawn, steps), steps, time.monotonic() - began))
+    return lambda drawn, row, code: bar.step(Report(min(drawn, steps), steps, time.monotonic() - began))
 
 
 # -- export --------------------------------------------------------------------------------------------------------------

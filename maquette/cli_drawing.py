@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,8 +51,21 @@ def sample_verb(
     step: Step = -1,
     device: Device = "auto",
     threads: Threads = 0,
-    show: Annotated[bool, typer.Option("--print", help="Print texts on stdout too.")] = False,
-    best_of: Annotated[int, typer.Option(help="Draw so many for each that is kept, the closest to its caption by --judge.")] = 1,
+    show: Annotated[bool, typer.Option("--print", help="Print texts on stdout too, as they are drawn.")] = False,
+    stop: Annotated[list[str], typer.Option(help="A text ends before this string; may be given several times.")] = [],  # noqa: B006
+    schema: Annotated[str, typer.Option(help="A text is JSON of this schema: a file, or the schema itself.")] = "",
+    regex: Annotated[str, typer.Option(help="A text matches this regular expression.")] = "",
+    grammar: Annotated[str, typer.Option(help="A text is what this file's Lark grammar makes.")] = "",
+    draft: Annotated[
+        str,
+        typer.Option(help="What guesses symbols ahead (text, faster): a smaller run of the same tokenizer, 'lookup', 'ahead'."),
+    ] = "",
+    best_of: Annotated[
+        int,
+        typer.Option(
+            help="Draw so many for each that is kept: the likeliest text, the picture closest to its caption by --judge."
+        ),
+    ] = 1,
     judge: Annotated[str, typer.Option(help="The folder of a run that compares pictures with captions (clip).")] = "",
     quiet: Quiet = False,
     trust: Trust = False,
@@ -66,9 +81,11 @@ def sample_verb(
     dials = options_of(list(dial))
     if length:
         dials["length"] = length
+    dials |= _rules(stop, schema, regex, grammar)
     told, suffix = _told(about), _suffix(run)
     if not out and not ((show or as_json) and suffix == "txt"):  # what is drawn is never thrown away
         out = str(_shelf(run) / f"{f'step-{step:08d}-' if step >= 0 else ''}seed-{seed}.{suffix}")
+    live = show and suffix == "txt" and not as_json and (n == 1 or sys.stdout.isatty())
     batch = api.sample(
         run,
         n,
@@ -86,16 +103,50 @@ def sample_verb(
         best_of=best_of,
         judge=judge,
         size=size,
+        draft=draft,
+        logprobs=as_json and suffix == "txt",
+        tell=_teller() if live else None,
         quiet=quiet or as_json,
     )
     texts = batch["text"] if suffix == "txt" else None
     if as_json:
-        return print_json({"run": run, "n": n, "seed": seed, "out": out, "text": texts})
-    if texts and (show or not out):
+        spoken = {name: batch[name] for name in ("symbols", "logprobs", "finished") if texts and name in batch}
+        return print_json({"run": run, "n": n, "seed": seed, "out": out, "text": texts, **spoken})
+    if live:
+        typer.echo("\n" + "-" * 40 if n > 1 else "")
+    elif texts and (show or not out):
         for text in texts:
             typer.echo(text + "\n" + "-" * 40 if len(texts) > 1 else text)
     if out:
         typer.echo(f"{n} samples in {out}", err=bool(show))
+
+
+def _rules(stop: list[str], schema: str, regex: str, grammar: str) -> dict[str, Any]:
+    """What is said of texts, as dials."""
+    said = {"stop": tuple(stop), "regex": regex, "schema": schema if schema.lstrip().startswith("{") else _read("schema", schema)}
+    return {name: value for name, value in {**said, "grammar": _read("grammar", grammar)}.items() if value}
+
+
+def _read(option: str, path: str) -> str:
+    """The text of a file that an option names; "" of none."""
+    if path and not Path(path).is_file():
+        raise ValueError(f"--{option} {path}: there is no such file")
+    return Path(path).read_text() if path else ""
+
+
+def _teller() -> Callable[[int, str], None]:
+    """What prints the pieces of texts, a line of dashes between two texts."""
+    row = 0
+
+    def tell(sample: int, piece: str) -> None:
+        nonlocal row
+        if sample != row:
+            typer.echo("\n" + "-" * 40)
+        row = sample
+        typer.echo(piece, nl=False)
+        sys.stdout.flush()
+
+    return tell
 
 
 @app.command("interpolate")

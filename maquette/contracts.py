@@ -238,6 +238,21 @@ class Sampler(Protocol):
 
 
 @runtime_checkable
+class Spelled(Protocol):
+    """A codec of texts that says how its symbols are spelled, so that a text can be held to a grammar as it is written."""
+
+    def spelling(self) -> str | list[bytes]:
+        """Its tokenizer.json, or the bytes that each symbol stands for."""
+
+
+class Dials:
+    """A frozen dataclass whose fields are dials, all of them: a part of a sampler, or a sampler whose parts have dials too.
+
+    On the command line and in a record they stand side by side: no two parts of a sampler have a dial of the same name.
+    """
+
+
+@runtime_checkable
 class Adopting(Protocol):
     """A sampler that can begin with whole pictures: a codec's to rebuild, ones to vary or to find the latent of."""
 

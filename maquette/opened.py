@@ -5,9 +5,12 @@ Knows runs, checkpoints and pipelines' folders; trains nothing and judges nothin
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +18,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maquette import checkpoint, parcel, recipes, storage
+from maquette import checkpoint, parcel, recipes, samplers, storage
 from maquette.between import between, ends_of, vary
 from maquette.completion import fitting, hidden, started
-from maquette.contracts import IGNORE, Adopting, Batch, Code, Comparing, Completing, NeedsStart, Sampler
+from maquette.contracts import IGNORE, Adopting, Batch, Code, Comparing, Completing, Dials, NeedsStart, Sampler
 from maquette.data import Data, Facts
 from maquette.experiment import Experiment
 from maquette.hub import models, pipelines
 from maquette.hub.pipelines import Published
 from maquette.runs import Run, RunError, rebuild
+from maquette.samplers.speculative import Another, Draft, Foresight, Speculative
+from maquette.samplers.writing import Writer
 from maquette.streams import Streams
 from maquette.system import DRAWS_NOTHING, System
 from maquette.train import Progress
+from maquette.wording import spoken
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,9 @@ class Loaded:
         start: Code | None = None,
         seen: Tensor | None = None,
         sampler: Sampler | None = None,
-        watch: Callable[[int], None] | None = None,
+        watch: Callable[[int, int, Code], None] | None = None,
+        batch: int = 256,
+        logprobs: bool = False,
     ) -> Batch:
         """n samples.
 
@@ -87,7 +95,9 @@ class Loaded:
             start: what each sample grows from, as `System.sample` has it; `begun` makes one of pictures.
             seen: pictures [n,C,H,W] that the samples are to agree with, NaN where they are open; `begun` has them too.
             sampler: another than the run's own.
-            watch: called at every draft, with the number of drafts so far.
+            watch: called at every draft, as `System.sample` has it.
+            batch: samples drawn side by side; what each is does not depend on it.
+            logprobs: add what `wording.spoken` says of the symbols of texts, where they were written one after another.
         """
         if n < 1:
             raise ValueError(f"n is {n}; it must be 1 or more")
@@ -101,7 +111,9 @@ class Loaded:
             start = _prompted(self.system, prompt, n, sampler)
         elif start is not None and told is None:
             told = fitting(self.system, start, Streams.of(seed, n, device=self.system.device).fork(2)) or _untold(self.system, n)
-        made = self.system.sample(n, about=told, start=start, seed=seed, sampler=sampler, watch=watch)
+        made = self.system.sample(n, batch=batch, about=told, start=start, seed=seed, sampler=sampler, watch=watch)
+        if logprobs and isinstance(sampler, Writer) and self.system.codec.field == "text":
+            made |= spoken(self.system, made, start)
         if seen is not None:
             made["image"] = torch.where(seen.isnan(), made["image"], seen)
         return made
@@ -456,32 +468,91 @@ def _prompted(system: System, prompt: str, n: int, sampler: Sampler) -> Code:
     if system.codec.field != "text":
         raise ValueError(f"this run makes {system.codec.field}s; --prompt is for text")
     code = system.codec.encode([prompt])
-    room = getattr(sampler, "length", 0) or max(1, system.codec.length - code.shape[1])
+    room = dials_of(sampler).get("length", 0) or max(1, system.codec.length - code.shape[1])
     return torch.nn.functional.pad(code, (0, room), value=IGNORE).expand(n, -1).to(system.device)
 
 
 def turned(sampler: Sampler | None, dials: dict[str, Any]) -> Sampler | None:
     """A sampler with some of its dials turned; None of a system that draws nothing.
 
+    The dial "sampler" puts another in its place, with its dials as they were: {"sampler": "beam", "beams": 8}.
+
     Raises:
-        UnknownName: it has no such dial.
+        UnknownName: it has no such dial, or there is no such sampler.
         ValueError: a value it does not take.
     """
+    if "sampler" in dials:
+        sampler, dials = another(sampler, str(dials["sampler"])), {k: v for k, v in dials.items() if k != "sampler"}
     now = dials_of(sampler)
     for key in dials:
         if key not in now:
             raise recipes.UnknownName(f"dial of {described(sampler)['name']}", key, list(now))
-    if sampler is None:
-        return None
-    return replace(sampler, **{k: recipes.coerce(k, v, now[k]) for k, v in dials.items()})  # type: ignore[type-var]
+    return _turned(sampler, {k: recipes.coerce(k, v, now[k]) for k, v in dials.items()}) if sampler is not None else None
 
 
-def dials_of(sampler: Sampler | None) -> dict[str, Any]:
-    """A sampler's scalar fields: what a user may turn; {} of a system that draws nothing."""
+def _turned(part: Any, dials: dict[str, Any]) -> Any:
+    """A sampler, or a part of one, with the dials turned that it or its parts have."""
+    parts = {f.name: getattr(part, f.name) for f in fields(part)}
+    changed = {name: dials[name] for name in parts if name in dials}
+    changed |= {
+        name: _turned(own, dials) for name, own in parts.items() if isinstance(own, Dials) and dials_of(own).keys() & dials
+    }
+    return replace(part, **changed) if changed else part
+
+
+def dials_of(sampler: Any) -> dict[str, Any]:
+    """What a user may turn: a sampler's scalar fields, and all that `Dials` have; {} of a system that draws nothing."""
     if sampler is None:
         return {}
-    found = {f.name: getattr(sampler, f.name) for f in fields(sampler)}  # type: ignore[arg-type]
-    return {name: value for name, value in found.items() if isinstance(value, int | float | str)}
+    kinds: tuple[type, ...] = (int, float, str)
+    kinds = (*kinds, tuple, Mapping) if isinstance(sampler, Dials) else kinds
+    found: dict[str, Any] = {}
+    for f in fields(sampler):
+        value = getattr(sampler, f.name)
+        found |= dials_of(value) if isinstance(value, Dials) else {f.name: value} if isinstance(value, kinds) else {}
+    return found
+
+
+def another(sampler: Sampler | None, name: str) -> Sampler:
+    """The sampler of symbols of this name, in the place of another: "beam", "contrastive", "best_of", "speculative", ...
+
+    Raises:
+        UnknownName: there is none.
+        ValueError: what is to be replaced writes no symbols.
+    """
+    if not isinstance(sampler, Writer):
+        raise ValueError(
+            f"sampler is {name}; only one that writes symbols gives way to another, not {described(sampler)['name']}"
+        )
+    for module in pkgutil.iter_modules(samplers.__path__):
+        importlib.import_module(f"{samplers.__name__}.{module.name}")
+    kinds = {re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower(): kind for kind in Writer.__subclasses__()}
+    if name.replace("-", "_") not in kinds:
+        raise recipes.UnknownName("sampler", name, sorted(kinds))
+    made = kinds[name.replace("-", "_")]()
+    return _turned(made, {key: value for key, value in dials_of(sampler).items() if key in dials_of(made)})
+
+
+def drafted(
+    sampler: Sampler | None, draft: str | Path, dials: dict[str, Any], *, device: str = "auto", trust: bool = False
+) -> Sampler:
+    """A sampler with its dials turned, that writes what a draft guesses ("lookup", "ahead", or the folder of a run) and it keeps.
+
+    Raises:
+        ValueError: the sampler is none that could; the run writes no symbols one after another.
+    """
+    made = turned(sampler, {"sampler": "speculative", **dials})
+    if not isinstance(made, Speculative):
+        raise ValueError(f"--draft {draft} is for the sampler 'speculative', not for {described(made)['name']}")
+    own: dict[str, Draft] = {"lookup": made.draft, "ahead": Foresight()}
+    if str(draft) in own:
+        return replace(made, draft=own[str(draft)])
+    if not Path(draft).exists():
+        raise ValueError(f"--draft {draft} is no folder of a run; allowed are one, and {' and '.join(map(repr, own))}")
+    found = load(draft, device=device, trust=trust)
+    if not isinstance(found.system.sampler, Writer) or "main" not in found.system.nets:
+        raise ValueError(f"--draft {draft} is a run of {found.run.record['recipe']}, which writes no symbols one after another")
+    return replace(made, draft=Another(found.system, str(draft)))
 
 
 def described(sampler: Sampler | None) -> dict[str, Any]:

@@ -228,12 +228,12 @@ class System(nn.Module):
         seed: int = 0,
         first: int = 0,
         sampler: Sampler | None = None,
-        watch: Callable[[int], None] | None = None,
+        watch: Callable[[int, int, Code], None] | None = None,
     ) -> Batch:
         """n finished samples as a batch: the codec's field, the code, and what each was told. Drawn `batch` at a time.
 
         Args:
-            watch: called at every draft, with the number of drafts so far.
+            watch: called at every draft, with the number of drafts so far, that of the first sample in it, and the draft.
         """
         parts: list[Batch] = []
         drawn = 0
@@ -246,7 +246,7 @@ class System(nn.Module):
                 code, told = draft
                 drawn += 1
                 if watch is not None:
-                    watch(drawn)
+                    watch(drawn, first + at, code)
             with torch.no_grad():
                 parts.append({**told, "code": code, self.codec.field: self.decode(code)})
         return {k: _join([part[k] for part in parts]) for k in parts[0]}

@@ -12,7 +12,7 @@ FLOORS = [
     {"networks"},
     {"codecs", "conditioners", "objectives", "samplers", "metrics"},
     {"system", "experiment"},
-    {"train", "checkpoint", "distributed", "evaluate", "baselines", "lossless", "completion", "between"},
+    {"train", "checkpoint", "distributed", "evaluate", "baselines", "lossless", "completion", "between", "wording"},
     {"recipes", "runs", "hub"},
     {"report", "doctor", "exhibits", "compare", "parcel", "opened", "training", "api", "cli", "cli_words", "cli_drawing"},
 ]

@@ -118,6 +118,9 @@ class Bytes(Text):
     def glue(self, symbols: list[int]) -> str:
         return bytes(symbol for symbol in symbols if symbol < 256).decode(errors="replace")
 
+    def spelling(self) -> list[bytes]:
+        return [*(bytes([symbol]) for symbol in range(256)), *(b"" for _ in self.special)]
+
 
 class Pieces(Text, Learned):
     """Pieces of words, learned from the training text before the first step; 0 begins and ends every text.
@@ -164,6 +167,9 @@ class Pieces(Text, Learned):
 
     def glue(self, symbols: list[int]) -> str:
         return self.tokenizer.decode(symbols, skip_special_tokens=True)
+
+    def spelling(self) -> str:
+        return self.tokenizer.to_str()
 
 
 class BPE(Pieces):

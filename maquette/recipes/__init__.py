@@ -6,6 +6,7 @@ import ast
 import difflib
 import importlib
 import inspect
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -126,6 +127,12 @@ def coerce(key: str, value: Any, like: Any) -> Any:
             raise ValueError
         if kind in (int, float, str) and not isinstance(value, bool):
             return kind(value)
+        if kind is tuple and all(isinstance(part, str) for part in like) and isinstance(value, str | list | tuple):  # any number
+            return (value,) if isinstance(value, str) else tuple(str(part) for part in value)
+        if kind is dict:
+            found = json.loads(value)
+            if isinstance(found, dict):
+                return found
         if kind is tuple:
             parts = tuple(type(like[0])(part) for part in (value.split(",") if isinstance(value, str) else value))
             if len(parts) == len(like):

@@ -7,27 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from maquette.contracts import IGNORE, Code, Condition
+from maquette.samplers.choosing import NONE, Penalties, min_p, top_k, top_p, typical
 from maquette.samplers.guidance import guided
+from maquette.samplers.rules import FREE, Rules, steering
+from maquette.samplers.writing import Reader, Writer, check, leading, page
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
     from maquette.system import System
 
 
-def _within(name: str, value: float, low: float, high: float, what: str) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {what}, not {value}; nearest is {min(max(value, low), high):g}")
-
-
 @dataclass(frozen=True)
-class Autoregressive:
-    """Ancestral sampling with the usual ways of leaving out unlikely symbols, applied in the order written here.
+class Autoregressive(Writer):
+    """Ancestral sampling with the usual ways of leaving out unlikely symbols: penalties and biases on the logits, then what a
+    grammar forbids, then temperature, top_k, top_p, min_p, typical.
 
     Args:
         temperature: divides the logits; 1 = the model's own distribution, 0 = always the likeliest symbol.
@@ -36,6 +35,9 @@ class Autoregressive:
         min_p: keep symbols at least this likely relative to the likeliest (Nguyen 2024); 0 = all.
         length: symbols of a sample, prompt included; 0 = the codec's own length. A longer start makes a longer sample.
         guidance: classifier-free guidance scale on the logits; 1 = none.
+        typical: keep the symbols whose surprise is nearest the entropy, as few as hold this probability (Meister 2022); 1 = all.
+        penalties: less of what has been said.
+        rules: what may be written, and where it ends.
     """
 
     temperature: float = 1.0
@@ -44,13 +46,17 @@ class Autoregressive:
     min_p: float = 0.0
     length: int = 0
     guidance: float = 1.0
+    typical: float = 1.0
+    penalties: Penalties = NONE
+    rules: Rules = FREE
 
     def __post_init__(self) -> None:
-        _within("temperature", self.temperature, 0, float("inf"), "0 (greedy) or more")
-        _within("top_k", self.top_k, 0, float("inf"), "0 (all symbols) or more")
-        _within("top_p", self.top_p, 1e-9, 1, "a probability above 0, up to 1 (all symbols)")
-        _within("min_p", self.min_p, 0, 1, "a share of the likeliest symbol's probability, 0 (all symbols) .. 1")
-        _within("length", self.length, 0, float("inf"), "0 (the codec's own) or more")
+        check("temperature", self.temperature, 0, float("inf"), "0 (greedy) or more")
+        check("top_k", self.top_k, 0, float("inf"), "0 (all symbols) or more")
+        check("top_p", self.top_p, 1e-9, 1, "a probability above 0, up to 1 (all symbols)")
+        check("min_p", self.min_p, 0, 1, "a share of the likeliest symbol's probability, 0 (all symbols) .. 1")
+        check("typical", self.typical, 1e-9, 1, "a probability above 0, up to 1 (all symbols)")
+        check("length", self.length, 0, float("inf"), "0 (the codec's own) or more")
 
     def draw(
         self,
@@ -71,59 +77,39 @@ class Autoregressive:
             start: int64[n,S], IGNORE where the sampler must write; what lies beyond S is written too.
         """
         net, bos = guided(system.steady("main"), self.guidance, null), int(system.codec.bos)
-        code = self._canvas(n, start, int(system.codec.length), rng.keys.device)
-        length, known = code.shape[1], code != IGNORE
-        first = int(known.all(0).long().cumprod(0).sum())
-        inputs = torch.cat([code.new_full((n, 1), bos), code[:, :-1]], 1)
-        inputs.masked_fill_(inputs == IGNORE, bos)
-        memory = net.begin(n, length)
-        ended, seen = torch.zeros(n, dtype=torch.bool, device=code.device), 0
+        code, known = page(n, start, self.length, int(system.codec.length), rng.keys.device)
+        length, first = code.shape[1], int(leading(known).min())
+        reader, steer = Reader(net, cond, bos, n, length), steering(system, known, self.rules, self.penalties)
+        ended = torch.zeros(n, dtype=torch.bool, device=code.device)
         if first == length:
             yield code
         for place in range(first, length):
-            row, seen = self._look(net, inputs, seen, place, cond, memory), place + 1
-            drawn = torch.where(ended, bos, self.choose(row, rng.fork(place)))
+            row = reader.next(code, place)
+            drawn = torch.where(ended, bos, self.choose(row if steer is None else steer(row, code, place), rng.fork(place)))
             ended |= (drawn == bos) & ~known[:, place]
             code[:, place] = torch.where(known[:, place], code[:, place], drawn)
-            if place + 1 < length:
-                inputs[:, place + 1] = code[:, place]
-            if bool(ended.all()):
-                yield code.masked_fill_(code == IGNORE, bos)
+            if steer is not None:
+                ended = steer.over(code, place, ended)
+            if bool(ended.all()) or place + 1 == length:
+                code.masked_fill_(code == IGNORE, bos)
+                yield code if steer is None else steer.cut(code)
                 return
             yield code[:, : place + 1].clone()
 
     def choose(self, logits: Tensor, rng: Streams) -> Tensor:
         """One symbol per row: [n,V] -> int64[n]."""
-        if self.temperature == 0:
-            return logits.argmax(-1)
-        peaked = (logits.float() - logits.amax(-1, keepdim=True)) / self.temperature  # 0 at most: never overflows
-        return rng.choose(self.trim(peaked))
+        return logits.argmax(-1) if self.temperature == 0 else rng.choose(self.trim(logits))
 
     def trim(self, logits: Tensor) -> Tensor:
-        """The logits [n,V] with the symbols left out by top-k, top-p and min-p at -inf."""
-        out = -torch.inf
-        if 0 < self.top_k < logits.shape[-1]:
-            logits = logits.masked_fill(logits < logits.topk(self.top_k).values[..., -1:], out)
+        """The logits [n,V] that symbols are drawn by: divided by the temperature, what is left out at -inf."""
+        if self.temperature != 1:
+            logits = (logits.float() - logits.amax(-1, keepdim=True)) / self.temperature  # 0 at most: never overflows
+        if self.top_k:
+            logits = top_k(logits.float(), self.top_k)
         if self.top_p < 1:
-            ranked, order = logits.sort(descending=True, stable=True)
-            before = ranked.softmax(-1).cumsum(-1) - ranked.softmax(-1)
-            logits = logits.masked_fill((before >= self.top_p).scatter(-1, order, before >= self.top_p), out)
+            logits = top_p(logits.float(), self.top_p)
         if self.min_p > 0:
-            chance = logits.softmax(-1)
-            logits = logits.masked_fill(chance < self.min_p * chance.amax(-1, keepdim=True), out)
+            logits = min_p(logits.float(), self.min_p)
+        if self.typical < 1:
+            logits = typical(logits.float(), self.typical)
         return logits
-
-    def _canvas(self, n: int, start: Code | None, own: int, device: torch.device) -> Code:
-        """int64[n,T]: the start, IGNORE elsewhere."""
-        width = 0 if start is None else start.shape[1]
-        length = max(self.length or own, width)
-        code = torch.full((n, length), IGNORE, dtype=torch.int64, device=device)
-        if start is not None:
-            code[:, :width] = start
-        return code
-
-    def _look(self, net: Any, inputs: Tensor, seen: int, place: int, cond: Condition | None, memory: Any) -> Tensor:
-        """Logits [n,V] of the symbol at `place`: from what is new where the network remembers, else from everything."""
-        if memory is None:
-            return net(inputs, cond=cond)[:, place]
-        return net(inputs[:, seen : place + 1], cond=cond, state=memory)[:, -1]

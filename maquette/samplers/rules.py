@@ -1,0 +1,173 @@
+"""What may be written, and where it ends: biases, stop strings, a grammar. Knows the text that symbols stand for, by the codec.
+
+Everything here is a function of the page alone, so that beams may change places and drafts be taken back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from maquette.contracts import IGNORE, Code, Dials
+from maquette.samplers.choosing import NONE, Penalties
+from maquette.samplers.grammar import Grammar
+from maquette.samplers.writing import leading
+
+if TYPE_CHECKING:
+    from maquette.system import System
+
+PARTIAL = 3  # symbols that may stand before a stop string and hold the first bytes of its first character
+
+
+@dataclass(frozen=True)
+class Rules(Dials):
+    """What is written, whoever chooses.
+
+    Args:
+        stop: texts that end a sample; it ends before the first of them that it writes.
+        bias: added to the logits of symbols: {17: 2.5, " the": -100}; a key is a symbol's number, or a text that is one symbol.
+        schema: a JSON schema, as JSON: the text is an instance of it, written as Python's json.dumps would, spaces and all.
+        regex: the text matches the whole of it.
+        grammar: the text is what this Lark grammar's rule `start` makes.
+    """
+
+    stop: tuple[str, ...] = ()
+    bias: Mapping[int | str, float] = field(default_factory=dict)
+    schema: str = ""
+    regex: str = ""
+    grammar: str = ""
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise ValueError(f"stop is {list(self.stop)!r}; each must be a text of at least one character")
+        for key, value in self.bias.items():
+            if not isinstance(value, int | float) or value != value:
+                raise ValueError(f"bias of {key!r} is {value!r}; it must be a number that is added to a logit")
+        said = [name for name in ("schema", "regex", "grammar") if getattr(self, name)]
+        if len(said) > 1:
+            raise ValueError(f"{' and '.join(said)} are given; a text keeps to one of schema, regex, grammar")
+        if self.schema:
+            try:
+                json.loads(self.schema)
+            except ValueError as error:
+                raise ValueError(f"schema is not JSON: {error}") from None
+
+    @property
+    def any(self) -> bool:
+        return bool(self.stop or self.bias or self.schema or self.regex or self.grammar)
+
+
+FREE = Rules()
+
+
+def steering(system: System, known: Tensor, rules: Rules, penalties: Penalties = NONE) -> Steering | None:
+    """What rules and penalties make of a page of which bool[n,T] is known; None where there are none, at no cost.
+
+    Raises:
+        ValueError: a rule that this system's symbols cannot keep, or a grammar that is none.
+    """
+    return Steering(system, known, rules, penalties) if rules.any or penalties.any else None
+
+
+class Steering:
+    """Rules and penalties at work on one page."""
+
+    def __init__(self, system: System, known: Tensor, rules: Rules, penalties: Penalties):
+        if (rules.stop or rules.schema or rules.regex or rules.grammar) and system.codec.field != "text":
+            raise ValueError(f"this run makes {system.codec.field}s; stop, schema, regex and grammar are for text")
+        self.codec, self.known, self.penalties, self.stop = system.codec, known, penalties, rules.stop
+        self.first = leading(known)
+        self.bias = {_symbol(system, key): float(value) for key, value in rules.bias.items()}
+        self.window = max((len(text.encode()) for text in self.stop), default=0) + PARTIAL
+        self.grammar: Grammar | None = None
+        if rules.schema or rules.regex or rules.grammar:
+            self.grammar = Grammar(system.codec, len(known), schema=rules.schema, regex=rules.regex, lark=rules.grammar)
+
+    def __call__(self, logits: Tensor, code: Code, place: int, rows: Tensor | None = None) -> Tensor:
+        """Logits [n,V] of the symbol at `place` of a page, -inf where it may not stand.
+
+        Args:
+            rows: of which row of the known page each is, int64[n]; None = they are its rows.
+        """
+        logits, known, first = logits.float().clone(), self.known, self.first
+        if rows is not None:
+            known, first = known[rows], first[rows]
+        if self.penalties.any:
+            logits = self.penalties.take(logits, code[:, :place], known[:, :place])
+        if self.bias:
+            symbols = torch.tensor(list(self.bias), device=logits.device)
+            if int(symbols.max()) >= logits.shape[-1]:
+                raise ValueError(f"bias names symbol {int(symbols.max())}; this run has 0 .. {logits.shape[-1] - 1}")
+            logits = logits.index_add(1, symbols, logits.new_tensor(list(self.bias.values())).expand(len(logits), -1))
+        if self.grammar is not None:
+            for i, begun in enumerate(first.tolist()):
+                if begun <= place and not bool(known[i, place]):
+                    allowed = self.grammar.allowed(i, code[i, begun:place].tolist(), logits.shape[-1])
+                    if allowed is not None:
+                        logits[i] = logits[i].masked_fill(~allowed.to(logits.device), -torch.inf)
+        return logits
+
+    def over(self, code: Code, place: int, ended: Tensor, rows: Tensor | None = None) -> Tensor:
+        """bool[n]: rows that have ended, by now also because the symbol at `place` finished a stop string."""
+        if not self.stop:
+            return ended
+        first = (self.first if rows is None else self.first[rows]).tolist()
+        over = ended.clone()
+        for i in (~ended).nonzero()[:, 0].tolist():
+            text = self._text(code[i, max(first[i], place + 1 - self.window) : place + 1])
+            over[i] = any(stop in text for stop in self.stop)
+        return over
+
+    def _text(self, symbols: Tensor) -> str:
+        return self.codec.decode(symbols[None])[0] if len(symbols) else ""
+
+    def cut(self, code: Code) -> Code:
+        """A finished page, each row ending before its first stop string: bos from there on.
+
+        What stands in a symbol before the string stays, in symbols of its own.
+        """
+        if not self.stop:
+            return code
+        rows = [self._cut(row, int(first)) for row, first in zip(code, self.first, strict=True)]
+        width = max(map(len, rows))
+        return torch.stack([torch.nn.functional.pad(row, (0, width - len(row)), value=self.codec.bos) for row in rows])
+
+    def _cut(self, row: Tensor, first: int) -> Tensor:
+        text = self._text(row[first:])
+        places = [text.find(stop) for stop in self.stop if stop in text]
+        if not places:
+            return row
+        wanted = text[: min(places)]
+        for kept in range(len(row) - first, -1, -1):
+            head = self._text(row[first : first + kept])
+            if not wanted.startswith(head):
+                continue
+            rest = self.codec.encode([wanted[len(head) :]])[0].to(row.device) if head != wanted else row[:0]
+            made = torch.cat([row[: first + kept], rest])
+            if self._text(made[first:]) == wanted:
+                return torch.nn.functional.pad(made, (0, max(0, len(row) - len(made))), value=self.codec.bos)
+        return row  # unreachable where encoding a text loses nothing
+
+
+def _symbol(system: System, key: int | str) -> int:
+    """The symbol that a bias means.
+
+    Raises:
+        ValueError: it means none, or several.
+    """
+    if isinstance(key, int) or key.lstrip("-").isdigit():
+        if int(key) < 0:
+            raise ValueError(f"bias names symbol {key}; symbols are 0 and up")
+        return int(key)
+    if system.codec.field != "text":
+        raise ValueError(f"bias names {key!r}; this run makes {system.codec.field}s, whose symbols go by number")
+    code = system.codec.encode([key])[0]
+    found = code[code != IGNORE].tolist()
+    if len(found) != 1:
+        raise ValueError(f"bias names {key!r}, which is {len(found)} symbols, {found}; name one symbol by its text or its number")
+    return found[0]
