@@ -17,7 +17,7 @@ from maquette.codecs.text import Text
 from maquette.contracts import IGNORE, Code
 from maquette.data.chats import Chat, Message, templates
 from maquette.data.errors import DataError
-from maquette.data.tokens import LONGEST, Learned
+from maquette.data.tokens import LONGEST, Learned, checked
 from maquette.data.vocabularies import NAMED, object_of, read
 
 _TURN = threading.Lock()  # a tokenizer is told how to take special symbols before each use
@@ -143,7 +143,7 @@ class Published(Text, Learned):
         with _TURN:
             tokenizer = self.tokenizer
             tokenizer.encode_special_tokens = not special
-            return [found.ids for found in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+            return [found.ids for found in tokenizer.encode_batch_fast(checked(texts), add_special_tokens=False)]
 
     def encode(self, data: Sequence[str]) -> Code:
         rows = self.tokenize(data, special=True)
