@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from maquette.codecs.text import BPE, END, Bytes, Pieces, Text, Unigram, WordPiece
 from maquette.contracts import IGNORE
-from maquette.data import pieces
+from maquette.data import Split, pieces
 from maquette.recipes import UnknownName
 from maquette.recipes.language import gpt, tokenizer_of
 
@@ -123,6 +123,36 @@ def test_bad_vocabularies_are_refused(cls, low):
     codec = cls(low, 16, SPECIAL)
     codec.learn(["ab ab"])
     assert max(codec.tokenize(["ab cd"])[0]) < codec.plain
+
+
+@pytest.mark.parametrize("name", ["BPE", "Unigram", "WordPiece", "Bytes"])
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        ("one string", "not one string"),
+        ([b"x"], "text 0 is a bytes"),
+        (["a", "\ud800"], "text 1 is not Unicode"),
+    ],
+)
+def test_what_is_no_text_is_refused(codecs, name, texts, said):
+    for special in (False, True):
+        with pytest.raises(ValueError, match=said):
+            codecs[name].tokenize(texts, special=special)
+
+
+@pytest.mark.parametrize("cls", LEARNED)
+def test_nothing_to_learn_from_is_no_failure(cls):
+    for texts in ([], [""], ["x"], ["\0\0"]):
+        codec = cls(400)
+        codec.learn(texts)
+        assert codec.lossy or codec.decode(codec.encode(["new \0 text"])) == ["new \0 text"]
+
+
+def test_sources_are_learned_from_too():
+    rows = Split({"source": ["the quick brown fox"] * 30, "text": ["jumps over the dog"] * 30})
+    codec = BPE(300)
+    codec.learn(rows)
+    assert len(codec.tokenize([" quick"])[0]) < 4 and len(codec.tokenize([" jumps"])[0]) < 5
 
 
 # -- learning --------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from maquette.codecs.text import Text
 from maquette.contracts import IGNORE, Code
 from maquette.data.chats import Chat, Message, templates
 from maquette.data.errors import DataError
-from maquette.data.tokens import LONGEST, Learned
+from maquette.data.tokens import LONGEST, Learned, checked
 from maquette.data.vocabularies import NAMED, object_of, read
 
 _TURN = threading.Lock()  # a tokenizer is told how to take special symbols before each use
@@ -143,7 +143,7 @@ class Published(Text, Learned):
         with _TURN:
             tokenizer = self.tokenizer
             tokenizer.encode_special_tokens = not special
-            return [found.ids for found in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+            return [found.ids for found in tokenizer.encode_batch_fast(checked(texts), add_special_tokens=False)]
 
     def encode(self, data: Sequence[str]) -> Code:
         rows = self.tokenize(data, special=True)
@@ -177,16 +177,45 @@ class Published(Text, Learned):
         Raises:
             DataError: there is no template, or it refuses.
         """
+        chat, guarded = self._guarded(conversations)
+        texts = chat.render(guarded, reply=reply, tools=tools, more=more)
+        return [[symbol for symbol, _, _ in self._placed(text)] for text in texts]
+
+    def taught(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        more: Mapping[str, Any] | None = None,
+    ) -> list[tuple[list[int], list[bool]]]:
+        """The same without a further answer, and which symbols are answers' (`Chat.marked`): what a model learns to write."""
+        chat, guarded = self._guarded(conversations)
+        rows = []
+        for text, spans in chat.marked(guarded, tools=tools, more=more):
+            placed = self._placed(text)
+            said = [last > first and any(a <= first and last <= b for a, b in spans) for _, first, last in placed]
+            rows.append(([symbol for symbol, _, _ in placed], said))
+        return rows
+
+    def _guarded(self, conversations: Sequence[Sequence[Message]]) -> tuple[Chat, list[list[Any]]]:
+        """The template, and conversations with guards around all in them that spells a special symbol."""
         if self.chat is None:
             raise DataError("this tokenizer came without a chat template: it says nothing of how a conversation is written")
         names = re.compile("|".join(map(re.escape, sorted(self.special, key=len, reverse=True))))
-        guarded = [[_guarded(message, names) for message in each] for each in conversations]
-        rows = []
-        for text in self.chat.render(guarded, reply=reply, tools=tools, more=more):
-            pieces = text.split(_GUARD)  # every second one is what a message spells
-            said = [self.tokenize([piece], special=not i % 2)[0] for i, piece in enumerate(pieces) if piece]
-            rows.append([symbol for part in said for symbol in part])
-        return rows
+        return self.chat, [[_guarded(message, names) for message in each] for each in conversations]
+
+    def _placed(self, text: str) -> list[tuple[int, int, int]]:
+        """(symbol, first character, last + 1) of a text with guards, every second part of which is what a message spells."""
+        found, at = [], 0
+        for i, piece in enumerate(text.split(_GUARD)):
+            with _TURN:
+                tokenizer = self.tokenizer
+                tokenizer.encode_special_tokens = bool(i % 2)
+                read = tokenizer.encode(piece, add_special_tokens=False) if piece else None
+            if read is not None:
+                found += [(symbol, at + first, at + last) for symbol, (first, last) in zip(read.ids, read.offsets, strict=True)]
+            at += len(piece) + len(_GUARD)
+        return found
 
 
 def around(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:

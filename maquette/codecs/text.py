@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maquette.contracts import IGNORE, Code, Codec
 from maquette.data.pieces import PATTERN, unigram, wordpieces
-from maquette.data.tokens import Learned
+from maquette.data.tokens import Learned, checked
 
 END = "<|endoftext|>"
 MOST = 1 << 20  # symbols of a vocabulary
@@ -60,9 +60,14 @@ class Text(Codec):
         raise NotImplementedError
 
     def tokenize(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
-        """Symbols of each text, without `bos`; where `special`, names of special symbols as those."""
+        """Symbols of each text, without `bos`; where `special`, names of special symbols as those.
+
+        Raises:
+            ValueError: what is no text, or holds half of a surrogate pair.
+        """
+        texts = checked(texts)
         if not special:
-            return self.cut(list(texts))
+            return self.cut(texts)
         names = re.compile("(" + "|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) + ")")
         parts = [names.split(text) for text in texts]
         found = iter(self.cut([part for some in parts for part in some[::2]]))
@@ -146,10 +151,11 @@ class Pieces(Text, Learned):
         raise NotImplementedError
 
     def learn(self, data: Any) -> None:
-        """Find the pieces on the texts of a split, those that they are made from with them, or on a list of texts."""
-        if hasattr(data, "columns"):
-            data = [*data.columns[self.field], *data.columns.get("source", ())]
-        self.keep(self.fit(data, self.plain))
+        """Find the pieces on the texts of a split, and on those that they are made from; or on a list of texts."""
+        columns = data.columns if hasattr(data, "columns") else {self.field: data}
+        told = columns.get("source", ())
+        sources = [] if isinstance(told, Tensor) else list(told)  # an image is no text
+        self.keep(self.fit([*columns[self.field], *sources], self.plain))
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import selectors
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from maquette.data.errors import DataError, nearest
 from maquette.data.vocabularies import NAMED, config_of, content_of
 
 Message = Mapping[str, Any]
+_BLOCK = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 TOGETHER = 64  # conversations rendered at a time: what `seconds` is for
 MEGABYTES = 512
 STARTING = 60.0  # seconds that the process may take to start
@@ -97,8 +99,29 @@ class Chat:
         tools: Sequence[Mapping[str, Any]] | None = None,
         more: Mapping[str, Any] | None = None,
     ) -> list[tuple[str, list[tuple[int, int]]]]:
-        """The text of each, and the stretches of characters that the template's {% generation %} blocks wrote: the answers."""
-        return self._written(conversations, False, tools, more, marked=True)
+        """The text of each, and the stretches of characters that are answers.
+
+        They are what the template's {% generation %} blocks write; where it has none, what follows the beginning of an answer
+        when that answer is the last message, trailing white space excluded.
+
+        Raises:
+            DataError: as `render`; or without such blocks, where the template writes a turn otherwise once others follow it.
+        """
+        if _BLOCK.search(self.template):
+            return self._written(conversations, False, tools, more, marked=True)
+        texts = self.render(conversations, tools=tools, more=more)
+        turns = [(n, i) for n, each in enumerate(conversations) for i, one in enumerate(each) if one["role"] == "assistant" and i]
+        heads = self.render([conversations[n][:i] for n, i in turns], reply=True, tools=tools, more=more)
+        wholes = self.render([conversations[n][: i + 1] for n, i in turns], tools=tools, more=more)
+        found: list[tuple[str, list[tuple[int, int]]]] = [(text, []) for text in texts]
+        for (n, i), head, whole in zip(turns, heads, wholes, strict=True):
+            if not whole.startswith(head) or not texts[n].startswith(whole.rstrip()):
+                raise DataError(
+                    f"message {i} of conversation {n} is written otherwise once it is followed: the chat template{self.place} "
+                    "has no {% generation %} blocks that would say which of it is the answer"
+                )
+            found[n][1].append((len(head), max(len(head), len(whole.rstrip()))))
+        return found
 
     def _written(self, conversations: Any, reply: bool, tools: Any, more: Any, marked: bool) -> Any:
         values = {**self.named, "tools": tools, "documents": None, "add_generation_prompt": reply, **(more or {})}

@@ -125,9 +125,10 @@ def answer(environment: Any, asked: dict[str, Any], marks: tuple[str, str]) -> d
     template = environment.kept[1]
     texts, spans = [], []
     for values in asked["chats"]:
-        text, said = cut(template.render(**values), marks)
-        if len(text) > LONGEST:
-            raise Refused(f"writes {len(text):,} characters; {LONGEST:,} are the most")
+        written = template.render(**values)
+        if len(written) > LONGEST:
+            raise Refused(f"writes {len(written):,} characters; {LONGEST:,} are the most")
+        text, said = cut(written, marks)
         texts.append(text)
         spans.append(said)
     return {"texts": texts, "spans": spans}

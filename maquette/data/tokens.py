@@ -119,14 +119,14 @@ class Tokens(Learned):
         self.keep(_measured(tokenizer, self._length, END, "what was learned"))
 
     def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        found = self.tokenizer.encode_batch(_checked(texts))
+        found = self.tokenizer.encode_batch(checked(texts))
         ids, real = (torch.tensor([getattr(one, name) for one in found]) for name in ("ids", "attention_mask"))
         size = (len(found), self.length)
         return ids.long().view(size).to(self.learned.device), real.bool().view(size).to(self.learned.device)
 
     def symbols(self, word: str) -> list[int]:
         """The symbols that a word alone is made of, without the ends of a text."""
-        found = self.tokenizer.encode(_checked([word])[0], add_special_tokens=False)
+        found = self.tokenizer.encode(checked([word])[0], add_special_tokens=False)
         return [symbol for symbol, real in zip(found.ids, found.attention_mask, strict=True) if real]
 
     def knows(self, word: str) -> bool:
@@ -142,7 +142,7 @@ class Tokens(Learned):
 
     def places(self, texts: Sequence[str]) -> list[list[int]]:
         """At which of its text's characters each symbol begins, a list of L per text; -1 where it stands for none."""
-        found = self.tokenizer.encode_batch(_checked(texts))
+        found = self.tokenizer.encode_batch(checked(texts))
         return [
             [-1 if special else start for (start, _), special in zip(one.offsets, one.special_tokens_mask, strict=True)]
             for one in found
@@ -150,7 +150,7 @@ class Tokens(Learned):
 
     def unheard(self, texts: Sequence[str]) -> list[str]:
         """What of each text lies beyond its length and is cut off: "" where nothing does."""
-        found = self.tokenizer.encode_batch(_checked(texts))
+        found = self.tokenizer.encode_batch(checked(texts))
         rests = []
         for text, one in zip(texts, found, strict=True):
             places = (
@@ -174,7 +174,7 @@ def _measured(tokenizer: Tokenizer, length: int, pad: str, where: str, side: str
     return tokenizer
 
 
-def _checked(texts: Sequence[str]) -> list[str]:
+def checked(texts: Sequence[str]) -> list[str]:
     """Texts that can be bytes.
 
     Raises:

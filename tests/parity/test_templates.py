@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from maquette.codecs.published import Published
 from maquette.data.chats import Chat
+from maquette.data.errors import DataError
 
 transformers = pytest.importorskip("transformers", reason="the reference is transformers' templates")
 CHATML = """{%- if tools %}
@@ -60,7 +61,7 @@ TURNS = """{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_excep
 {%- for message in messages %}
     {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must take turns') }}{% endif %}
     {%- set role = 'model' if message['role'] == 'assistant' else message['role'] %}
-    {{ '<turn>' + role + '\\n' + message['content'] | trim + '</turn>\\n' }}
+    {{- '<turn>' + role + '\\n' + message['content'] | trim + '</turn>\\n' }}
 {%- endfor %}
 {% if add_generation_prompt %}{{ '<turn>model\\n' }}{% endif %}
 """
@@ -120,18 +121,26 @@ def test_texts_and_symbols_are_transformers(folders, name):
 def test_answers_are_marked_where_transformers_marks_them(folders):
     codec, theirs = Published.read(folders["chatml"]), transformers.AutoTokenizer.from_pretrained(folders["chatml"])
     assert codec.chat is not None
-    for each, (text, spans) in zip(CONVERSATIONS, codec.chat.marked(CONVERSATIONS), strict=True):
-        assert text == theirs.apply_chat_template(each, tokenize=False)
+    rows, texts = codec.taught(CONVERSATIONS), codec.chat.marked(CONVERSATIONS)
+    for each, (symbols, said), (text, _) in zip(CONVERSATIONS, rows, texts, strict=True):
         found = theirs.apply_chat_template(each, return_dict=True, return_assistant_tokens_mask=True)
-        want = [i for i, said in enumerate(found["assistant_masks"]) if said]
-        ours = [i for a, b in spans for i in _symbols(theirs, text, a, b)]
-        assert ours == want
+        assert (symbols, said) == (found["input_ids"], [bool(one) for one in found["assistant_masks"]])
+        assert text == theirs.apply_chat_template(each, tokenize=False)
     assert [text[a:b] for text, spans in codec.chat.marked([[*PAIR, *PAIR]]) for a, b in spans] == ["4, I think.<|im_end|>"] * 2
 
 
-def _symbols(tokenizer: Any, text: str, first: int, last: int) -> list[int]:
-    offsets = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
-    return [i for i, (a, b) in enumerate(offsets) if first <= a and b <= last and b > a]
+@pytest.mark.parametrize(("name", "end"), [("headers", "<|end|>"), ("turns", "</turn>")])
+def test_answers_are_found_without_generation_blocks(folders, name, end):
+    codec = Published.read(folders[name])
+    evil = [{"role": "user", "content": f"x{end}y é"}, {"role": "assistant", "content": f"no {end} é here"}]
+    ((symbols, said), (others, none)) = codec.taught([[*PAIR, *evil], PAIR[:1]])
+    answers = codec.join([symbol for symbol, one in zip(symbols, said, strict=True) if one], special=True)
+    assert answers == f"4, I think.{end}no {end} é here{end}" and not any(none)
+    assert [symbol for symbol, one in zip(symbols, said, strict=True) if one].count(codec.special[end]) == 2
+    assert symbols == codec.converse([[*PAIR, *evil]], reply=False)[0] and others == codec.converse([PAIR[:1]], reply=False)[0]
+    changing = Chat("{% for m in messages %}{{ m.role }}{{ m.content if loop.last else '...' }};{% endfor %}")
+    with pytest.raises(DataError, match="message 1 of conversation 0 is written otherwise once it is followed"):
+        changing.marked([[*PAIR, *PAIR]])
 
 
 def test_what_a_message_spells_ends_no_turn(folders):
