@@ -1,5 +1,5 @@
-// The newest place of at most eight sequences through every layer of a decoder, in one call. What is small (norms, activations, the
-// stream itself) every thread does for itself; the products and the heads are shared out.
+// The newest places of a few sequences through every layer of a decoder, in one call, eight rows at most. What is small (norms,
+// activations, the stream itself) every thread does for itself; the products and the heads are shared out.
 #include "matrices.cpp"
 
 struct Norm {
@@ -9,23 +9,24 @@ struct Norm {
 };
 struct Layer {
     Matrix qkv, out, up, down;
-    Norm before[2], after[2], q, k;  // before and after attention and what feeds forward
-    void *keys, *values;             // [B,G,length,C]
-    int64_t window;                  // newest places that are seen; 0 = all
+    Norm before[2], after[2], total[2], q, k;  // of attention and of what feeds forward: of what goes in, comes out, and the sum
+    const float *cos, *sin;                    // of the first new place, [T,turned]; none = nothing turns
+    void *keys, *values;                       // [B,G,length,C]
+    int64_t window;                            // newest places that are seen; 0 = all
 };
 struct Decoder {
     const Layer* layers;
     Matrix head;
     Norm last;
-    int64_t depth, width, heads, groups, size, turned, neighbours, hidden, act, gated, beside, bits;
+    int64_t depth, width, heads, groups, size, turned, hidden, act, gated, bits;  // bits: of what is remembered
     float scale, cap;
 };
 struct Step {
     const Decoder& d;
     Crew& crew;
-    int64_t rows, at, length;
-    const float *cos, *sin, *from;
-    float* to;
+    int64_t batch, news, at, length;
+    const float *bias, *from;  // [H,T,at+T] or none; [B,T,D]
+    float* to;                 // [B,T,V]
     std::vector<float> qkv, heard, up, y;
     std::vector<std::atomic<int64_t>> next;
 };
@@ -74,13 +75,11 @@ static void feed(const Decoder& d, float* x) {
     }
 }
 
-// channel i turns with channel i + turned / 2, or with its neighbour
-static void turn(const Decoder& d, const float* cos, const float* sin, float* x) {
-    const int64_t half = d.turned / 2, apart = d.neighbours ? 1 : half, by = d.neighbours ? 2 : 1;
-    for (int64_t i = 0; i < half; i++) {
-        float &a = x[i * by], &b = x[i * by + apart];
-        const float left = a * cos[i] - b * sin[i], right = b * cos[i] + a * sin[i];
-        a = left, b = right;
+// channel i turns with channel i + turned / 2
+static void turn(int64_t turned, const float* cos, const float* sin, float* x) {
+    for (int64_t i = 0; i < turned / 2; i++) {
+        const float a = x[i], b = x[i + turned / 2];
+        x[i] = a * cos[i] - b * sin[i], x[i + turned / 2] = b * cos[i] + a * sin[i];
     }
 }
 
@@ -94,61 +93,77 @@ static inline float product(const float* q, const T* k, int64_t C) {
     return all;
 }
 template <class T, int U>
-static inline void gather(const float* by, int64_t count, const T* v, int64_t C, float* y) {
+static inline void mixed(const float* by, int64_t count, const T* v, int64_t C, float* y) {
     V sum[U] = {};
     for (int64_t s = 0; s < count; s++)
         for (int u = 0; u < U; u++) sum[u] = fused(sum[u], wide(by[s]), load(v + s * C + 16 * u));
     for (int u = 0; u < U; u++) store(y + 16 * u, sum[u]);
 }
-
-// one head of one row, which sees the places behind it and its own
 template <class T>
-static void hear(Step& s, const Layer& layer, int64_t b, int64_t h, std::vector<float>& room) {
-    const Decoder& d = s.d;
-    const int64_t C = d.size, g = h / (d.heads / d.groups), first = layer.window && s.at >= layer.window ? s.at + 1 - layer.window : 0;
-    const int64_t seen = s.at - first, padded = (seen + 1 + 15) / 16 * 16;
-    float* row = &s.qkv[b * (d.heads + 2 * d.groups) * C];
-    room.resize(padded + 3 * C);
-    float *weight = &room[0], *q = weight + padded, *k = q + C, *v = k + C, *y = &s.heard[(b * d.heads + h) * C];
-    std::memcpy(q, row + h * C, C * 4), std::memcpy(k, row + (d.heads + g) * C, C * 4);
-    std::memcpy(v, row + (d.heads + d.groups + g) * C, C * 4);
-    norm(layer.q, q, C), norm(layer.k, k, C);
-    if (d.turned) turn(d, s.cos, s.sin, q), turn(d, s.cos, s.sin, k);
-    T *keys = (T*)layer.keys + (b * d.groups + g) * s.length * C, *values = (T*)layer.values + (b * d.groups + g) * s.length * C;
-    if (h % (d.heads / d.groups) == 0)
-        for (int64_t c = 0; c < C; c++) set(keys + s.at * C + c, k[c]), set(values + s.at * C + c, v[c]);
-    keys += first * C, values += first * C;
-    for (int64_t i = 0; i < seen; i++) weight[i] = product(q, keys + i * C, C);
-    weight[seen] = product(q, k, C);
-    float high = -INFINITY, sum = 0;
-    for (int64_t i = 0; i <= seen; i++) {
-        weight[i] *= d.scale;
-        if (d.cap) weight[i] = d.cap * std::tanh(weight[i] / d.cap);
-        high = weight[i] > high ? weight[i] : high;
-    }
-    for (int64_t i = seen + 1; i < padded; i++) weight[i] = -INFINITY;
-    V all = {};
-    for (int64_t i = 0; i < padded; i += 16) {
-        V e = expo(load(weight + i) - high);
-        store(weight + i, e), all += e;
-    }
-    sum = total(all);
+static void gather(const float* by, int64_t count, const T* v, int64_t C, float* y) {
     int64_t c = 0;
-    for (; c + 64 <= C; c += 64) gather<T, 4>(weight, seen, values + c, C, y + c);
-    for (; c + 16 <= C; c += 16) gather<T, 1>(weight, seen, values + c, C, y + c);
+    for (; c + 64 <= C; c += 64) mixed<T, 4>(by, count, v + c, C, y + c);
+    for (; c + 16 <= C; c += 16) mixed<T, 1>(by, count, v + c, C, y + c);
     for (; c < C; c++) {
         y[c] = 0;
-        for (int64_t i = 0; i < seen; i++) y[c] += weight[i] * one(values + i * C + c);
+        for (int64_t i = 0; i < count; i++) y[c] += by[i] * one(v + i * C + c);
     }
-    for (c = 0; c < C; c++) y[c] = (y[c] + weight[seen] * v[c]) / sum;
+}
+
+// The weights of `count` scores, in room for whole sixteens, and their sum.
+static float soft(float* x, int64_t count) {
+    float high = -INFINITY;
+    for (int64_t i = 0; i < count; i++) high = x[i] > high ? x[i] : high;
+    for (int64_t i = count; i % 16; i++) x[i] = -INFINITY;
+    V all = {};
+    for (int64_t i = 0; i < count; i += 16) {
+        const V e = expo(load(x + i) - high);
+        store(x + i, e), all += e;
+    }
+    return total(all);
+}
+
+// One head of one row: its new places see those remembered, themselves and one another, each but what is behind it.
+template <class T>
+static void hear(const Step& s, const Layer& layer, float* out, int64_t b, int64_t h, std::vector<float>& room) {
+    const Decoder& d = s.d;
+    const int64_t C = d.size, N = s.news, shared = d.heads / d.groups, g = h / shared;
+    room.resize(3 * N * C + (s.at + N + 16));
+    float *q = &room[0], *k = q + N * C, *v = k + N * C, *weight = v + N * C;
+    T *keys = (T*)layer.keys + (b * d.groups + g) * s.length * C, *values = (T*)layer.values + (b * d.groups + g) * s.length * C;
+    for (int64_t t = 0; t < N; t++) {
+        const float* row = &s.qkv[(b * N + t) * (d.heads + 2 * d.groups) * C];
+        std::memcpy(q + t * C, row + h * C, C * 4), std::memcpy(k + t * C, row + (d.heads + g) * C, C * 4);
+        std::memcpy(v + t * C, row + (d.heads + d.groups + g) * C, C * 4);
+        norm(layer.q, q + t * C, C), norm(layer.k, k + t * C, C);
+        if (layer.cos)
+            for (float* x : {q, k}) turn(d.turned, layer.cos + t * d.turned, layer.sin + t * d.turned, x + t * C);
+        if (h % shared == 0)
+            for (int64_t c = 0; c < C; c++) set(keys + (s.at + t) * C + c, k[t * C + c]), set(values + (s.at + t) * C + c, v[t * C + c]);
+    }
+    for (int64_t t = 0; t < N; t++) {
+        const int64_t end = s.at + t + 1, first = layer.window && end > layer.window ? end - layer.window : 0;
+        const int64_t old = first < s.at ? s.at - first : 0, since = first < s.at ? 0 : first - s.at, count = end - first;
+        for (int64_t i = 0; i < old; i++) weight[i] = product(q + t * C, keys + (first + i) * C, C);
+        for (int64_t i = old; i < count; i++) weight[i] = product(q + t * C, k + (since + i - old) * C, C);
+        for (int64_t i = 0; i < count; i++) weight[i] *= d.scale;
+        for (int64_t i = 0; d.cap && i < count; i++) weight[i] = d.cap * std::tanh(weight[i] / d.cap);
+        for (int64_t i = 0; s.bias && i < count; i++) weight[i] += s.bias[(h * N + t) * (s.at + N) + first + i];
+        const float by = 1 / soft(weight, count);
+        float* y = out + ((b * N + t) * d.heads + h) * C;
+        gather(weight, old, values + first * C, C, y);
+        for (int64_t i = old; i < count; i++)
+            for (int64_t c = 0; c < C; c++) y[c] += weight[i] * v[(since + i - old) * C + c];
+        for (int64_t c = 0; c < C; c++) y[c] *= by;
+    }
 }
 
 static void walk(void* about, int64_t) {
     Step& s = *(Step*)about;
     const Decoder& d = s.d;
-    const int64_t N = s.rows, D = d.width;
+    const int64_t N = s.batch * s.news, D = d.width, wide = d.hidden * (d.gated ? 2 : 1);
     static thread_local Rows rows;
-    static thread_local std::vector<float> h, x, room;
+    static thread_local std::vector<float> h, x, fed, room;
     h.assign(s.from, s.from + N * D);
     std::atomic<int64_t>* next = &s.next[0];
     auto times = [&](const Matrix& m, const float* from, int64_t wide, float* to) {
@@ -160,44 +175,42 @@ static void walk(void* about, int64_t) {
         for (int64_t i = 0; i < N; i++) norm(n, &x[i * D], D);
         return x.data();
     };
-    auto add = [&](const Norm& n, const float* y) {
-        x.assign(y, y + N * D);
-        for (int64_t i = 0; i < N; i++) norm(n, &x[i * D], D);
-        for (int64_t i = 0; i < N * D; i++) h[i] += x[i];
+    auto add = [&](const Norm& after, const Norm& total) {
+        x = s.y;
+        for (int64_t i = 0; i < N; i++) {
+            norm(after, &x[i * D], D);
+            for (int64_t c = i * D; c < i * D + D; c++) h[c] += x[c];
+            norm(total, &h[i * D], D);
+        }
     };
     for (int64_t l = 0; l < d.depth; l++) {
         const Layer& layer = d.layers[l];
-        const int64_t wide = d.hidden * (d.gated ? 2 : 1);
         times(layer.qkv, normed(layer.before[0]), D, &s.qkv[0]);
-        for (int64_t i, count = N * d.heads; (i = next->fetch_add(1)) < count;)
-            (d.bits == 32 ? hear<float> : hear<half>)(s, layer, i / d.heads, i % d.heads, room);
+        for (int64_t i; (i = next->fetch_add(1)) < s.batch * d.heads;)
+            (d.bits == 32 ? hear<float> : hear<half>)(s, layer, &s.heard[0], i / d.heads, i % d.heads, room);
         next++;
         s.crew.meet();
-        if (d.beside) times(layer.up, normed(layer.before[1]), D, &s.up[0]);
         times(layer.out, &s.heard[0], d.heads * d.size, &s.y[0]);
-        add(layer.after[0], &s.y[0]);
-        if (!d.beside) times(layer.up, normed(layer.before[1]), D, &s.up[0]);
-        x.resize(N * d.hidden);
-        std::vector<float>& fed = room;
-        fed.assign(s.up.begin(), s.up.end());
+        add(layer.after[0], layer.total[0]);
+        times(layer.up, normed(layer.before[1]), D, &s.up[0]);
+        fed = s.up;
         for (int64_t i = 0; i < N; i++) {
             feed(d, &fed[i * wide]);
-            std::memcpy(&x[i * d.hidden], &fed[i * wide], d.hidden * 4);
+            std::memmove(&fed[i * d.hidden], &fed[i * wide], d.hidden * 4);
         }
-        if (d.beside) s.crew.meet();
-        times(layer.down, &x[0], d.hidden, &s.y[0]);
-        add(layer.after[1], &s.y[0]);
+        times(layer.down, &fed[0], d.hidden, &s.y[0]);
+        add(layer.after[1], layer.total[1]);
     }
     times(d.head, normed(d.last), D, s.to);
 }
 
-extern "C" void step(const Decoder* d, int64_t threads, int64_t rows, int64_t at, int64_t length, const float* cos, const float* sin,
+extern "C" void step(const Decoder* d, int64_t threads, int64_t batch, int64_t news, int64_t at, int64_t length, const float* bias,
                      const float* from, float* to) {
     std::lock_guard<std::mutex> lock(calling);
-    const int64_t C = d->size;
-    Step s{*d, *crew(), rows, at, length, cos, sin, from, to};
-    s.qkv.resize(rows * (d->heads + 2 * d->groups) * C), s.heard.resize(rows * d->heads * C);
-    s.up.resize(rows * d->hidden * (d->gated ? 2 : 1)), s.y.resize(rows * d->width);
+    const int64_t N = batch * news, C = d->size;
+    Step s{*d, *crew(), batch, news, at, length, bias, from, to};
+    s.qkv.resize(N * (d->heads + 2 * d->groups) * C), s.heard.resize(N * d->heads * C);
+    s.up.resize(N * d->hidden * (d->gated ? 2 : 1)), s.y.resize(N * d->width);
     s.next = std::vector<std::atomic<int64_t>>(5 * d->depth + 1);
     s.crew.all(threads, walk, &s);
 }

@@ -199,9 +199,10 @@ def product(by: Matrix, x: Tensor) -> Tensor:
     library = native.library()
     assert library is not None, "asked before"
     counts = (ctypes.c_int64(n) for n in (torch.get_num_threads(), len(rows)))
-    library.multiply_rows(ctypes.byref(by), *counts, _at(rows), ctypes.c_int64(rows.shape[1]), _at(y))
+    library.multiply_rows(ctypes.byref(by), *counts, address(rows), ctypes.c_int64(rows.shape[1]), address(y))
     return y.view(*x.shape[:-1], by.kept).to(x.dtype)
 
 
-def _at(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
+def address(tensor: Tensor | None) -> ctypes.c_void_p:
+    """Where a tensor lies; nowhere of none."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
