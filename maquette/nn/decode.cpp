@@ -233,3 +233,50 @@ extern "C" void multiply_rows(const Matrix* m, int64_t threads, int64_t rows, co
     };
     crew()->all(threads, work, &about);
 }
+
+// -- packing ----------------------------------------------------------------------------------------------------------------------
+
+// which of 16 numbers lies nearest, and its place; `middles` are those between neighbours
+static inline V nearest(V x, const float* table, const float* middles, I& place) {
+    V number = wide(table[0]);
+    place = I{};
+    for (int k = 0; k < 15; k++) {
+        const auto above = x > wide(middles[k]);
+        number = above ? wide(table[k + 1]) : number;
+        place -= (I)above;
+    }
+    return number;
+}
+
+// groups first .. last of G numbers, G in sixteens: the scale with the least squared error of those tried, and places in the table.
+// The group's largest begins at either end of the table, times a factor; from there the scale goes to where it fits best.
+extern "C" void look_up_float32(int64_t first, int64_t last, int64_t G, const float* x, const float* table, const float* middles,
+                                const float* factors, int64_t count, int8_t* places, half* scales) {
+    for (int64_t row = first; row < last; row++) {
+        const float* from = x + row * G;
+        float largest = 0, least = INFINITY;
+        for (int64_t i = 0; i < G; i++) largest = std::fabs(from[i]) > std::fabs(largest) ? from[i] : largest;
+        for (int64_t n = 0; n < 2 * count; n++) {
+            float scale = largest / table[n < count ? 0 : 15] * factors[n % count];
+            V along = {}, square = {}, error = {};
+            I place;
+            for (int64_t i = 0; i < G; i += 16) {
+                const V number = nearest(load(from + i) / (scale ? scale : 1), table, middles, place);
+                along = fused(along, load(from + i), number), square = fused(square, number, number);
+            }
+            half kept;
+            set(&kept, total(along) / total(square));
+            scale = one(&kept);
+            int8_t own[128];
+            for (int64_t i = 0; i < G; i += 16) {
+                const V rest = load(from + i) - scale * nearest(load(from + i) / (scale ? scale : 1), table, middles, place);
+                error = fused(error, rest, rest);
+                for (int j = 0; j < 16; j++) own[i + j] = place[j];
+            }
+            if (total(error) < least) {
+                least = total(error), scales[row] = kept;
+                std::memcpy(places + row * G, own, G);
+            }
+        }
+    }
+}
