@@ -280,3 +280,27 @@ extern "C" void look_up_float32(int64_t first, int64_t last, int64_t G, const fl
         }
     }
 }
+
+// blocks first .. last of a packed matrix as it stands for: to [in,out], transposed, so that sixteen outputs are neighbours
+template <class T>
+static void unpack(int64_t first, int64_t last, const Matrix& m, T* to) {
+    W table = {};
+    if (m.bits == 4) std::memcpy(&table, m.table, sizeof table);
+    for (int64_t b = first; b < last; b++) {
+        const char* from = (const char*)m.weight + b * m.in * 2 * m.bits;
+        const int64_t each = m.bits == 8 ? 2 : 8;
+        for (int64_t c = 0; c < m.in; c += each, from += 2 * m.bits * each) {
+            const V scale = load(m.scales + (b * (m.in / m.group) + c / m.group) * 16);
+            W words = {};
+            if (m.bits == 4) std::memcpy(&words, from, sizeof words);
+            for (int64_t k = 0; k < each / 2; k++) {
+                const I both = (I)(m.bits == 8 ? widened((const int8_t*)from) : chosen(table, words >> (4 * k)));
+                T* at = to + (c + 2 * k) * m.out + 16 * b;
+                store(at, __builtin_convertvector(both << 16 >> 16, V) * scale);
+                store(at + m.out, __builtin_convertvector(both >> 16, V) * scale);
+            }
+        }
+    }
+}
+extern "C" void unpack_float32(int64_t first, int64_t last, const Matrix* m, float* to) { unpack(first, last, *m, to); }
+extern "C" void unpack_bfloat16(int64_t first, int64_t last, const Matrix* m, half* to) { unpack(first, last, *m, to); }

@@ -107,7 +107,17 @@ class Packed(nn.Module):
         if 0 < rows <= FEW and not torch.is_grad_enabled() and x.device.type == "cpu" and native.built():
             held: list[Tensor] = []
             return product(matrix(self, held), x)
-        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        if x.device.type == "cpu" and x.dtype in native.TYPES and native.built():
+            return F.linear(x, self.unpacked(x.dtype).T[: self.out_features, : self.in_features], bias)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+    def unpacked(self, dtype: torch.dtype) -> Tensor:
+        """What `weight` is, [in,out], and what pads it; natively."""
+        by = matrix(self, [])
+        made = torch.empty(by.inputs, by.outputs, dtype=dtype)
+        native.over_rows("unpack", by.outputs // BLOCK, made, ctypes.addressof(by), made)
+        return made
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bits={self.bits}, group={self.group}, bias={self.bias is not None}"
