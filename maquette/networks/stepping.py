@@ -238,4 +238,8 @@ def stepping(net: nn.Module, bits: int = 0, group: int = 32) -> nn.Module:
         ValueError: bits or a group that is not to be had.
     """
     made = quantised(net, bits, group) if bits else net
-    return Stepping(made) if isinstance(made, Transformer) and made.causal else made
+    if not isinstance(made, Transformer):
+        return made
+    if bits in (8, 4) and made.head is None and made.out is not None:  # rows are looked up in the one, and all scored by the other
+        made.head = Packed.of(cast(Transformer, net).embed.weight[: made.out], None, bits, group)
+    return Stepping(made) if made.causal else made
