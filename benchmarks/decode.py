@@ -33,11 +33,12 @@ from maquette.networks.transformer import Transformer
 
 WIDTH, DEPTH, HEADS, PROMPT = 768, 12, 12, 32
 LONG = 512  # symbols of the prompt whose reading is timed
+ROWS = 8  # of the batch that is decoded besides
 SHAPES: dict[str, tuple[int, Callable[[], Any]]] = {
     "llama 134M": (32000, lambda: presets.llama(hidden=2048, theta=10000.0)),
     "gpt2 124M": (50257, presets.gpt2),
 }
-Next = Callable[[list[int]], int]  # the newest symbols -> the likeliest that follows all so far
+Next = Callable[[list[list[int]]], list[int]]  # each row's newest symbols -> the likeliest that follows all so far
 
 
 @dataclass
@@ -45,29 +46,36 @@ class Line:
     """One way to decode, and what was measured of it."""
 
     name: str
-    begin: Callable[[], Next] | None
+    begin: Callable[[int], Next] | None
     why: str = ""  # it is missing
+    alone: bool = False  # it takes one row at a time
     tokens: list[int] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     reads: list[float] = field(default_factory=list)
+    together: list[float] = field(default_factory=list)
 
-    def decode(self, prompt: list[int], count: int) -> None:
-        assert self.begin is not None
-        follow = self.begin()
-        found = [follow(prompt)]
+    def decode(self, prompts: list[list[int]], count: int) -> None:
+        if self.begin is None or (self.alone and len(prompts) > 1):
+            return
+        follow = self.begin(len(prompts))
+        found = [follow(prompts)]
         began, cpu = time.perf_counter(), time.process_time()
         while len(found) < count:
-            found.append(follow(found[-1:]))
-        self.rates.append((count - 1) / (time.perf_counter() - began))
+            found.append(follow([[token] for token in found[-1]]))
+        rate = len(prompts) * (count - 1) / (time.perf_counter() - began)
+        if len(prompts) > 1:
+            self.together.append(rate)
+            return
+        self.rates.append(rate)
         self.cpu.append((time.process_time() - cpu) / (count - 1) * 1e3)
-        self.tokens = found
+        self.tokens = [row[0] for row in found]
 
     def read(self, prompt: list[int]) -> None:
         assert self.begin is not None
-        follow = self.begin()
+        follow = self.begin(1)
         began = time.perf_counter()
-        follow(prompt)
+        follow([prompt])
         self.reads.append(len(prompt) / (time.perf_counter() - began))
 
 
@@ -84,10 +92,10 @@ def network(shape: str) -> Transformer:
     return net.eval()
 
 
-def ours(net: Any, length: int) -> Callable[[], Next]:
-    def begin() -> Next:
-        state = net.begin(1, length)
-        return torch.no_grad()(lambda new: int(net(torch.tensor([new]), state=state)[0, -1].argmax()))
+def ours(net: Any, length: int) -> Callable[[int], Next]:
+    def begin(rows: int) -> Next:
+        state = net.begin(rows, length)
+        return torch.no_grad()(lambda new: net(torch.tensor(new), state=state)[:, -1].argmax(-1).tolist())
 
     return begin
 
@@ -108,7 +116,9 @@ def their_weights(weights: dict[str, Tensor], gpt2: bool) -> dict[str, Tensor]:
         each |= {"mlp.down_proj": "mlp.down"}
         at = "model.layers."
     names = top | {f"{at}{i}.{a}": f"blocks.{i}.{b}" for i in range(DEPTH) for a, b in each.items()}
-    found = {f"{a}.{kind}": weights[f"{b}.{kind}"] for a, b in names.items() for kind in ("weight", "bias") if f"{b}.{kind}" in weights}
+    found = {
+        f"{a}.{kind}": weights[f"{b}.{kind}"] for a, b in names.items() for kind in ("weight", "bias") if f"{b}.{kind}" in weights
+    }
     if gpt2:
         return {name: x.T.contiguous() if ".c_" in name and x.dim() == 2 else x for name, x in found.items()}
     for i in range(DEPTH):
@@ -135,20 +145,20 @@ def their_network(net: Transformer, gpt2: bool) -> Any:
     return made.eval().bfloat16()
 
 
-def theirs(net: Any, length: int, static: bool = False) -> Callable[[], Next]:
+def theirs(net: Any, length: int, static: bool = False) -> Callable[[int], Next]:
     from transformers import DynamicCache, StaticCache
 
-    def begin() -> Next:
+    def begin(rows: int) -> Next:
         cache = StaticCache(config=net.config, max_cache_len=length) if static else DynamicCache(config=net.config)
         seen = 0
 
-        def follow(new: list[int]) -> int:
+        def follow(new: list[list[int]]) -> list[int]:
             nonlocal seen
-            place = torch.arange(seen, seen + len(new))
-            seen += len(new)
+            place = torch.arange(seen, seen + len(new[0]))
+            seen += len(new[0])
             told = {"cache_position": place, "position_ids": place[None]} if static else {}
-            out = net(torch.tensor([new]), past_key_values=cache, use_cache=True, logits_to_keep=1, **told)
-            return int(out.logits[0, -1].argmax())
+            out = net(torch.tensor(new), past_key_values=cache, use_cache=True, logits_to_keep=1, **told)
+            return out.logits[:, -1].argmax(-1).tolist()
 
         return torch.no_grad()(follow)
 
@@ -159,7 +169,7 @@ def theirs(net: Any, length: int, static: bool = False) -> Callable[[], Next]:
 
 
 def write_gguf(net: Transformer, path: Path, gpt2: bool) -> None:
-    """Weights in bfloat16, vectors in float32, no words. Their Llama turns neighbouring channels: queries and keys are reordered."""
+    """Weights in bfloat16, vectors in float32. Their Llama turns neighbouring channels: queries and keys are reordered."""
     import gguf
 
     kind = "gpt2" if gpt2 else "llama"
@@ -190,7 +200,13 @@ def write_gguf(net: Transformer, path: Path, gpt2: bool) -> None:
 
     names = {"embed": "token_embd", "norm": "output_norm", "head": "output", "places.table": "position_embd"}
     for i in range(DEPTH):
-        own = {"norm1": "attn_norm", "norm2": "ffn_norm", "attention.out": "attn_output", "mlp.down": "ffn_down", "mlp.up": "ffn_up"}
+        own = {
+            "norm1": "attn_norm",
+            "norm2": "ffn_norm",
+            "attention.out": "attn_output",
+            "mlp.down": "ffn_down",
+            "mlp.up": "ffn_up",
+        }
         own |= {"attention.qkv": "attn_qkv"} if gpt2 else {}
         names |= {f"blocks.{i}.{a}": f"blk.{i}.{b}" for a, b in own.items()}
         if not gpt2:
@@ -226,26 +242,31 @@ def lines_of_llama_cpp(net: Transformer, gpt2: bool, folder: Path, length: int) 
             if cpp.llama_model_quantize(str(plain).encode(), str(path).encode(), how):
                 found.append(Line(f"llama.cpp {name}", None, why="llama.cpp would not quantise the file"))
                 continue
-        found.append(Line(f"llama.cpp {name}", _by_llama_cpp(cpp, path, length, int(net.out or 0))))
+        found.append(Line(f"llama.cpp {name}", _by_llama_cpp(cpp, path, length, int(net.out or 0)), alone=True))
     return found
 
 
-def _by_llama_cpp(cpp: Any, path: Path, length: int, vocab: int) -> Callable[[], Next]:
+def _by_llama_cpp(cpp: Any, path: Path, length: int, vocab: int) -> Callable[[int], Next]:
     model = cpp.llama_model_load_from_file(str(path).encode(), cpp.llama_model_default_params())
     if not model:
         raise RuntimeError(f"llama.cpp does not open {path}")
     how = cpp.llama_context_default_params()
-    how.n_ctx, how.n_batch, how.n_ubatch, how.n_threads, how.n_threads_batch = length, length, length, *[torch.get_num_threads()] * 2
+    how.n_ctx, how.n_batch, how.n_ubatch, how.n_threads, how.n_threads_batch = (
+        length,
+        length,
+        length,
+        *[torch.get_num_threads()] * 2,
+    )
     context = cpp.llama_init_from_model(model, how)
 
-    def begin() -> Next:
+    def begin(rows: int) -> Next:
         cpp.llama_memory_clear(cpp.llama_get_memory(context), True)
 
-        def follow(new: list[int]) -> int:
-            tokens = (cpp.llama_token * len(new))(*new)
-            if cpp.llama_decode(context, cpp.llama_batch_get_one(tokens, len(new))):
+        def follow(new: list[list[int]]) -> list[int]:
+            tokens = (cpp.llama_token * len(new[0]))(*new[0])
+            if cpp.llama_decode(context, cpp.llama_batch_get_one(tokens, len(new[0]))):
                 raise RuntimeError("llama.cpp failed to decode")
-            return int(np.ctypeslib.as_array(cpp.llama_get_logits_ith(context, -1), (vocab,)).argmax())
+            return [int(np.ctypeslib.as_array(cpp.llama_get_logits_ith(context, -1), (vocab,)).argmax())]
 
         return follow
 
@@ -287,15 +308,18 @@ def measure(shape: str, rounds: int, count: int, compiled: bool) -> dict[str, An
         if compiled:
             other = their_network(net, gpt2)
             other.forward = torch.compile(other.forward)
-            lines.append(Line("transformers bf16, static cache, compiled", theirs(other, length, static=True)))
+            lines.append(Line("transformers bf16, static cache, compiled", theirs(other, length, static=True), alone=True))
     with tempfile.TemporaryDirectory() as folder:
         lines += lines_of_llama_cpp(net, gpt2, Path(folder), length)
+        rows = [prompt[i : i + PROMPT] for i in range(ROWS)]
         for line in lines:
-            _try(line, lambda line: line.decode(prompt[:PROMPT], 4))
+            _try(line, lambda line: line.decode(rows[:1], 4))
         for _ in range(rounds):
             for line in lines:
-                _try(line, lambda line: line.decode(prompt[:PROMPT], count))
+                _try(line, lambda line: line.decode(rows[:1], count))
         for _ in range(max(3, rounds // 2)):
+            for line in lines:
+                _try(line, lambda line: line.decode(rows, count // 4))
             for line in lines:
                 _try(line, lambda line: line.read(prompt))
     for line in lines:
@@ -322,6 +346,7 @@ def row(line: Line, lines: list[Line], net: Transformer, prompt: list[int]) -> d
         "best": max(line.rates),
         "cpu ms": statistics.median(line.cpu),
         "prefill tok/s": statistics.median(line.reads),
+        **({"batch 8 tok/s": statistics.median(line.together)} if line.together else {}),
         **agreement(net, prompt, line.tokens),
     }
     same = {"16 bits": "bf16", "8 bits": "Q8_0", "4 bits": "Q4_K_M", "Q8_0": "Q8_0", "Q4_K_M": "Q4_K_M"}
@@ -330,6 +355,8 @@ def row(line: Line, lines: list[Line], net: Transformer, prompt: list[int]) -> d
         other = next((other for other in lines if other.name == name and other.begin is not None), None)
         if other is not None:
             told[f"x {short}"] = statistics.median(a / b for a, b in zip(line.rates, other.rates, strict=True))
+            if line.together and other.together:
+                told[f"batch 8 x {short}"] = statistics.median(a / b for a, b in zip(line.together, other.together, strict=True))
             told[f"prefill x {short}"] = statistics.median(a / b for a, b in zip(line.reads, other.reads, strict=True))
     return told
 
@@ -345,7 +372,17 @@ def bandwidth() -> float:
 
 
 def table(found: dict[str, dict[str, Any]]) -> list[str]:
-    columns = ["tok/s", "best", "cpu ms", "x transformers", "x llama.cpp", "prefill tok/s", "prefill x transformers", "prefill x llama.cpp"]
+    columns = [
+        "tok/s",
+        "best",
+        "cpu ms",
+        "x transformers",
+        "x llama.cpp",
+        "prefill tok/s",
+        "prefill x transformers",
+        "prefill x llama.cpp",
+    ]
+    columns += ["batch 8 tok/s", "batch 8 x transformers"]
     text = [f"| | {' | '.join(columns)} | as float32 |", "|---" * (len(columns) + 2) + "|"]
     for name, told in found.items():
         if "missing" in told:
@@ -362,7 +399,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--shapes", default=",".join(SHAPES))
-    parser.add_argument("--compiled", action="store_true", help="transformers with a static cache and torch.compile, too (minutes)")
+    parser.add_argument(
+        "--compiled", action="store_true", help="transformers with a static cache and torch.compile, too (minutes)"
+    )
     asked = parser.parse_args()
     found = {shape: measure(shape, asked.rounds, asked.tokens, asked.compiled) for shape in asked.shapes.split(",")}
     about = {"threads": torch.get_num_threads(), "torch": torch.__version__, "read GB/s": round(bandwidth(), 1)}

@@ -77,6 +77,7 @@ def sample(
     best_of: int = 1,
     judge: str | Path = "",
     size: str = "",
+    bits: int = 0,
     quiet: bool = True,
 ) -> Batch:
     """Draw n samples from a run or a published pipeline; written by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
@@ -91,12 +92,13 @@ def sample(
         best_of: samples drawn for each that is kept: the one closest to its caption, says
         judge: a run that compares pictures with captions, such as clip's.
         size: of a published pipeline's images, in pixels: "512" or height x width, "512x768".
+        bits: of the matrices of a transformer that writes: 32, 16, 8 or 4; fewer are faster and lose a little. 0 = as trained.
         quiet: no progress, which of published pipelines is shown on stderr.
     """
     _check_best_of(best_of, judge, start)
     if n < 1:
         raise ValueError(f"-n {n} is not above 0")
-    found = load(path, step=step, device=device, trust=trust, size=size)
+    found = load(path, step=step, device=device, trust=trust, size=size, bits=bits)
     if out:
         check_suffix(found.system.codec.field, Path(out))
     sampler = turned(found.system.sampler, dials or {})
@@ -124,6 +126,7 @@ def sample(
     if out:
         asked = {"seed": seed, "prompt": prompt, "about": about or {}}
         asked |= {"best_of": best_of, "judge": str(judge)} if judge else {}
+        asked |= {"bits": bits} if bits else {}
         _save(found, batch, out, asked, sampler)
     return batch
 

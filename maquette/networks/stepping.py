@@ -73,7 +73,7 @@ class Stepping(Network):
     def __init__(self, net: Transformer):
         super().__init__()
         self.net, self.edges = net, net.edges
-        self._told: Told | None | str = "not asked"
+        self._told: Told | str | None = "not asked"
         self.train(net.training)
 
     def forward(
@@ -232,7 +232,7 @@ def _place(act: Callable[[Tensor], Tensor]) -> int:
 
 
 def stepping(net: nn.Module, bits: int = 0, group: int = 32) -> nn.Module:
-    """A network with its matrices in 16, 8 or 4 bits, 0 = as they are, stepped natively if it is a causal transformer.
+    """A network with its matrices in 32, 16, 8 or 4 bits, 0 = as they are, stepped natively if it is a causal transformer.
 
     Raises:
         ValueError: bits or a group that is not to be had.
@@ -240,6 +240,8 @@ def stepping(net: nn.Module, bits: int = 0, group: int = 32) -> nn.Module:
     made = quantised(net, bits, group) if bits else net
     if not isinstance(made, Transformer):
         return made
-    if bits in (8, 4) and made.head is None and made.out is not None:  # rows are looked up in the one, and all scored by the other
-        made.head = Packed.of(cast(Transformer, net).embed.weight[: made.out], None, bits, group)
+    if (
+        bits in (8, 4) and made.head is None and made.out is not None
+    ):  # rows are looked up in the one, and all scored by the other
+        cast(Any, made).head = Packed.of(cast(Transformer, net).embed.weight[: made.out], None, bits, group)
     return Stepping(made) if made.causal else made

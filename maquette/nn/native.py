@@ -1,4 +1,4 @@
-"""`native.cpp` and `decode.cpp` as functions of tensors: built once by g++ where there is one, kept in the user's cache; without it there is none.
+"""`native.cpp` and `decode.cpp` as functions of tensors: built once by g++ where there is one, kept in the user's cache.
 
 Knows how to build, to find and to call; what is computed, and what to do without it, is the caller's matter.
 """
@@ -58,7 +58,8 @@ def _key() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     about = sorted({line for line in lines if line.startswith(("flags", "Features", "model"))}) or [platform.processor()]
-    return hashlib.sha256("\n".join([*(path.read_text() for path in (*SOURCES, *INCLUDED)), *FLAGS, platform.machine(), *about]).encode()).hexdigest()[:16]
+    parts = [*(path.read_text() for path in (*SOURCES, *INCLUDED)), *FLAGS, platform.machine(), *about]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def over_rows(name: str, rows: int, like: Tensor, *arguments: Tensor | int | float | None) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from maquette.nn import native
 
-BITS, GROUPS = (16, 8, 4), (32, 64, 128)
+BITS, GROUPS = (32, 16, 8, 4), (32, 64, 128)
 BLOCK = 16  # outputs that lie side by side
 FEW = 8  # rows that one native product takes
 # the 16 numbers that stand closest to normal ones in groups of 32, each group scaled so that its largest is an end of the table:
@@ -34,7 +34,7 @@ class Matrix(ctypes.Structure):
 
 
 class Packed(nn.Module):
-    """A linear layer in 8 bits (the nearest of 255 even steps) or 4 (the nearest of 16 numbers), a scale for each group of inputs.
+    """A linear layer in 8 bits (255 even steps) or 4 (16 numbers of a table), a scale for each group of inputs.
 
     Args:
         inputs, outputs: channels in and out.
@@ -54,10 +54,8 @@ class Packed(nn.Module):
     def __init__(self, inputs: int, outputs: int, bits: int = 8, group: int = 32, bias: bool = False):
         super().__init__()
         if bits not in (8, 4) or group not in GROUPS:
-            near = min((8, 4), key=lambda b: abs(b - bits)), min(GROUPS, key=lambda g: abs(g - group))
-            raise ValueError(
-                f"{bits} bits in groups of {group}; allowed are 8 or 4 in groups of 32, 64 or 128, nearest is {near[0]} by {near[1]}"
-            )
+            near = f"{min((8, 4), key=lambda b: abs(b - bits))} by {min(GROUPS, key=lambda g: abs(g - group))}"
+            raise ValueError(f"{bits} bits in groups of {group}; allowed are 8 or 4 by 32, 64 or 128, nearest is {near}")
         self.in_features, self.out_features, self.bits, self.group = inputs, outputs, bits, group
         blocks, groups = -(-outputs // BLOCK), -(-inputs // group)
         each = {8: (torch.int8, group // 2), 4: (torch.int16, group // 8)}[bits]
@@ -134,7 +132,7 @@ def looked_up(groups: Tensor) -> tuple[Tensor, Tensor]:
     """Groups [N,G] as places in the table, of the scale, bfloat16[N], with the least squared error of those tried.
 
     The table has a longer side: a group's largest number may stand at either end. From there, and somewhat less and more, the
-    scale goes to where it fits the numbers best that were chosen with it. (`look_up` of decode.cpp does the same, 20 times faster.)
+    scale goes to where it fits the numbers best that were chosen with it. `look_up` of decode.cpp does the same.
     """
     table = torch.tensor(TABLE, dtype=torch.float32)
     middles, tiny = (table[1:] + table[:-1]) / 2, torch.finfo(torch.float32).tiny
@@ -164,7 +162,7 @@ def _off_zero(scale: Tensor, tiny: float) -> Tensor:
 
 
 def quantised(network: nn.Module, bits: int = 8, group: int = 32) -> nn.Module:
-    """A copy of a network with every linear layer packed; everything else, and with 16 bits everything, in bfloat16.
+    """A copy of a network with every linear layer packed, and everything else in bfloat16; with 32 or 16 bits, all in that.
 
     Raises:
         ValueError: bits or a group that is not to be had.
@@ -172,8 +170,8 @@ def quantised(network: nn.Module, bits: int = 8, group: int = 32) -> nn.Module:
     if bits not in BITS:
         near = min(BITS, key=lambda b: abs(b - bits))
         raise ValueError(f"bits are {bits}; allowed are {', '.join(map(str, BITS))}, nearest is {near}")
-    made = copy.deepcopy(network).bfloat16()
-    if bits == 16:
+    made = copy.deepcopy(network).to(torch.float32 if bits == 32 else torch.bfloat16)
+    if bits > 8:
         return made
     exact = dict(network.named_modules())
     for name, module in list(made.named_modules()):
