@@ -81,6 +81,7 @@ def sample(
     draft: str | Path = "",
     logprobs: bool = False,
     tell: Callable[[int, str], None] | None = None,
+    bits: int = 0,
     quiet: bool = True,
 ) -> Batch:
     """Draw n samples from a run or a published pipeline; written by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
@@ -101,12 +102,13 @@ def sample(
             (what the text itself has shown before), or "ahead" (the run's own guesses, where it learnt any).
         logprobs: add "symbols", "logprobs" and "finished" (`wording.spoken`) to what is written symbol by symbol.
         tell: called with a sample's number and the next piece of its text, as it is drawn; samples are then drawn one by one.
+        bits: of the matrices of a transformer that writes: 32, 16, 8 or 4; fewer are faster and lose a little. 0 = as trained.
         quiet: no progress, which of published pipelines is shown on stderr.
     """
     _check_best_of(best_of, judge, start)
     if n < 1:
         raise ValueError(f"-n {n} is not above 0")
-    found = load(path, step=step, device=device, trust=trust, size=size)
+    found = load(path, step=step, device=device, trust=trust, size=size, bits=bits)
     if out:
         check_suffix(found.system.codec.field, Path(out))
     if best_of > 1 and not judge and found.system.codec.field != "text":
@@ -154,6 +156,7 @@ def sample(
     if out:
         asked = {"seed": seed, "prompt": prompt, "about": about or {}}
         asked |= {"best_of": best_of, "judge": str(judge)} if judge else {}
+        asked |= {"bits": bits} if bits else {}
         _save(found, batch, out, asked, sampler)
     return batch
 

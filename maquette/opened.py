@@ -26,6 +26,8 @@ from maquette.data import Data, Facts
 from maquette.experiment import Experiment
 from maquette.hub import models, pipelines
 from maquette.hub.pipelines import Published
+from maquette.networks.stepping import stepping
+from maquette.networks.transformer import Transformer
 from maquette.runs import Run, RunError, rebuild
 from maquette.samplers.speculative import Another, Draft, Foresight, Speculative
 from maquette.samplers.writing import Writer
@@ -305,7 +307,15 @@ def uses_of_pictures(system: System, facts: Facts) -> list[str]:
     return ["varied" if varied else "taken whole"] * (whole or varied) + ["completed"] * parts
 
 
-def load(path: str | Path | Run, *, step: int | None = None, device: str = "auto", trust: bool = False, size: str = "") -> Loaded:
+def load(
+    path: str | Path | Run,
+    *,
+    step: int | None = None,
+    device: str = "auto",
+    trust: bool = False,
+    size: str = "",
+    bits: int = 0,
+) -> Loaded:
     """Open a run with its newest checkpoint that verifies (or that of `step`). Needs no data on this machine.
 
     A run made by a recipe of your own names code to import: that is done if it is imported already, or with `trust`. A folder
@@ -313,12 +323,17 @@ def load(path: str | Path | Run, *, step: int | None = None, device: str = "auto
 
     Args:
         size: of the images that a published pipeline makes, in pixels: "512", or height x width, "512x768".
+        bits: of the matrices of transformers over symbols, 32, 16, 8 or 4, in which they then write faster; 0 = they stay as
+            they are.
 
     Raises:
         RunError: no such run, none of its checkpoints can be used, or it names code that nobody said to trust.
-        ValueError: a published folder that cannot be opened: what is not built, missing, left over or misshapen is named.
+        ValueError: a published folder that cannot be opened: what is not built, missing, left over or misshapen is named. Or
+            bits of what is no transformer over symbols.
     """
     if not isinstance(path, Run) and is_published(path):
+        if bits:
+            raise ValueError(f"bits are {bits}; a published pipeline has no transformer over symbols to pack: only 0")
         return _published(Path(path), step, device, size)
     if size:
         raise ValueError(f"size is {size}; only a published pipeline makes images of another size than its own")
@@ -334,7 +349,17 @@ def load(path: str | Path | Run, *, step: int | None = None, device: str = "auto
     experiment.system.to(pick_device(device))
     progress = checkpoint.restore(files, experiment.system)
     experiment.system.eval()
+    if bits:
+        _pack(experiment.system, bits)
     return Loaded(found, experiment, progress, tuple(refused))
+
+
+def _pack(system: System, bits: int) -> None:
+    """Put transformers over symbols into so many bits."""
+    some = {name: net for name, net in system.nets.items() if isinstance(net, Transformer)}
+    if not some:
+        raise ValueError(f"bits are {bits}; this run has no transformer over symbols to pack: only 0")
+    system.nets.update({name: stepping(net, bits) for name, net in some.items()})
 
 
 def is_published(path: str | Path) -> bool:

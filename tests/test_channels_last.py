@@ -163,3 +163,23 @@ def test_the_compiler_may_see_them() -> None:
         q, k, v = torch.randn(2, 9, 16), torch.randn(2, 7, 16), torch.randn(2, 7, 16)
         opcheck(channels_last._heed, (q, k, v, 2, None), test_utils=CHECKS)
         opcheck(channels_last._geglu, (torch.randn(3, 5, 64),), test_utils=CHECKS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_of_heads_apart_is_the_textbooks(dtype):
+    """Grouped, causal behind a memory, within a window, and to everything: beside sums in float64."""
+    rng = torch.Generator().manual_seed(0)
+    for batch, heads, groups, new, seen, size in ((2, 4, 2, 17, 17, 24), (1, 4, 4, 40, 70, 64), (2, 3, 1, 9, 200, 16)):
+        q = torch.randn(batch, new, heads, size, generator=rng).to(dtype).transpose(1, 2)
+        k, v = (torch.randn(batch, groups, seen + 5, size, generator=rng).to(dtype)[:, :, :seen] for _ in "kv")
+        for near in (0, seen, 7, 64):
+            place = torch.arange(seen)
+            far = place[seen - new :, None] - place
+            open_ = (far >= 0) & (far < near) if near else torch.ones(new, seen, dtype=torch.bool)
+            scores = q.double() @ k.double().repeat_interleave(heads // groups, 1).mT * 0.2
+            weights = scores.masked_fill(~open_, -torch.inf).softmax(-1)
+            want = (weights @ v.double().repeat_interleave(heads // groups, 1)).transpose(1, 2).flatten(2)
+            if not built():
+                pytest.skip("nothing compiles here")
+            y = channels_last.hear(q, k, v, None, near, 0.2)
+            torch.testing.assert_close(y.double(), want, rtol=0, atol=2e-2 if dtype == torch.bfloat16 else 2e-6)

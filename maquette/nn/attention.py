@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from maquette.nn.channels_last import hear, swift
 from maquette.nn.norm import RMSNorm
 from maquette.nn.positions import Turn, rotate
 
@@ -91,6 +92,10 @@ def attend(
     may have axes of size 1; `scale` stands in the place of 1 / sqrt(C); scores s become cap tanh(s / cap).
     """
     new, seen = q.shape[2], k.shape[2]
+    if new > 1 and real is None and bias is None and not cap and q.shape[-1] == v.shape[-1] and swift(q, k, v):
+        near = 0 if not causal else window if 0 < window < seen else seen
+        out = hear(q, k, v, None, near, q.shape[-1] ** -0.5 if scale is None else scale)
+        return out.unflatten(2, (q.shape[1], -1)).transpose(1, 2)
     mask = visible(new, seen, causal, window, q.device)
     square = mask is not None and new == seen and real is None and bias is None and not 0 < window < seen
     if real is not None:

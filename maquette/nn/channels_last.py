@@ -174,14 +174,32 @@ def _learns(*inputs: Tensor) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
 
 
+def hear(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, near: int, scale: float) -> Tensor:
+    """The same of heads apart, natively: [B,H,T,C], [B,G,S,C] twice -> [B,T,H C].
+
+    Args:
+        bias: added to the scores of each key, [B,S].
+        near: queries are the newest places, and see so many of those not after them; 0 = all.
+    """
+    q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
+    bias = None if bias is None else bias.float().contiguous()
+    batch, heads, places, size = q.shape
+    out = q.new_empty(batch, places, heads * size)
+    apart = torch.tensor([x.stride(axis) for x in (q, k, v) for axis in (0, 2, 1)])
+    sizes = (places, k.shape[2], heads, k.shape[1], size, scale, near)
+    over_rows("heed", batch * heads, q, *sizes, apart, q, k, v, bias, out)
+    return out
+
+
+def swift(*inputs: Tensor) -> bool:
+    """Whether these are computed natively: where no gradient is asked for, and no graph is compiled."""
+    return native(inputs[0]) and not _learns(*inputs) and not torch.compiler.is_compiling()
+
+
 @torch.library.custom_op("maquette::heed", mutates_args=())
 def _heed(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None) -> Tensor:
-    q, k, v = (x if x.stride(2) == 1 and x.stride(0) == x.shape[1] * x.stride(1) else x.contiguous() for x in (q, k, v))
-    bias = None if bias is None else bias.float().contiguous()
-    batch, places, width = q.shape
-    out = q.new_empty(batch, places, width)
-    sizes = (places, k.shape[1], heads, width // heads, (width // heads) ** -0.5)
-    over_rows("heed", batch * heads, q, *sizes, q, q.stride(1), k, k.stride(1), v, v.stride(1), bias, out)
+    q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    out = hear(q, k, v, bias, 0, q.shape[-1] ** -0.5)
     return out
 
 

@@ -1,61 +1,8 @@
-// Group normalisation and SiLU in one, and attention of small heads, for a CPU. Sixteen numbers at a time; the compiler maps them
-// to the machine's own vectors. Arithmetic is float32 throughout; T is how numbers lie in memory. Rows first .. last of a batch.
-#include <cmath>
-#include <cstdint>
-#include <cstring>
+// Group normalisation and SiLU in one, and attention of small heads, for a CPU. T is how numbers lie in memory. Rows first .. last
+// of a batch.
 #include <vector>
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
 
-typedef float V __attribute__((vector_size(64)));
-typedef int32_t I __attribute__((vector_size(64)));
-typedef uint16_t H __attribute__((vector_size(32)));
-typedef uint16_t half;  // a bfloat16: the upper half of a float
-
-static inline V wide(float x) { return x - V{}; }
-static inline V load(const float* p) { V v; std::memcpy(&v, p, sizeof v); return v; }
-static inline V load(const half* p) { H h; std::memcpy(&h, p, sizeof h); return (V)(__builtin_convertvector(h, I) << 16); }
-static inline void store(float* p, V v) { std::memcpy(p, &v, sizeof v); }
-static inline void store(half* p, V v) {  // to the nearest, ties to even
-#ifdef __AVX512BF16__
-    auto h = _mm512_cvtneps_pbh((__m512)v);
-    std::memcpy(p, &h, sizeof h);
-#else
-    I i = (I)v;
-    H h = __builtin_convertvector((i + 0x7fff + ((i >> 16) & 1)) >> 16, H);
-    std::memcpy(p, &h, sizeof h);
-#endif
-}
-static inline float one(const float* p) { return *p; }
-static inline float one(const half* p) {
-    uint32_t i = uint32_t(*p) << 16;
-    float x;
-    std::memcpy(&x, &i, 4);
-    return x;
-}
-static inline void set(float* p, float x) { *p = x; }
-static inline void set(half* p, float x) {
-    uint32_t i;
-    std::memcpy(&i, &x, 4);
-    *p = (i + 0x7fff + ((i >> 16) & 1)) >> 16;
-}
-static inline V least(V a, V b) { return a < b ? a : b; }
-static inline V most(V a, V b) { return a > b ? a : b; }
-
-// 2^y to 2e-7: 2^n times a polynomial of the rest (Cephes, exp2f)
-static inline V two(V y) {
-    V up = y + 12582912.f, f = y - (up - 12582912.f);
-    V p = f * 1.535336188319500e-4f + 1.339887440266574e-3f;
-    p = p * f + 9.618437357674640e-3f;
-    p = p * f + 5.550332471162809e-2f;
-    p = p * f + 2.402264791363012e-1f;
-    p = p * f + 6.931472028550421e-1f;
-    p = p * f + 1.f;
-    return (V)((I)p + ((I)up << 23));
-}
-static inline V expo(V x) { return two(least(most(x, wide(-87.f)), wide(88.f)) * 1.44269504f); }
-static inline V sigmoid(V y) { return 1.f / (1.f + expo(-y)); }
+#include "vectors.cpp"
 
 // x [B,P,C]; shift, sums, scale, offset [B,C]; stats [B,2,G] (mean, 1/deviation)
 template <class T, int U>
@@ -186,17 +133,6 @@ static void product(int64_t first, int64_t last, T* x, const T* y) {
     for (int64_t i = 16 * first; i < 16 * last; i += 16) store(x + i, load(x + i) * load(y + i));
 }
 
-static inline float top(V v) {
-    float m = v[0];
-    for (int i = 1; i < 16; i++) m = v[i] > m ? v[i] : m;
-    return m;
-}
-static inline float total(V v) {
-    float t = 0;
-    for (int i = 0; i < 16; i++) t += v[i];
-    return t;
-}
-
 // What attention multiplies: a float, or a pair of bfloat16 where the machine multiplies pairs. P is how one number is kept, N of
 // them make an element E; a vector of elements times one element.
 template <class T> struct Unit { typedef float P; typedef float E; static const int N = 1; };
@@ -219,57 +155,63 @@ static inline void mix(int64_t count, const E* by, int64_t step, const E* from, 
         for (int u = 0; u < U; u++) store(to + q * wide + 16 * u, sum[q][u]);
 }
 
-// attention of T queries to S keys, a head of a row of the batch at a time: q [B,T,H,C], k, v [B,S,H,C], places qs, ks, vs numbers
-// apart; bias [B,S] or none; y [B,T,H,C]. Eight queries at a time, whose scores stay in the nearest caches.
+// Attention of T queries to S keys, a head of a row of the batch at a time: q [B,T,H,C], k, v [B,S,G,C], whose rows, places and heads
+// lie `apart` numbers apart, three for each; bias [B,S] or none; y [B,T,H,C]. Eight queries at a time, whose scores stay in the
+// nearest caches. near: the newest places, its own included, that a query sees, which is the newest but those after it; 0 = it sees
+// all, after it, too.
 template <class T>
-static void heed(int64_t first, int64_t last, int64_t places, int64_t seen, int64_t H, int64_t C, float scale, const T* q, int64_t qs,
-                 const T* k, int64_t ks, const T* v, int64_t vs, const float* bias, T* y) {
+static void heed(int64_t first, int64_t last, int64_t places, int64_t seen, int64_t H, int64_t G, int64_t C, float scale,
+                 int64_t near, const int64_t* apart, const T* q, const T* k, const T* v, const float* bias, T* y) {
     typedef typename Unit<T>::P P;
     typedef typename Unit<T>::E E;
     const int Q = 8, N = Unit<T>::N;
     const int64_t S = (seen + 31) / 32 * 32, W = (C + 15) / 16 * 16, D = (C + N - 1) / N;
     std::vector<E> keys(D * S), values(S / N * W), asked(Q * D), weights(Q * S / N);
     std::vector<float> scores(Q * S), sums(Q * W), off(S, -3e38f);
-    for (int64_t row = first; row < last; row++) {
-        const int64_t b = row / H, h = row % H;
-        for (int64_t s = 0; s < seen; s++) {
-            const T *key = k + (b * seen + s) * ks + h * C, *value = v + (b * seen + s) * vs + h * C;
+    for (int64_t row = first, held = -1; row < last; row++) {
+        const int64_t b = row / H, h = row % H, g = h / (H / G);
+        for (int64_t s = 0; s < seen && b * G + g != held; s++) {
+            const T *key = k + b * apart[3] + s * apart[4] + g * apart[5], *value = v + b * apart[6] + s * apart[7] + g * apart[8];
             for (int64_t c = 0; c < C; c++) set((P*)&keys[0] + (c / N * S + s) * N + c % N, one(key + c));
             for (int64_t c = 0; c < C; c++) set((P*)&values[0] + (s / N * W + c) * N + s % N, one(value + c));
             off[s] = bias ? bias[b * seen + s] : 0.f;
         }
+        held = b * G + g;
         for (int64_t t = 0; t < places; t += Q) {
+            const int64_t own = near ? seen - places + t : seen - 1;  // the newest place that the first of the eight sees
+            const int64_t end = own + Q < seen ? (own + Q + 31) / 32 * 32 : S, from = near && own >= near ? (own + 1 - near) / 32 * 32 : 0;
             for (int i = 0; i < Q; i++) {  // the last one again where fewer are left
-                const T* from = q + (b * places + (t + i < places ? t + i : places - 1)) * qs + h * C;
-                for (int64_t c = 0; c < C; c++) set((P*)&asked[i * D] + c, one(from + c));
+                const T* at = q + b * apart[0] + (t + i < places ? t + i : places - 1) * apart[1] + h * apart[2];
+                for (int64_t c = 0; c < C; c++) set((P*)&asked[i * D] + c, one(at + c));
             }
-            V high[Q];
-            for (int i = 0; i < Q; i++) high[i] = wide(-3e38f);
-            for (int64_t s = 0; s < S; s += 32) {
+            for (int64_t s = from; s < end; s += 32) {
                 V sum[Q][2];
                 for (int i = 0; i < Q; i++) sum[i][0] = load(&off[s]), sum[i][1] = load(&off[s + 16]);
                 for (int64_t c = 0; c < D; c++)
                     for (int i = 0; i < Q; i++)
                         for (int u = 0; u < 2; u++) sum[i][u] = dot(sum[i][u], &keys[c * S + s + 16 * u], asked[i * D + c]);
-                for (int i = 0; i < Q; i++) {
-                    store(&scores[i * S + s], sum[i][0]), store(&scores[i * S + s + 16], sum[i][1]);
-                    high[i] = most(high[i], most(sum[i][0], sum[i][1]));
-                }
+                for (int i = 0; i < Q; i++) store(&scores[i * S + s], sum[i][0]), store(&scores[i * S + s + 16], sum[i][1]);
             }
             float share[Q];
             for (int i = 0; i < Q; i++) {
-                const V by = wide(scale * 1.44269504f), best = wide(top(high[i]));
+                float* score = &scores[i * S];
+                for (int64_t s = own + i + 1; near && s < end; s++) score[s] = -3e38f;
+                for (int64_t s = from; near && s <= own + i - near; s++) score[s] = -3e38f;
+                V high = load(score + from);
+                for (int64_t s = from + 16; s < end; s += 16) high = most(high, load(score + s));
+                const V by = wide(scale * 1.44269504f), best = wide(top(high));
                 V all = {};
-                for (int64_t s = 0; s < S; s += 16) {
-                    V e = two(most((load(&scores[i * S + s]) - best) * by, wide(-126.f)));
+                for (int64_t s = from; s < end; s += 16) {
+                    V e = two(most((load(score + s) - best) * by, wide(-126.f)));
                     all += e;
                     store((P*)&weights[i * S / N] + s, e);
                 }
                 share[i] = 1 / total(all);
             }
             int64_t c = 0;
-            for (; c + 32 <= W; c += 32) mix<Q, 2>((seen + N - 1) / N, &weights[0], S / N, &values[c], W, &sums[c]);
-            if (c < W) mix<Q, 1>((seen + N - 1) / N, &weights[0], S / N, &values[c], W, &sums[c]);
+            const E *by = &weights[from / N], *of = &values[from / N * W];
+            for (; c + 32 <= W; c += 32) mix<Q, 2>((end - from) / N, by, S / N, of + c, W, &sums[c]);
+            if (c < W) mix<Q, 1>((end - from) / N, by, S / N, of + c, W, &sums[c]);
             for (int i = 0; i < Q && t + i < places; i++)
                 for (int64_t c = 0; c < C; c++) set(y + ((b * places + t + i) * H + h) * C + c, sums[i * W + c] * share[i]);
         }
@@ -309,9 +251,10 @@ static void geglu(int64_t first, int64_t last, int64_t D, const T* x, T* y) {
     }                                                                                                                                \
     extern "C" void exponential_##NAME(int64_t first, int64_t last, T* x) { exponential(first, last, x); }                            \
     extern "C" void product_##NAME(int64_t first, int64_t last, T* x, const T* y) { product(first, last, x, y); }                      \
-    extern "C" void heed_##NAME(int64_t first, int64_t last, int64_t places, int64_t seen, int64_t H, int64_t C, float scale,         \
-                                const T* q, int64_t qs, const T* k, int64_t ks, const T* v, int64_t vs, const float* bias, T* y) {    \
-        heed(first, last, places, seen, H, C, scale, q, qs, k, ks, v, vs, bias, y);                                                   \
+    extern "C" void heed_##NAME(int64_t first, int64_t last, int64_t places, int64_t seen, int64_t H, int64_t G, int64_t C,          \
+                                float scale, int64_t near, const int64_t* apart, const T* q, const T* k, const T* v,                 \
+                                const float* bias, T* y) {                                                                           \
+        heed(first, last, places, seen, H, G, C, scale, near, apart, q, k, v, bias, y);                                              \
     }                                                                                                                                \
     extern "C" void geglu_##NAME(int64_t first, int64_t last, int64_t D, const T* x, T* y) { geglu(first, last, D, x, y); }
 EXPORT(float32, float)

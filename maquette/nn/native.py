@@ -1,4 +1,4 @@
-"""`native.cpp` as functions of tensors: built once by g++ where there is one, kept in the user's cache; without it there is none.
+"""`native.cpp` and `decode.cpp` as functions of tensors: built once by g++ where there is one, kept in the user's cache.
 
 Knows how to build, to find and to call; what is computed, and what to do without it, is the caller's matter.
 """
@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).parent / "native.cpp"
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC")
+SOURCES = tuple(Path(__file__).parent / name for name in ("native.cpp", "decode.cpp"))
+INCLUDED = tuple(Path(__file__).parent / name for name in ("vectors.cpp", "matrices.cpp"))
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -39,7 +40,7 @@ def library() -> ctypes.CDLL | None:
             cache.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=cache) as folder:  # renamed when whole: another process may build, too
                 fresh = Path(folder) / "native.so"
-                subprocess.run([compiler, *FLAGS, "-o", str(fresh), str(SOURCE)], check=True, capture_output=True)
+                subprocess.run([compiler, *FLAGS, "-o", str(fresh), *map(str, SOURCES)], check=True, capture_output=True)
                 fresh.replace(built)
         return ctypes.CDLL(str(built))
     except (OSError, subprocess.CalledProcessError):  # a cache that cannot be written, a compiler that is too old
@@ -57,7 +58,8 @@ def _key() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     about = sorted({line for line in lines if line.startswith(("flags", "Features", "model"))}) or [platform.processor()]
-    return hashlib.sha256("\n".join([SOURCE.read_text(), *FLAGS, platform.machine(), *about]).encode()).hexdigest()[:16]
+    parts = [*(path.read_text() for path in (*SOURCES, *INCLUDED)), *FLAGS, platform.machine(), *about]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def over_rows(name: str, rows: int, like: Tensor, *arguments: Tensor | int | float | None) -> None:

@@ -1,0 +1,169 @@
+"""A decoder stepped natively gives what its network gives: every family, one symbol or several, after rewinding, at any bits."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from maquette.codecs.text import Bytes
+from maquette.contracts import Condition
+from maquette.networks import presets
+from maquette.networks.heard import Prefix
+from maquette.networks.stepping import Stepping, stepping
+from maquette.networks.transformer import Around, Ends, Style, Transformer
+from maquette.nn import native
+from maquette.nn.attention import Attention
+from maquette.nn.mlp import Plain
+from maquette.nn.packed import Packed
+from maquette.nn.positions import Alibi
+from maquette.objectives.likelihood import NextToken
+from maquette.samplers.autoregressive import Autoregressive
+from maquette.system import System
+
+pytestmark = pytest.mark.skipif(not native.built(), reason="nothing compiles here")
+LENGTH = 24
+STYLES = {
+    "small": presets.small(2),
+    "gpt2": presets.gpt2(LENGTH),
+    "gpt3": presets.gpt3(LENGTH, 7),
+    "llama": presets.llama(2, 100),
+    "qwen": presets.qwen(2, 24),
+    "gemma2": presets.gemma(64, 2, 32, 96, 6),
+    "gemma3": presets.gemma(64, 2, 32, 96, 6, third=True),
+    "t5": presets.t5(False, width=64),
+    "alibi": Style(positions=Alibi, feed=partial(Plain, act=lambda x: nn.functional.relu(x).square())),
+    "sums": Style(norm=nn.LayerNorm, around=Around(before=False, total=True), ends=Ends(bias=True, last=False, out_scale=0.3)),
+    "unordered": Style(positions=None, attention=partial(Attention, scale=0.3)),
+}
+
+
+def network(style: Style, **more) -> Transformer:
+    torch.manual_seed(0)
+    net = Transformer(101, 64, 3, 4, style=style, **more).eval()
+    for p in net.parameters():
+        nn.init.normal_(p, 0 if p.dim() == 2 else 0.5, 0.08 if p.dim() == 2 else 0.2)
+    return net
+
+
+def symbols(rows: int, length: int = LENGTH) -> Tensor:
+    return torch.randint(101, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+def walked(net, x: Tensor, each: int, first: int = 3, cond: Condition | None = None) -> Tensor:
+    """Logits of x, `each` symbols at a time after the first ones."""
+    state = net.begin(*x.shape)
+    with torch.no_grad():
+        found = [net(x[:, :first], state=state, cond=cond)]
+        found += [net(x[:, i : i + each], state=state, cond=cond) for i in range(first, x.shape[1], each)]
+    return torch.cat([part.float() for part in found], 1)
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_steps_are_the_networks(name):
+    net = network(STYLES[name])
+    made = stepping(net)
+    assert made.told() is not None
+    for rows, each in ((1, 1), (3, 1), (8, 1), (1, 3), (2, 4)):
+        x = symbols(rows)
+        with torch.no_grad():
+            assert apart(walked(made, x, each), net(x)) < 3e-6
+
+
+@pytest.mark.parametrize("bits", [16, 8, 4])
+@pytest.mark.parametrize("name", ["small", "gpt2", "gemma3"])
+def test_steps_of_few_bits_are_those_of_the_same_matrices(name, bits):
+    made = stepping(network(STYLES[name]), bits)
+    exact = copy.deepcopy(made.net)
+    for module in list(exact.modules()):
+        for child, layer in module.named_children():
+            if isinstance(layer, Packed):
+                plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
+                plain.weight.data = layer.weight
+                if layer.bias is not None:
+                    plain.bias.data = layer.bias
+                setattr(module, child, plain)
+    exact, x = exact.float(), symbols(2)
+    with torch.no_grad():
+        native_, asked = apart(walked(made, x, 1), exact(x)), apart(walked(made.net, x, 1), exact(x))
+    assert native_ < 0.03
+    assert native_ < 1.1 * asked  # the stream is float32, so that it is no further off than bfloat16 throughout
+
+
+def test_what_is_remembered_is_the_same_either_way():
+    net = network(STYLES["qwen"])
+    made, x = stepping(net), symbols(2)
+    states = [made.begin(2, LENGTH) for _ in range(2)]
+    with torch.no_grad():
+        for i in range(10):
+            made(x[:, i : i + 1], state=states[0])
+            net(x[:, i : i + 1], state=states[1])
+        for a, b in zip(states[0].layers, states[1].layers, strict=True):
+            assert a.at == b.at == 10
+            for kept, other in zip(a.kept, b.kept, strict=True):
+                torch.testing.assert_close(kept, other, rtol=0, atol=1e-5)
+        states[0].rewind(4)
+        again = torch.cat([made(x[:, i : i + 2], state=states[0]) for i in range(4, LENGTH, 2)], 1)
+        assert apart(again, net(x)[:, 4:]) < 3e-6
+        with pytest.raises(ValueError, match="beyond this memory's length"):
+            made(x[:, :1], state=states[0])
+
+
+def test_what_is_told_is_heard():
+    net, x = network(presets.small(), told=5), symbols(2)
+    cond = Condition(vector=torch.randn(2, 5))
+    with torch.no_grad():
+        assert apart(walked(stepping(net), x, 1, cond=cond), net(x, cond=cond)) < 3e-6
+        assert apart(walked(stepping(net, 16), x, 1, cond=cond), net(x, cond=cond)) < 0.03
+    net, cond = network(presets.small(), prefix=Prefix(4)), Condition(tokens=torch.randn(2, 4, 64))
+    with torch.no_grad():
+        assert apart(walked(stepping(net), x, 1, cond=cond), net(x, cond=cond)) < 3e-6
+
+
+def test_what_cannot_be_stepped_is_asked():
+    x = symbols(2)
+    for style in (presets.deepseek(hidden=32), presets.small(apart=3)):
+        net = network(style)
+        made = stepping(net)
+        assert made.told() is None
+        with torch.no_grad():
+            assert apart(walked(made, x, 1), walked(net, x, 1)) == 0
+    both = network(presets.bert(LENGTH), causal=False)
+    assert not isinstance(stepping(both), Stepping)
+    made = stepping(network(presets.small()))
+    assert torch.equal(walked(made.train(), x, 1), walked(made.net, x, 1))
+
+
+def test_weights_that_move_are_told_again():
+    made, x = stepping(network(STYLES["gpt2"])), symbols(1)
+    before = walked(made, x, 1)
+    other = copy.deepcopy(made).double().float()
+    with torch.no_grad():
+        other.net.blocks[0].mlp.up.bias.mul_(2)
+    other.float()
+    assert apart(walked(made, x, 1), before) == 0
+    assert apart(walked(other, x, 1), before) > 1e-3
+    assert apart(walked(other, x, 1), walked(other.net, x, 1)) < 3e-6
+
+
+def test_a_tied_matrix_is_packed_where_it_scores():
+    made = stepping(network(STYLES["gpt2"]), 8)
+    assert isinstance(made.net.head, Packed)
+    assert not isinstance(made.net.embed, Packed)
+
+
+def test_greedy_text_is_the_networks():
+    net, codec = network(STYLES["llama"]), Bytes(LENGTH)
+    codec.bos = 0
+    texts = [
+        System({"main": each}, NextToken(0), Autoregressive(temperature=0), codec).eval().sample(3, seed=0)["code"]
+        for each in (net, stepping(net))
+    ]
+    assert torch.equal(*texts)
