@@ -64,8 +64,8 @@ class Autoregressive:
     ) -> Iterator[Code]:
         """Growing drafts int64[n,t]; the last is [n,T].
 
-        A row that draws `bos` has ended: the rest of it is bos. A symbol depends on its row's stream, its position and
-        its own past alone.
+        A row that draws a symbol that ends a text has ended: the rest of it is bos. A symbol depends on its row's stream, its
+        position and its own past alone.
 
         Args:
             start: int64[n,S], IGNORE where the sampler must write; what lies beyond S is written too.
@@ -74,19 +74,21 @@ class Autoregressive:
         code = self._canvas(n, start, int(system.codec.length), rng.keys.device)
         length, known = code.shape[1], code != IGNORE
         first = int(known.all(0).long().cumprod(0).sum())
-        inputs = torch.cat([code.new_full((n, 1), bos), code[:, :-1]], 1)
-        inputs.masked_fill_(inputs == IGNORE, bos)
+        skip = int(first > 0 and not system.codec.begins)
+        inputs = torch.cat([code.new_full((n, 1), bos), code[:, :-1]], 1)[:, skip:]
+        inputs = inputs.masked_fill(inputs == IGNORE, bos)
+        over = torch.tensor(system.codec.ends, device=code.device)
         memory = net.begin(n, length)
         ended, seen = torch.zeros(n, dtype=torch.bool, device=code.device), 0
         if first == length:
             yield code
         for place in range(first, length):
-            row, seen = self._look(net, inputs, seen, place, cond, memory), place + 1
+            row, seen = self._look(net, inputs, seen, place - skip, cond, memory), place - skip + 1
             drawn = torch.where(ended, bos, self.choose(row, rng.fork(place)))
-            ended |= (drawn == bos) & ~known[:, place]
+            ended |= torch.isin(drawn, over) & ~known[:, place]
             code[:, place] = torch.where(known[:, place], code[:, place], drawn)
             if place + 1 < length:
-                inputs[:, place + 1] = code[:, place]
+                inputs[:, place + 1 - skip] = code[:, place]
             if bool(ended.all()):
                 yield code.masked_fill_(code == IGNORE, bos)
                 return
