@@ -24,7 +24,7 @@ from maquette.doctor import doctor
 from maquette.evaluate import choose, judge, undisturbed
 from maquette.experiment import Experiment
 from maquette.hub import export as publish
-from maquette.hub import pipelines
+from maquette.hub import ggml, onnx, pipelines, written
 from maquette.metrics.evidence import Evidence
 from maquette.opened import Loaded, described, dials_of, evaluation_of, is_published, load, turned, uses_of_pictures
 from maquette.report.bar import Bar
@@ -126,8 +126,7 @@ def sample(
     told = {**begun.get("about", {}), **(about or {})}
     with ExitStack() as stack:
         watch: Callable[[int, int, Code], None] | None = None
-        if not quiet and isinstance(found.run, pipelines.Published):
-            assert isinstance(sampler, Solver), "a pipeline's sampler is one"
+        if not quiet and isinstance(found.run, pipelines.Published) and isinstance(sampler, Solver):
             steps = sampler.drafts(whole="start" in begun and "seen" not in begun)
             watch = _watched(stack, f"{found.run.record['recipe']}, {n} samples", steps)
         if tell is not None:
@@ -269,33 +268,52 @@ def _watched(stack: ExitStack, title: str, steps: int) -> Callable[[int, int, Co
 # -- export --------------------------------------------------------------------------------------------------------------
 
 
-def export(path: str | Path, out: str | Path, *, to: str = "diffusers", step: int | None = None, trust: bool = False) -> str:
-    """Write a run or a published pipeline as a folder that another library opens, and makes the same samples from.
+def export(path: str | Path, out: str | Path, *, to: str = "", step: int | None = None, trust: bool = False) -> str:
+    """Write a run, or what was published, as a folder that another library opens, and makes the same samples from.
 
-    Possible for published pipelines, for runs that train one on, and for runs of `networks.unet2d` over a chain of steps on
-    pixels. Of an adapter or a word that was learnt for a pipeline, the small file is written that the pipeline then loads.
+    Possible for published pipelines and language models, for runs that train one on, for runs of `networks.unet2d` over a chain
+    of steps on pixels, and for runs of transformers of a published family. Of an adapter or a word that was learnt for a
+    pipeline or a model, the small file is written that is then loaded beside it.
 
     Args:
-        to: the other library: diffusers.
+        to: the other library: diffusers, hf for transformers, gguf for llama.cpp, onnx for onnxruntime; "" = diffusers or hf, by
+            what this makes.
 
     Returns:
         The class of theirs that opens it, or the method of that class: "StableDiffusionPipeline.load_lora_weights".
 
     Raises:
-        ValueError: another library has nothing that this run could be written as.
+        UnknownName: no such library.
+        ValueError: another library has nothing that this could be written as.
     """
-    if to != "diffusers":
-        raise recipes.UnknownName("library to export to", to, ["diffusers"])
-    found = load(path, step=step, device="cpu", trust=trust)
+    writers: dict[str, Callable[[Loaded, Path], str]] = {"diffusers": _to_diffusers, "hf": _to_transformers, "gguf": _to_ggml}
+    writers |= {"onnx": lambda found, out: onnx.write(found.system, out)}
+    if to and to not in writers:
+        raise recipes.UnknownName("library to export to", to, list(writers))
+    found = opened.load(path, step=step, device="cpu", trust=trust)
+    usual = "hf" if found.system.codec.field == "text" else "diffusers"
+    return writers[to or usual](found, Path(out))
+
+
+def _source(found: Loaded, file: str) -> Path | None:
+    """The published folder that a system was opened from, or that its run trained on; None of one made here."""
     if isinstance(found.run, pipelines.Published):
-        source = found.run.path
-    else:
-        said = [value for value in found.run.record["arguments"].values() if isinstance(value, str) and value]
-        sources = [Path(value) for value in said if (Path(value) / pipelines.INDEX).is_file()]
-        if not sources:
-            return publish.compose(found.system, Path(out))
-        source = sources[0]
-    return publish.write(found.system, source, Path(out))
+        return found.run.path
+    said = [value for value in found.run.record["arguments"].values() if isinstance(value, str) and value]
+    return next((Path(value) for value in said if (Path(value) / file).is_file()), None)
+
+
+def _to_diffusers(found: Loaded, out: Path) -> str:
+    source = _source(found, pipelines.INDEX)
+    return publish.compose(found.system, out) if source is None else publish.write(found.system, source, out)
+
+
+def _to_transformers(found: Loaded, out: Path) -> str:
+    return written.write(found.system, out, _source(found, "config.json"))
+
+
+def _to_ggml(found: Loaded, out: Path) -> str:
+    return ggml.write(found.system, out, _source(found, "config.json"))
 
 
 # -- compress ------------------------------------------------------------------------------------------------------------
@@ -420,7 +438,7 @@ def show(name: str) -> dict[str, Any]:
             **anatomy(experiment),
         }
     if is_published(name):
-        return pipelines.published(Path(name)).record
+        return opened.published(Path(name)).record
     found = Run.open(name)
     rows = found.rows()
     kept: list[dict[str, Any]] = []

@@ -189,20 +189,23 @@ def _finished(session: Any, as_json: bool) -> None:
 
 @app.command("export")
 def export_verb(
-    run: Annotated[str, typer.Argument(help="the run's folder, or one of diffusers' pipelines")],
-    out: Annotated[str, typer.Argument(help="the folder to write")],
-    to: Annotated[str, typer.Option(help="The library that is to open it: diffusers.")] = "diffusers",
+    run: Annotated[str, typer.Argument(help="the run's folder, or a published pipeline's or model's")],
+    out: Annotated[str, typer.Argument(help="the folder to write, or the file")],
+    to: Annotated[str, typer.Option(help="What is to open it: diffusers, hf (transformers), gguf (llama.cpp), onnx.")] = "",
     step: Step = -1,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Write a run or a pipeline as a folder that another library opens, and makes the same samples from."""
+    """Write a run, a pipeline or a model as a folder that another library opens, and makes the same samples from."""
     from maquette import api
 
     kind = api.export(run, out, to=to, step=None if step < 0 else step, trust=trust)
     if as_json:
         return print_json({"run": run, "out": out, "class": kind})
-    typer.echo(f"{out}: diffusers.{kind if '.' in kind else kind + '.from_pretrained'} opens it")
+    if to in ("gguf", "onnx"):
+        return typer.echo(f"{out}: {kind} opens it")
+    library = "diffusers" if "Pipeline" in kind else "peft" if kind.startswith("Peft") else "transformers"
+    typer.echo(f"{out}: {library}.{kind if '.' in kind else kind + '.from_pretrained'} opens it")
 
 
 @app.command("compress")

@@ -60,7 +60,9 @@ class Codec(nn.Module):
 
     A codec of sequences has `bos`, the symbol that begins one, `ends`, those that end one that may end before its length (`bos`
     alone, unless it says otherwise), and `length`, how many symbols one has, `books` of them per place; where each place stands
-    for a patch of a picture, `grid` is how many rows and columns of them there are, in raster order.
+    for a patch of a picture, `grid` is how many rows and columns of them there are, in raster order. Where not `begins`, `bos`
+    stands before a sequence that would begin with nothing, and the first symbol of any other begins it. Where `whole`, nothing
+    is written behind what a sample begins with.
     Where `lossy`, decoding a code gives data that only resemble what was encoded.
     """
 
@@ -69,6 +71,8 @@ class Codec(nn.Module):
     books: int = 1
     grid: tuple[int, int] | None = None
     bos: int = 0
+    begins: bool = True
+    whole: bool = False
     length: int = 0
 
     @property

@@ -24,7 +24,7 @@ from maquette.completion import fitting, hidden, started
 from maquette.contracts import IGNORE, Adopting, Batch, Code, Comparing, Completing, Dials, NeedsStart, Sampler
 from maquette.data import Data, Facts
 from maquette.experiment import Experiment
-from maquette.hub import models, pipelines
+from maquette.hub import language, models, pipelines
 from maquette.hub.pipelines import Published
 from maquette.networks.stepping import stepping
 from maquette.networks.transformer import Transformer
@@ -62,9 +62,14 @@ class Loaded:
         """
         if isinstance(self.run, Run):
             return self.run
+        what, how = (
+            ("model", "finetune_text --model")
+            if self.run.record["data"]["field"] == "text"
+            else ("pipeline", "finetune --pipeline")
+        )
         raise RunError(
-            f"{self.run.path} is a published pipeline ({self.run.record['recipe']}), no run: it has no data to be judged by and "
-            f"no steps to resume; `maquette train maquette.hub.finetune:finetune --pipeline {self.run.path}` makes a run of it"
+            f"{self.run.path} is a published {what} ({self.run.record['recipe']}), no run: it has no data to be judged by and "
+            f"no steps to resume; `maquette train maquette.hub.finetune:{how} {self.run.path}` makes a run of it"
         )
 
     @property
@@ -319,7 +324,7 @@ def load(
     """Open a run with its newest checkpoint that verifies (or that of `step`). Needs no data on this machine.
 
     A run made by a recipe of your own names code to import: that is done if it is imported already, or with `trust`. A folder
-    that diffusers' pipelines are saved to opens alike; nothing in it is run.
+    that diffusers' pipelines, or transformers' language models, are saved to opens alike; nothing in it is run.
 
     Args:
         size: of the images that a published pipeline makes, in pixels: "512", or height x width, "512x768".
@@ -363,7 +368,7 @@ def _pack(system: System, bits: int) -> None:
 
 
 def is_published(path: str | Path) -> bool:
-    """Whether a folder holds a pipeline as diffusers saves them.
+    """Whether a folder holds a pipeline as diffusers saves them, or a language model as transformers does.
 
     Raises:
         RunError: it holds a single model of one, which makes nothing by itself.
@@ -371,6 +376,8 @@ def is_published(path: str | Path) -> bool:
     folder = Path(path)
     if (folder / "run.json").exists():
         return False
+    if language.is_one(folder):
+        return True
     if (folder / "config.json").is_file() and not (folder / pipelines.INDEX).is_file():
         raise RunError(
             f"{folder} holds one model, {models.name_of(folder)}, and no pipeline: it makes nothing by itself; "
@@ -381,15 +388,26 @@ def is_published(path: str | Path) -> bool:
 
 def field_of(path: str | Path) -> str:
     """The field of what a run, or a published pipeline, makes: "image", "text"."""
-    record = pipelines.published(Path(path)).record if is_published(path) else Run.open(path).record
+    record = published(Path(path)).record if is_published(path) else Run.open(path).record
     return str(record.get("makes") or record["data"]["field"])
 
 
+def published(folder: Path) -> Published:
+    """What a published folder holds, by its configurations and headers alone.
+
+    Raises:
+        ValueError, FileNotFoundError: as `pipelines.published`, `language.published`.
+    """
+    return language.published(folder) if language.is_one(folder) else pipelines.published(folder)
+
+
 def _published(folder: Path, step: int | None, device: str, size: str) -> Loaded:
+    found, text = published(folder), language.is_one(folder)
     if step is not None:
-        raise RunError(f"{folder} is a published pipeline, no run: it has no checkpoint of step {step}")
-    found = pipelines.published(folder)
-    experiment = pipelines.read(folder, _sides(size))
+        raise RunError(f"{folder} is a published {'model' if text else 'pipeline'}, no run: it has no checkpoint of step {step}")
+    if text and size:
+        raise ValueError(f"size is {size}; {folder} is a language model, which makes no images")
+    experiment = language.read(folder) if text else pipelines.read(folder, _sides(size))
     experiment.system.to(pick_device(device))
     return Loaded(found, experiment, Progress(experiment.fit))
 
@@ -493,6 +511,8 @@ def _prompted(system: System, prompt: str, n: int, sampler: Sampler) -> Code:
     if system.codec.field != "text":
         raise ValueError(f"this run makes {system.codec.field}s; --prompt is for text")
     code = system.codec.encode([prompt])
+    if system.codec.whole:
+        return code.expand(n, -1).to(system.device)
     room = dials_of(sampler).get("length", 0) or max(1, system.codec.length - code.shape[1])
     return torch.nn.functional.pad(code, (0, room), value=IGNORE).expand(n, -1).to(system.device)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from maquette.contracts import IGNORE, Batch, Code, Codec
-from maquette.samplers.writing import own, said
+from maquette.samplers.writing import ending, own, said
 
 if TYPE_CHECKING:
     from maquette.system import System
@@ -27,14 +27,15 @@ def spoken(system: System, made: Batch, start: Code | None = None) -> dict[str, 
         made: samples, as `System.sample` gives them.
         start: what they grew from.
     """
-    code, bos = made["code"].to(system.device), int(system.codec.bos)
+    code = made["code"].to(system.device)
     known = torch.zeros_like(code, dtype=torch.bool)
     if start is not None:
         known[:, : start.shape[1]] = start.to(code.device)[:, : code.shape[1]] != IGNORE
-    counted = own(code, known, bos)
-    logs = said(system.steady("main"), code, system.condition(made) if system.conditioner is not None else None, bos, counted)
+    counted = own(code, known, system.codec)
+    told = system.condition(made) if system.conditioner is not None else None
+    logs = said(system.steady("main"), code, told, system.codec, counted)
     rows = [(row[chosen], log[chosen]) for row, log, chosen in zip(code, logs, counted, strict=True)]
-    ended = (((code == bos) & ~known) | (code == IGNORE)).any(1)
+    ended = ((ending(code, system.codec) & ~known) | (code == IGNORE)).any(1)
     return {
         "symbols": [[system.codec.decode(symbol[None, None])[0] for symbol in row] for row, _ in rows],
         "logprobs": [log.tolist() for _, log in rows],

@@ -538,6 +538,7 @@ class Bytes:
     """A tokenizer of bytes that counts how often it is asked."""
 
     bos = 256
+    ends = (256,)
 
     def __init__(self) -> None:
         self.asked = 0

@@ -41,7 +41,7 @@ class Ideal(Network):
 def draw(sampler: Unmask, n: int, net: Network | None = None, length: int = T, seed: int = 0, **told: Any) -> list[Tensor]:
     """All drafts of a sampler."""
     net = net or Ideal()
-    system: Any = SimpleNamespace(steady=lambda role: net, codec=SimpleNamespace(length=length))
+    system: Any = SimpleNamespace(steady=lambda role: net, codec=SimpleNamespace(length=length, whole=False))
     return list(sampler.draw(system, n, rng=Streams.of(seed, n), **told))
 
 
@@ -154,7 +154,7 @@ def test_known_symbols_stay_and_nothing_stays_masked(order, steps):
         assert torch.equal(late[written], early[written])
     assert drafts[-1].min() >= 0 and drafts[-1].max() < 5
     for rows in (slice(2, 3), slice(3, 6)):  # a row's sample is its own, whatever its batch
-        some: Any = SimpleNamespace(steady=lambda role: net, codec=SimpleNamespace(length=16))
+        some: Any = SimpleNamespace(steady=lambda role: net, codec=SimpleNamespace(length=16, whole=False))
         sampler = Unmask(Masked(5), steps=steps, order=order)  # type: ignore[arg-type]
         with torch.no_grad():
             *_, alone = sampler.draw(some, len(start[rows]), start=start[rows], rng=Streams.of(0, 6)[rows])

@@ -18,15 +18,18 @@ CHUNK = 1 << 22  # characters tokenised at a time: their Python lists of numbers
 
 
 class Tokenizer(Protocol):
-    """The part of a text codec that this file needs. `bos` is the symbol that begins a document."""
+    """The part of a text codec that this file needs. `bos` is the symbol that begins a document, `ends` those that end one."""
 
     bos: int
+    ends: tuple[int, ...]
 
     def tokenize(self, texts: list[str]) -> list[list[int]]: ...
 
 
 class Windows(Split):
     """Consecutive windows {"code": int64[B,length]} over: bos, document, bos, document ... Tokenised on first use.
+
+    Where `bos` ends no document, the first of the symbols that do stands behind each.
 
     A window may span documents; the tokens after the last whole window are in no row, but are in `tokens`.
 
@@ -60,10 +63,11 @@ class Windows(Split):
     @cached_property
     def tokens(self) -> Tensor:
         """The whole stream: int32[N]."""
-        parts = []
+        parts, bos = [], self.codec.bos
+        tail = self.codec.ends[:1] if bos not in self.codec.ends else ()
         for texts in _chunks(self.documents):
             for ids in self.codec.tokenize(texts):
-                parts.append(np.fromiter((self.codec.bos, *ids), np.int32, len(ids) + 1))
+                parts.append(np.fromiter((bos, *ids, *tail), np.int32, len(ids) + 1 + len(tail)))
         return torch.from_numpy(np.concatenate(parts))
 
     @cached_property

@@ -54,14 +54,14 @@ def write(system: System, source: Path, out: Path) -> str:
         return f"{name}.load_textual_inversion"
     places = {part: place for part, place in KINDS[index["_class_name"]].places.items() if isinstance(index.get(part), list)}
     places = {part: place for part, place in places.items() if index[part][1] is not None}
-    with _staged(out) as staged:
+    with staged(out) as folder:
         for part, origin in index.items():
             if part in places:
                 config = weights.config(source / part)
-                weights.save(_module(system, places[part], origin[1], config), staged / part, config, origin[1])
+                weights.save(_module(system, places[part], origin[1], config), folder / part, config, origin[1])
             elif Path(part).name == part and isinstance(origin, list) and any(origin) and (source / part).is_dir():
-                shutil.copytree(source / part, staged / part)
-        write_durably(staged / INDEX, dump(index))
+                shutil.copytree(source / part, folder / part)
+        write_durably(folder / INDEX, dump(index))
     return name
 
 
@@ -73,24 +73,24 @@ def _vector(told: Coined, name: str) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _staged(out: Path) -> Iterator[Path]:
+def staged(out: Path) -> Iterator[Path]:
     """A folder to write to, which becomes `out` if all goes well.
 
     Raises:
         FileExistsError: `out` is there and is not empty.
     """
     if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out} is not empty; a pipeline is written to a folder of its own")
+        raise FileExistsError(f"{out} is not empty; what is written is given a folder of its own")
     out.parent.mkdir(parents=True, exist_ok=True)
-    staged = out.with_name(f".staged-{out.name}-{uuid.uuid4().hex[:8]}")
-    staged.mkdir()
+    made = out.with_name(f".staged-{out.name}-{uuid.uuid4().hex[:8]}")
+    made.mkdir()
     try:
-        yield staged
+        yield made
         if out.exists():
             out.rmdir()
-        os.rename(staged, out)
+        os.rename(made, out)
     except BaseException:
-        erase(staged)
+        erase(made)
         raise
 
 
@@ -169,11 +169,11 @@ def compose(system: System, out: Path) -> str:
         "unet": ["diffusers", "UNet2DModel"],
         "scheduler": ["diffusers", f"{name}Scheduler"],
     }
-    with _staged(out) as staged:
-        weights.save(net, staged / "unet", said, "UNet2DModel")
-        (staged / "scheduler").mkdir()
-        write_durably(staged / "scheduler" / "scheduler_config.json", dump(scheduler))
-        write_durably(staged / INDEX, dump(index))
+    with staged(out) as folder:
+        weights.save(net, folder / "unet", said, "UNet2DModel")
+        (folder / "scheduler").mkdir()
+        write_durably(folder / "scheduler" / "scheduler_config.json", dump(scheduler))
+        write_durably(folder / INDEX, dump(index))
     return f"{name}Pipeline"
 
 

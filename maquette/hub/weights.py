@@ -94,7 +94,7 @@ def fill(
     lent = {name: next((twin for twin in twins.get(name, ()) if twin in found), "") for name in wanted if name not in found}
     read = {name: shape for name, shape in found.items() if name not in ignored}
     if not _understood(module, read, {name for name, twin in lent.items() if twin}):
-        _compare(folder, {n: tuple(t.shape) for n, t in wanted.items() if not lent.get(n)}, found, ignored)
+        compare(folder, {n: tuple(t.shape) for n, t in wanted.items() if not lent.get(n)}, found, ignored)
     state: dict[str, Tensor] = {}
     for path, shapes in files.items():
         state |= _tensors(path, [name for name in shapes if name in read], dtype)
@@ -243,9 +243,8 @@ def _understood(module: nn.Module, found: Mapping[str, tuple[int, ...]], lent: s
     return not left.unexpected_keys and set(left.missing_keys) <= lent
 
 
-def _compare(
-    folder: Path, wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], ignored: set[str]
-) -> None:
+def compare(folder: Path, wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], ignored: set[str]) -> None:
+    """Raises Unfit where a folder's tensors are not those wanted, by name and shape; the ignored may be there."""
     missing = [name for name in wanted if name not in found]
     extra = [name for name in found if name not in wanted and name not in ignored]
     bent = [name for name in wanted if name in found and wanted[name] != found[name]]
@@ -305,7 +304,7 @@ def save(module: nn.Module, folder: Path, config: Mapping[str, Any], class_name:
     staged = folder.with_name(f".staged-{folder.name}-{uuid.uuid4().hex[:8]}")
     staged.mkdir()
     try:
-        _write(state, staged, STEMS[theirs], shard)
+        write(state, staged, STEMS[theirs], shard)
         write_durably(staged / "config.json", dump(said))
         if folder.exists():
             folder.rmdir()
@@ -315,8 +314,8 @@ def save(module: nn.Module, folder: Path, config: Mapping[str, Any], class_name:
         raise
 
 
-def _write(state: Mapping[str, Tensor], folder: Path, stem: str, most: int) -> None:
-    """One file, or several of at most `most` bytes each and their index; a tensor is never split."""
+def write(state: Mapping[str, Tensor], folder: Path, stem: str = STEMS[1], most: int = SHARD) -> None:
+    """Tensors as one file, or several of at most `most` bytes each and their index; a tensor is never split."""
     groups: list[list[str]] = [[]]
     held = 0
     for name, tensor in state.items():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 from maquette.codecs.text import BPE, Bytes, Pieces, Text, Unigram, WordPiece
 from maquette.data.opening import open_data
 from maquette.data.windows import coded
 from maquette.experiment import Experiment, Fit
 from maquette.networks import presets
-from maquette.networks.transformer import Transformer
+from maquette.networks.transformer import Near, Style, Transformer
 from maquette.objectives.likelihood import NextToken
 from maquette.recipes import UnknownName
 from maquette.samplers.autoregressive import Autoregressive
@@ -31,6 +34,26 @@ def tokenizer_of(recipe: str, name: str, vocab: int, length: int, special: tuple
     return pieces[name](vocab, length, special) if vocab and name in pieces else Bytes(length, special)
 
 
+def style_of(family: str, heads: int, context: int) -> Style:
+    """A family's switches, by name: small is this house's own, and the others are published, so that other libraries open them.
+
+    Raises:
+        UnknownName: no such family.
+    """
+    groups = heads // 2 if heads % 2 == 0 else heads
+    styles: dict[str, Callable[[], Style]] = {
+        "small": presets.small,
+        "gpt2": lambda: presets.gpt2(context),
+        "llama": lambda: presets.llama(groups),
+        "mistral": lambda: replace(presets.llama(groups, theta=10000.0), near=Near(max(1, context // 4), (True,))),
+        "qwen": lambda: presets.qwen(groups),
+        "gemma": lambda: presets.gemma(heads * SIZE, groups, window=max(1, context // 4)),
+    }
+    if family not in styles:
+        raise UnknownName("family of gpt", family, list(styles))
+    return styles[family]()
+
+
 def gpt(
     data: str = "stdlib",
     depth: int = 4,
@@ -38,6 +61,7 @@ def gpt(
     context: int = 256,
     dropout: float = 0.0,
     tokenizer: str = "bpe",
+    family: str = "small",
 ) -> Experiment:
     """Causal transformer of text with byte-level BPE learned from the corpus (Radford 2019; Llama's layers, Touvron 2023).
 
@@ -48,6 +72,8 @@ def gpt(
         context: symbols seen at once.
         dropout: share of what each layer adds that is dropped in training; for many passes over a small corpus.
         tokenizer: how text becomes symbols: bpe, unigram, wordpiece (which loses white space), bytes.
+        family: whose layers: small learns most from little; gpt2, llama, mistral, qwen, gemma are published ones, which
+            `maquette export RUN OUT --to hf` writes for other libraries.
     """
     opened = open_data(data)
     if opened.facts.field != "text":
@@ -56,7 +82,7 @@ def gpt(
         raise ValueError(f"depth is 1 .. 96 blocks, not {depth}; nearest is {min(max(depth, 1), 96)}")
     codec = tokenizer_of("gpt", tokenizer, vocab, context)
     heads = (depth + 1) // 2
-    network = Transformer(codec.vocab, heads * SIZE, depth, heads, dropout=dropout, style=presets.small())
+    network = Transformer(codec.vocab, heads * SIZE, depth, heads, dropout=dropout, style=style_of(family, heads, context))
     system = System({"main": network}, NextToken(codec.bos), Autoregressive(temperature=0.8, top_p=0.95), codec)
     fit = Fit(
         steps=1200,

@@ -16,7 +16,7 @@ from maquette.contracts import IGNORE, Code, Condition
 from maquette.samplers.choosing import NONE, Penalties, min_p, top_k, top_p, typical
 from maquette.samplers.guidance import guided
 from maquette.samplers.rules import FREE, Rules, steering
-from maquette.samplers.writing import Reader, Writer, check, leading, page
+from maquette.samplers.writing import Reader, Writer, check, ending, leading, page
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ class Autoregressive(Writer):
     ) -> Iterator[Code]:
         """Growing drafts int64[n,t]; the last is [n,T].
 
-        A row that draws `bos` has ended: the rest of it is bos. A symbol depends on its row's stream, its position and
-        its own past alone.
+        A row that draws a symbol that ends a text has ended: the rest of it is bos. A symbol depends on its row's stream, its
+        position and its own past alone.
 
         Args:
             start: int64[n,S], IGNORE where the sampler must write; what lies beyond S is written too.
@@ -79,14 +79,14 @@ class Autoregressive(Writer):
         net, bos = guided(system.steady("main"), self.guidance, null), int(system.codec.bos)
         code, known = page(n, start, self.length, int(system.codec.length), rng.keys.device)
         length, first = code.shape[1], int(leading(known).min())
-        reader, steer = Reader(net, cond, bos, n, length), steering(system, known, self.rules, self.penalties)
+        reader, steer = Reader(net, cond, system.codec, n, length, first), steering(system, known, self.rules, self.penalties)
         ended = torch.zeros(n, dtype=torch.bool, device=code.device)
         if first == length:
             yield code
         for place in range(first, length):
             row = reader.next(code, place)
             drawn = torch.where(ended, bos, self.choose(row if steer is None else steer(row, code, place), rng.fork(place)))
-            ended |= (drawn == bos) & ~known[:, place]
+            ended |= ending(drawn, system.codec) & ~known[:, place]
             code[:, place] = torch.where(known[:, place], code[:, place], drawn)
             if steer is not None:
                 ended = steer.over(code, place, ended)

@@ -13,7 +13,7 @@ from maquette.contracts import IGNORE, Code, Condition
 from maquette.samplers.choosing import NONE, Penalties
 from maquette.samplers.guidance import guided
 from maquette.samplers.rules import FREE, Rules, steering
-from maquette.samplers.writing import Reader, Writer, check, leading, page, rows_of
+from maquette.samplers.writing import Reader, Writer, check, ending, leading, page, rows_of
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Beam(Writer):
             yield page_
             return
         net = guided(system.steady("main"), self.guidance, rows_of(null, wide))
-        reader = Reader(net, rows_of(cond, wide), bos, n * b, length)
+        reader = Reader(net, rows_of(cond, wide), system.codec, n * b, length, first)
         steer = steering(system, known, self.rules, self.penalties)
         code, room = page_[wide], (~known).sum(1)
         scores = torch.full((n, b), -torch.inf, device=device)
@@ -95,7 +95,7 @@ class Beam(Writer):
             found, index = (scores[..., None] + logs.view(n, b, vocab)).flatten(1).topk(min(2 * b, b * vocab))
             beam, symbol = index // vocab, torch.where(found.isfinite(), index % vocab, bos)
             free = ~known[:, place] & ~over
-            ends = (symbol == bos) | final[:, None]
+            ends = ending(symbol, system.codec) | final[:, None]
             pages = code.view(n, b, length).gather(1, beam[..., None].expand(-1, -1, length))
             pages[..., place] = symbol
             if steer is not None and steer.stop:

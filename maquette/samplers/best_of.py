@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maquette.contracts import Code, Condition
 from maquette.samplers.autoregressive import Autoregressive
-from maquette.samplers.writing import Writer, check, page, rows_of, said
+from maquette.samplers.writing import Writer, check, ending, page, rows_of, said
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
@@ -64,9 +64,8 @@ class BestOf(Writer):
 
     def worth(self, system: System, code: Code, known: Tensor, cond: Condition | None) -> Tensor:
         """What each text [m,T] counts for: float[m]."""
-        bos = int(system.codec.bos)
         known = torch.nn.functional.pad(known, (0, code.shape[1] - known.shape[1]))
-        ended = ((code == bos) & ~known).long().cumsum(1)
-        counted = ~known & (ended - ((code == bos) & ~known).long() == 0)
-        logs = said(system.steady("main"), code, cond, bos, counted)
+        ends = (ending(code, system.codec) & ~known).long()
+        counted = ~known & (ends.cumsum(1) == ends)
+        logs = said(system.steady("main"), code, cond, system.codec, counted)
         return logs.nansum(1) / counted.sum(1).clamp(min=1) ** self.length_penalty

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from maquette.contracts import IGNORE, Code, Condition
 from maquette.samplers.guidance import guided
 from maquette.samplers.rules import FREE, Rules, steering
-from maquette.samplers.writing import Reader, Writer, check, leading, page, rows_of
+from maquette.samplers.writing import Reader, Writer, check, ending, leading, page, rows_of
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Contrastive(Writer):
         net = guided(system.steady("main"), self.guidance, rows_of(null, wide))
         overheard = Overheard(net, n * k)
         try:
-            reader = Reader(net, rows_of(cond, wide), bos, n * k, length)
+            reader = Reader(net, rows_of(cond, wide), system.codec, n * k, length, first)
             logits, ended = reader.next(code[wide], first)[::k], torch.zeros(n, dtype=torch.bool, device=device)
             seen = overheard.heard[::k]
             for place in range(first, length):
@@ -105,7 +105,7 @@ class Contrastive(Writer):
                     reader.select(chosen[wide])
                     logits, seen = after[chosen], torch.cat([seen, h[torch.arange(n, device=device), best][:, None]], 1)
                 code[:, place] = symbols.gather(1, best[:, None])[:, 0]
-                ended |= (code[:, place] == bos) & ~known[:, place]
+                ended |= ending(code[:, place], system.codec) & ~known[:, place]
                 if steer is not None:
                     ended = steer.over(code, place, ended)
                 if bool(ended.all()) or place + 1 == length:

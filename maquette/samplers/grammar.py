@@ -47,7 +47,7 @@ class Grammar:
         wrong = match.validate_grammar(made, tokenizer)
         if wrong:
             raise ValueError(f"{kind} cannot be kept to: {_plain(wrong)}")
-        self.kind, self.bos = kind, codec.bos
+        self.kind, self.ends = kind, codec.ends
         first = match(tokenizer, made, log_level=0)
         self.matchers = [first, *(first.deep_copy() for _ in range(n - 1))]
         self.read: list[list[int]] = [[] for _ in range(n)]
@@ -59,7 +59,7 @@ class Grammar:
         Raises:
             ValueError: what is written does not keep to the grammar.
         """
-        if self.bos in written:
+        if not set(self.ends).isdisjoint(written):
             return None
         while row >= len(self.matchers):
             self.matchers.append(self.spare.deep_copy())
@@ -90,9 +90,9 @@ def _tokenizer(codec: Any) -> Any:
     spelling = codec.spelling()
     if codec not in _made or _made[codec][0] != spelling:
         if isinstance(spelling, str):
-            made = llguidance.LLTokenizer(spelling, n_vocab=codec.vocab, eos_token=codec.bos)
+            made = llguidance.LLTokenizer(spelling, n_vocab=codec.vocab, eos_token=codec.ends[0])
         else:
-            made = llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Symbols(spelling, codec)), eos_token=codec.bos)
+            made = llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Symbols(spelling, codec)), eos_token=codec.ends[0])
         _made[codec] = spelling, made
     return _made[codec][1]
 
@@ -101,8 +101,8 @@ class _Symbols:
     """What llguidance asks of a tokenizer that is no file."""
 
     def __init__(self, spelling: list[bytes], codec: Any):
-        self.eos_token_id, self.bos_token_id, self.tokens = codec.bos, None, spelling
-        self.special_token_ids, self._codec = [codec.bos], codec
+        self.eos_token_id, self.bos_token_id, self.tokens = codec.ends[0], None, spelling
+        self.special_token_ids, self._codec = list(codec.ends), codec
 
     def __call__(self, text: bytes | str) -> list[int]:
         said = text.decode(errors="replace") if isinstance(text, bytes) else text

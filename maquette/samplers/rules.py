@@ -127,7 +127,7 @@ class Steering:
         return self.codec.decode(symbols[None])[0] if len(symbols) else ""
 
     def cut(self, code: Code) -> Code:
-        """A finished page, each row ending before its first stop string: bos from there on.
+        """A finished page, each row ending before its first stop string: ended from there on.
 
         What stands in a symbol before the string stays, in symbols of its own.
         """
@@ -135,7 +135,7 @@ class Steering:
             return code
         rows = [self._cut(row, int(first)) for row, first in zip(code, self.first, strict=True)]
         width = max(map(len, rows))
-        return torch.stack([torch.nn.functional.pad(row, (0, width - len(row)), value=self.codec.bos) for row in rows])
+        return torch.stack([torch.nn.functional.pad(row, (0, width - len(row)), value=self.codec.ends[0]) for row in rows])
 
     def _cut(self, row: Tensor, first: int) -> Tensor:
         text = self._text(row[first:])
@@ -150,7 +150,7 @@ class Steering:
             rest = self.codec.encode([wanted[len(head) :]])[0].to(row.device) if head != wanted else row[:0]
             made = torch.cat([row[: first + kept], rest])
             if self._text(made[first:]) == wanted:
-                return torch.nn.functional.pad(made, (0, max(0, len(row) - len(made))), value=self.codec.bos)
+                return torch.nn.functional.pad(made, (0, max(0, len(row) - len(made))), value=self.codec.ends[0])
         return row  # unreachable where encoding a text loses nothing
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from maquette.contracts import IGNORE, Code, Condition, Dials, device_of
+from maquette.contracts import IGNORE, Code, Codec, Condition, Dials, device_of
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.samplers.guidance import guided
 from maquette.samplers.rules import Steering, steering
@@ -84,20 +84,21 @@ class Another:
         """Raises ValueError: its symbols are not those of the system whose text it is to guess, or it must be told something."""
         alike(self.system, system, self.name)
         net = self.system.steady("main")
-        return _Reading(Reader(net, None, int(system.codec.bos), 1, length), device_of(net))
+        return _Reading(Reader(net, None, self.system.codec, 1, length, reader.known), device_of(net), self.system.codec)
 
 
 @dataclass(frozen=True)
 class _Reading:
     reader: Reader
     device: torch.device
+    codec: Codec
 
     def guess(self, code: Code, place: int, count: int, pick: Pick) -> list[tuple[int, Tensor | None]]:
         made: list[tuple[int, Tensor | None]] = []
         for at in range(place, place + count):
             made.append(pick(self.reader.next(code.to(self.device), at).to(code.device), at))
             code[0, at] = made[-1][0]
-            if made[-1][0] == self.reader.bos:
+            if made[-1][0] in self.codec.ends:
                 break
         return made
 
@@ -133,7 +134,7 @@ def alike(draft: System, system: System, name: str) -> None:
     """Raises ValueError: a draft whose symbols are not the system's, or that must be told something; says what is unlike."""
     ours, theirs = system.codec, draft.codec
     kinds = [f"{type(codec).__name__} of {getattr(codec, 'vocab', '?')} symbols" for codec in (theirs, ours)]
-    if kinds[0] != kinds[1] or theirs.bos != ours.bos:
+    if kinds[0] != kinds[1] or (theirs.bos, theirs.ends) != (ours.bos, ours.ends):
         raise ValueError(f"{name} writes {kinds[0]}, and this run {kinds[1]}: a draft must share the symbols of what it guesses")
     mine = {key: value.cpu() for key, value in ours.state_dict().items()}
     for key, value in theirs.state_dict().items():
@@ -182,7 +183,7 @@ class Speculative(Writer):
         for i in range(n):
             row = slice(i, i + 1)
             net = guided(system.steady("main"), self.own.guidance, rows_of(null, row))
-            reader = Reader(net, rows_of(cond, row), bos, 1, code.shape[1])
+            reader = Reader(net, rows_of(cond, row), system.codec, 1, code.shape[1], int(leading(known[row])))
             steer = steering(system, known[row], self.own.rules, self.own.penalties)
             for _ in self._write(reader, self.draft.begin(system, reader, code.shape[1]), code[row], known[row], steer, rng[row]):
                 yield code.clone()
@@ -204,7 +205,7 @@ class Speculative(Writer):
             run = next((i for i in range(1, self.ahead + 1) if place + i >= length or not open_[place + i]), self.ahead + 1)
             for symbol in self._block(reader, draft, code, place, run - 1, steer, rng):
                 code[0, place] = symbol
-                ended |= symbol == reader.bos
+                ended |= symbol in reader.ends
                 if steer is not None:
                     ended = steer.over(code, place, ended)
                 place += 1

@@ -59,7 +59,8 @@ class Unmask:
     ) -> Iterator[Code]:
         """Drafts int64[n,T], IGNORE where nothing is written yet. Symbols that the start knows stay as they are."""
         process, net = self.process, guided(system.steady("main"), self.guidance, null)
-        x = self._canvas(n, start, int(system.codec.length), rng.keys.device)
+        length = start.shape[1] if start is not None and system.codec.whole else int(system.codec.length)
+        x = self._canvas(n, start, length, rng.keys.device)
         total = (x == process.mask).sum(1)
         times, fixed = process.grid(self.steps).to(x.device), rng.fork(0).uniform(x.shape[1])
         for step in range(self.steps):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maquette.contracts import IGNORE, Code, Condition, Dials, Network
+from maquette.contracts import IGNORE, Code, Codec, Condition, Dials, Network
 
 
 class Writer(Dials):
@@ -48,14 +48,16 @@ class Reader:
     """A causal network that reads a growing page: what it says of the symbols that come next.
 
     Args:
-        bos: the symbol before the first.
+        codec: says which symbol stands before the first, and whether one does where a row begins with some.
         rows: how many.
         length: symbols of the page.
+        known: how many symbols every row begins with.
     """
 
-    def __init__(self, net: Network, cond: Condition | None, bos: int, rows: int, length: int):
-        self.net, self.cond, self.bos = net, cond, bos
-        self.state, self.seen = net.begin(rows, length), 0
+    def __init__(self, net: Network, cond: Condition | None, codec: Codec, rows: int, length: int, known: int = 0):
+        self.net, self.cond, self.bos, self.ends, self.known = net, cond, int(codec.bos), codec.ends, known
+        self.skip = int(known > 0 and not codec.begins)  # the first place, which nothing stands before
+        self.state, self.seen = net.begin(rows, length), self.skip
 
     def next(self, code: Code, place: int) -> Tensor:
         """Logits [n,V] of the symbol at `place`, from those before it."""
@@ -69,7 +71,8 @@ class Reader:
         """
         if self.state is None:
             inputs = self._inputs(code, 0, code.shape[1])
-            return self.net(inputs.masked_fill(inputs == IGNORE, self.bos), cond=self.cond)[:, first:last]
+            inputs = inputs.masked_fill(inputs == IGNORE, self.bos)[:, self.skip :]
+            return self.net(inputs, cond=self.cond)[:, first - self.skip : last - self.skip]
         self.back(first)
         out = self.net(self._inputs(code, self.seen, last), cond=self.cond, state=self.state)
         self.seen = last
@@ -102,24 +105,34 @@ class Reader:
             select(self.state, rows)
 
 
-def said(net: Network, code: Code, cond: Condition | None, bos: int, counted: Tensor) -> Tensor:
+def ending(symbols: Tensor, codec: Codec) -> Tensor:
+    """Which symbols end a text: int64[...] -> bool[...]."""
+    first, *others = codec.ends
+    found = symbols == first
+    for other in others:
+        found = found | (symbols == other)
+    return found
+
+
+def said(net: Network, code: Code, cond: Condition | None, codec: Codec, counted: Tensor) -> Tensor:
     """Log-probability of each symbol of a page, given those before it: float32[n,T], NaN where not `counted`, bool[n,T].
 
-    The network's own: no temperature, nothing left out.
+    The network's own: no temperature, nothing left out. Where nothing stands before a first symbol, that has none.
     """
+    bos, skip = int(codec.bos), int(not codec.begins and not bool(counted[:, 0].any()))
     before = torch.cat([code.new_full((len(code), 1), bos), code[:, :-1]], 1)
     before, found = before.masked_fill(before == IGNORE, bos), []
     for i in range(len(code)):  # the logits of one row may be a quarter of a gigabyte
         row = slice(i, i + 1)
-        logs = net(before[row], cond=rows_of(cond, row)).float().log_softmax(-1)
-        found.append(logs.gather(2, code[row, :, None].clamp(min=0))[..., 0])
-    return torch.cat(found).masked_fill(~counted, torch.nan)
+        logs = net(before[row, skip:], cond=rows_of(cond, row)).float().log_softmax(-1)
+        found.append(logs.gather(2, code[row, skip:, None].clamp(min=0))[..., 0])
+    return torch.nn.functional.pad(torch.cat(found), (skip, 0)).masked_fill(~counted, torch.nan)
 
 
-def own(code: Code, known: Tensor, bos: int) -> Tensor:
+def own(code: Code, known: Tensor, codec: Codec) -> Tensor:
     """bool[n,T]: what was written of each row of a page, up to its end and without it."""
-    over = (((code == bos) & ~known) | (code == IGNORE)).long().cumsum(1) > 0
-    return ~known & ~over
+    gone = ((ending(code, codec) & ~known) | (code == IGNORE)).long().cumsum(1) > 0
+    return ~known & ~gone
 
 
 def rewind(state: Any, count: int) -> None:

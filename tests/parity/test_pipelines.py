@@ -566,7 +566,14 @@ def test_what_a_caller_gets_wrong_is_named(saved: Path, tmp_path: Path) -> None:
         maquette.load(saved / "unet")
     assert isinstance(hub_models.read(saved / "unet"), UNet2D)
     with pytest.raises(UnknownName, match="diffusers"):
-        maquette.export(saved, tmp_path / "out", to="onnx")
+        maquette.export(saved, tmp_path / "out", to="coreml")
+    for to, says in [
+        ("onnx", "transformers of symbols"),
+        ("hf", "transformers has no class"),
+        ("gguf", "transformers has no class"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            maquette.export(saved, tmp_path / "out", to=to)
     maquette.train("flow", out=tmp_path / "run", data="digits", steps=1, quiet=True)
     with pytest.raises(ValueError, match="diffusers has no class"):
         maquette.export(tmp_path / "run", tmp_path / "out")
