@@ -620,23 +620,18 @@ def test_labels_are_all_or_none(tmp_path):
 
 
 def test_tasks_are_ciphers_that_training_never_saw_and_their_best_is_known():
-    from maquette.data.tasks import best
+    from maquette.data.tasks import LETTERS, best
 
     data = open_data("tasks")
 
-    def ciphers(part: str) -> list[frozenset[tuple[str, str]]]:
-        lines = [text.split() for text in data.splits[part].columns["text"]]
-        return [frozenset(pair for line in each for pair in zip(*line.split(data.facts.asks), strict=True)) for each in lines]
+    def ciphers(part: str) -> list[frozenset[str]]:
+        return [frozenset(text.splitlines()) for text in data.splits[part].columns["text"]]
 
     train, held = ciphers("train"), ciphers("held")
-    assert all(len({letter for letter, _ in each}) == len(each) == len({digit for _, digit in each}) for each in held)
-    whole = {each for each in train if len(each) == 6}
-    assert not whole & set(held)
-    seen = [0, 0]
-    for text in data.held.columns["text"]:  # whoever remembers all and guesses nothing is a little below the best
-        lines = text.split()
-        known = set("".join(line[:3] for line in lines[:4]))
-        seen[0] += set(lines[4][:3]) <= known
-        seen[1] += 1
-    assert best(4) - 0.12 < seen[0] / seen[1] < best(4)
-    assert best(0) == pytest.approx(0.008, abs=0.003) and best(8) > 0.97
+    assert all(len({line[0] for line in each}) == len(each) == len({line[2] for line in each}) for each in held)
+    assert not {each for each in train if len(each) == len(LETTERS)} & set(held)
+    lines = [text.splitlines() for text in data.held.columns["text"]]
+    for shots in (1, 4, 12):  # whoever remembers all and guesses nothing is a little below the best
+        told = sum(each[shots] in each[:shots] for each in lines) / len(lines)
+        assert best(shots) - 0.13 < told < best(shots) + 0.02
+    assert best(0) == pytest.approx(0.1) and best(1) == pytest.approx(1 / 6 + 5 / 6 / 9) and best(23) > 0.98

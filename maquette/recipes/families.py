@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from maquette.codecs.text import BPE, Bytes
 from maquette.data.opening import open_data
 from maquette.data.windows import coded
 from maquette.experiment import Experiment, Fit
 from maquette.networks import presets
-from maquette.networks.transformer import Style, Transformer
+from maquette.networks.transformer import Near, Style, Transformer
 from maquette.objectives.likelihood import NextToken
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.system import System
@@ -16,14 +18,15 @@ SIZE = 64  # channels of an attention head
 
 # after 60 training seconds on the default data, one CPU thread
 EXPECTED = {"bits/byte": (1.0, 2.6)}
-EXPECTED_SHOTS = {"accuracy gained from 1 to 8 shots": (0.05, 1.0)}
+EXPECTED_SHOTS = {"accuracy gained from 1 to 23 shots": (0.5, 0.9)}
 
 
-def gpt3(data: str = "tasks", depth: int = 4, vocab: int = 0, context: int = 96, window: int = 48) -> Experiment:
+def gpt3(data: str = "tasks", depth: int = 2, vocab: int = 300, context: int = 80, window: int = 40) -> Experiment:
     """GPT-3, small: learns from examples in the text; every other layer sees a band only (Brown 2020, arXiv:2005.14165).
 
     On `tasks` each text shows one task by examples, and what is held out are tasks: accuracy at 0, 1, ... shots is what it
-    is judged by. On other text it is a language model as gpt is.
+    is judged by. On other text it is a language model as gpt is. But for the bands its layers are gpt's, not its own: with
+    learned positions and LayerNorm it does not begin to use the examples within 3,000 steps, with these within 200.
 
     Args:
         data: texts that show tasks by examples, or any text.
@@ -32,7 +35,8 @@ def gpt3(data: str = "tasks", depth: int = 4, vocab: int = 0, context: int = 96,
         context: symbols seen at once.
         window: symbols that every other layer sees.
     """
-    return _causal("gpt3", data, depth, vocab, context, presets.gpt3(context, window), expected=EXPECTED_SHOTS, within=300)
+    style = replace(presets.small(), near=Near(window, (False, True)))
+    return _causal("gpt3", data, depth, vocab, context, style, expected=EXPECTED_SHOTS)
 
 
 def gemma(data: str = "stdlib", depth: int = 4, vocab: int = 4096, context: int = 256, window: int = 64) -> Experiment:
