@@ -38,7 +38,7 @@ def sample_verb(
     n: Annotated[int, typer.Option("-n", help="How many.")] = 16,
     seed: Seed = 0,
     about: About = "",
-    prompt: Annotated[str, typer.Option(help="How a text begins; what a picture shows.")] = "",
+    prompt: Annotated[str, typer.Option(help="How a text begins; what a picture shows; what is read.")] = "",
     length: Annotated[int, typer.Option(help="Symbols to write (text).")] = 0,
     start: Annotated[
         str, typer.Option(help="Pictures to describe, translate, rebuild, vary, invert, complete: a file, folder, .npz.")

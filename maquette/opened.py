@@ -98,7 +98,7 @@ class Loaded:
 
         Args:
             about: what to make, e.g. {"label": 3}, or from what: {"source": float[n,C,H,W] in 0..1}.
-            prompt: how a text begins; of a system that reads captions, the caption.
+            prompt: how a text begins; of a system that reads captions, the caption; of one that reads texts, what it reads.
             start: what each sample grows from, as `System.sample` has it; `begun` makes one of pictures.
             seen: pictures [n,C,H,W] that the samples are to agree with, NaN where they are open; `begun` has them too.
             sampler: another than the run's own.
@@ -111,8 +111,8 @@ class Loaded:
         sampler = sampler or self.system.sampler
         if sampler is None:
             raise NeedsStart(DRAWS_NOTHING)
-        if prompt and "text" in _heard(self.system):
-            about, prompt = {**(about or {}), "text": prompt}, ""
+        if prompt and (field := _worded(self.system)):
+            about, prompt = {**(about or {}), field: prompt}, ""
         told = _told(self.system, self.facts, about or {}, n)
         if prompt:
             start = _prompted(self.system, prompt, n, sampler)
@@ -443,6 +443,8 @@ def _told(system: System, facts: Facts, about: dict[str, Any], n: int) -> Batch 
         if key not in known:
             raise recipes.UnknownName("field of --about", key, known or ["(this run takes none)"])
     readers: dict[str, Callable[[Facts, Any, int], Any]] = {"label": _labels, "source": _sources, "image": _sources}
+    if system.codec.field == "text" and facts.field == "text":
+        readers["source"] = _sentences
     readers |= {"text": _sentences, "negative": _sentences, "numbers": _numbers, "full": _numbers, "noise": _levels}
     return {key: readers[key](facts, value, n) if key in readers else value for key, value in about.items()}
 
@@ -455,6 +457,12 @@ def _untold(system: System, n: int) -> Batch | None:
 def _heard(system: System) -> list[str]:
     """The fields that a system's conditioner reads."""
     return [] if system.conditioner is None else [*system.conditioner.fields, *system.conditioner.options]
+
+
+def _worded(system: System) -> str:
+    """The field of words that a system's conditioner reads; "" where it reads none."""
+    heard, texts = _heard(system), system.codec.field == "text"
+    return next((field for field in ("text", "source") if field in heard and (field == "text" or texts)), "")
 
 
 def _sentences(facts: Facts, said: Any, n: int) -> list[str]:

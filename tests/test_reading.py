@@ -79,6 +79,7 @@ def test_bad_data_and_depths_are_refused():
         t5("chore")
 
 
+@pytest.mark.slow
 def test_it_learns_to_turn_words_around(tmp_path):
     """By training: the answer is nowhere but in the source."""
     words = [a + b + c for a in "abcd" for b in "abcd" for c in "abcd"]
@@ -88,3 +89,5 @@ def test_it_learns_to_turn_words_around(tmp_path):
     run = api.train("t5", data=str(tmp_path / "rows.jsonl"), out=tmp_path / "run", quiet=True, **how)
     made = run.system.sample(8, about={"source": [f"turn {word}" for word in words[:8]]})["text"]
     assert sum(text == word[::-1] for text, word in zip(made, words[:8], strict=True)) >= 6
+    assert run.sample(2, prompt="turn abc", sampler=Autoregressive(temperature=0))["text"] == ["cba", "cba"]
+    assert api.sample(tmp_path / "run", n=1, prompt="turn dab", dials={"temperature": 0})["text"] == ["bad"]

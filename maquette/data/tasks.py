@@ -49,7 +49,8 @@ def best(shots: int) -> float:
         after: dict[int, float] = {}
         for seen, share in chance.items():
             after[seen] = after.get(seen, 0.0) + share * seen / len(LETTERS)
-            after[seen + 1] = after.get(seen + 1, 0.0) + share * (1 - seen / len(LETTERS))
+            if seen < len(LETTERS):
+                after[seen + 1] = after.get(seen + 1, 0.0) + share * (1 - seen / len(LETTERS))
         chance = after
     known = {seen: seen / len(LETTERS) for seen in chance}
     return sum(share * (known[seen] + (1 - known[seen]) / (len(SIGNS) - seen)) for seen, share in chance.items())
