@@ -264,6 +264,45 @@ ROWS = {
         "causal transformer, RoPE, RMSNorm, SwiGLU, byte-level BPE, KV cache",
         "parity/test_llama.py: logits equal transformers'",
     ),
+    "gpt3": Row(
+        "learns from examples in the text; every other layer sees a band",
+        "test_data.py: held-out tasks, and the best that anyone could do on them; test_transformer.py: what a window hides",
+    ),
+    "gemma": Row(
+        "layers near and far in turns, capped scores, norms on both sides, GeGLU, scaled embeddings",
+        "test_transformer.py: windows and caps; parity/test_text_models.py: logits equal transformers'",
+    ),
+    "qwen": Row(
+        "grouped heads, queries and keys normalised with gains, one matrix in and out",
+        "parity/test_text_models.py: logits equal transformers'",
+    ),
+    "grok": Row(
+        "two of eight experts with GELU gates, norms on both sides, capped scores",
+        "test_transformer.py: experts against a sum written out",
+    ),
+    "deepseek": Row(
+        "latent attention, fine and shared experts balanced without a loss, a guess further ahead that drafts",
+        "test_transformer.py: latent memory, balance, guesses; test_speculative.py: drafts; parity/test_text_models.py",
+    ),
+    "bert": Row(
+        "15 % of the symbols guessed from both sides: masked, exchanged, kept; mask-predict",
+        "test_masked_language.py: the shares, the loss of what is asked alone",
+        bench="words",
+    ),
+    "diffusion_lm": Row(
+        "absorbing diffusion of symbols, linear schedule; a bound in any order",
+        "test_masked_language.py: the bound equals the mean over all orders, written out",
+    ),
+    "t5": Row(
+        "encoder, decoder with cross-attention, scored distances; tasks told by their first words, hidden spans among them",
+        "test_reading.py: what is written depends on what is read; test_transformer.py: cross-attention, masks",
+        bench="chores",
+    ),
+    "text_classifier": Row(
+        "an encoder's mean and one layer, from a run of bert's or from nothing",
+        "test_masked_language.py: filling is not seen",
+        bench="words",
+    ),
 }
 FIGURES = (
     "bits/dim",
@@ -281,6 +320,12 @@ FIGURES = (
     "L1 to the counterpart",
     "L1 of the source",
     "bits/byte",
+    "masked words",
+    "accuracy",
+    "accuracy at 8 shots",
+    "exact match",
+    "ROUGE-L",
+    "BLEU",
 )
 
 
