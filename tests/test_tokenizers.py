@@ -21,7 +21,8 @@ from maquette.codecs.text import BPE, END, Bytes, Pieces, Text, Unigram, WordPie
 from maquette.contracts import IGNORE
 from maquette.data import Split, pieces
 from maquette.recipes import UnknownName
-from maquette.recipes.language import gpt, tokenizer_of
+from maquette.recipes._causal import tokenizer_of
+from maquette.recipes.language import gpt
 
 TEXTS = ["def add(a, b):\n    return a + b\n", "class A:\n    x = 1\n\n    def f(self):\n        return self.x\n"] * 20
 TEXTS += [f"the {a} cat and the {b} dogs were reading the words of {a}" for a in ("old", "new") for b in ("big", "small", "red")]

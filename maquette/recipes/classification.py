@@ -9,7 +9,8 @@ from maquette.experiment import Experiment, Fit
 from maquette.networks.classifier import Classifier
 from maquette.networks.transformer import Transformer
 from maquette.objectives.naming import Naming
-from maquette.recipes.masked_language import BOTH_WAYS, SIZE
+from maquette.recipes._causal import SIZE
+from maquette.recipes.masked_language import BOTH_WAYS
 from maquette.runs import trained
 from maquette.system import System
 

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from maquette.codecs.text import BPE, Bytes
-from maquette.data.opening import open_data
-from maquette.data.windows import coded
-from maquette.experiment import Experiment, Fit
+from maquette.experiment import Experiment
 from maquette.networks import presets
-from maquette.networks.transformer import Near, Style, Transformer
-from maquette.objectives.likelihood import NextToken
-from maquette.samplers.autoregressive import Autoregressive
-from maquette.system import System
-
-SIZE = 64  # channels of an attention head
+from maquette.networks.transformer import Near
+from maquette.recipes._causal import SIZE, causal, heads_of, tokenizer_of
 
 # after 60 training seconds on the default data, one CPU thread
 EXPECTED = {"bits/byte": (1.0, 2.6)}
@@ -36,7 +29,7 @@ def gpt3(data: str = "tasks", depth: int = 2, vocab: int = 300, context: int = 8
         window: symbols that every other layer sees.
     """
     style = replace(presets.small(), near=Near(window, (False, True)))
-    return _causal("gpt3", data, depth, vocab, context, style, expected=EXPECTED_SHOTS)
+    return causal("gpt3", data, depth, tokenizer_of("gpt3", "bpe", vocab, context), style, EXPECTED_SHOTS)
 
 
 def gemma(data: str = "stdlib", depth: int = 4, vocab: int = 4096, context: int = 256, window: int = 64) -> Experiment:
@@ -49,9 +42,9 @@ def gemma(data: str = "stdlib", depth: int = 4, vocab: int = 4096, context: int 
         context: symbols seen at once.
         window: symbols that every other layer sees.
     """
-    heads = _heads(depth)
+    heads = heads_of(depth)
     style = presets.gemma(heads * SIZE, groups=_half(heads), window=window)
-    return _causal("gemma", data, depth, vocab, context, style)
+    return causal("gemma", data, depth, tokenizer_of("gemma", "bpe", vocab, context), style, EXPECTED)
 
 
 def qwen(data: str = "stdlib", depth: int = 4, vocab: int = 4096, context: int = 256) -> Experiment:
@@ -63,7 +56,8 @@ def qwen(data: str = "stdlib", depth: int = 4, vocab: int = 4096, context: int =
         vocab: symbols of the BPE, the one that ends a text included; 0 reads bytes.
         context: symbols seen at once.
     """
-    return _causal("qwen", data, depth, vocab, context, presets.qwen(_half(_heads(depth))))
+    codec = tokenizer_of("qwen", "bpe", vocab, context)
+    return causal("qwen", data, depth, codec, presets.qwen(_half(heads_of(depth))), EXPECTED)
 
 
 def grok(data: str = "stdlib", depth: int = 4, vocab: int = 4096, context: int = 256, experts: int = 8) -> Experiment:
@@ -76,9 +70,9 @@ def grok(data: str = "stdlib", depth: int = 4, vocab: int = 4096, context: int =
         context: symbols seen at once.
         experts: of each layer, of which a symbol goes through two.
     """
-    heads = _heads(depth)
+    heads = heads_of(depth)
     style = presets.grok(_half(heads), hidden=heads * SIZE, experts=experts, width=heads * SIZE)
-    return _causal("grok", data, depth, vocab, context, style)
+    return causal("grok", data, depth, tokenizer_of("grok", "bpe", vocab, context), style, EXPECTED)
 
 
 def deepseek(
@@ -101,52 +95,14 @@ def deepseek(
         top: experts that a symbol goes through.
         ahead: weight of the guess of the symbol after the next; 0 = it is not made.
     """
-    width = _heads(depth) * SIZE
+    width = heads_of(depth) * SIZE
     if not 0 <= ahead <= 1:
         raise ValueError(f"ahead is a weight of the loss, 0 .. 1, not {ahead}; nearest is {min(max(ahead, 0.0), 1.0)}")
     style = presets.deepseek(experts, top, width, kept=width // 2, query=width, ahead=int(ahead > 0))
-    return _causal("deepseek", data, depth, vocab, context, style, ahead)
-
-
-def _heads(depth: int) -> int:
-    """Attention heads that the one dial gives.
-
-    Raises:
-        ValueError: a depth that is none.
-    """
-    if not 1 <= depth <= 96:
-        raise ValueError(f"depth is 1 .. 96 blocks, not {depth}; nearest is {min(max(depth, 1), 96)}")
-    return (depth + 1) // 2
+    codec = tokenizer_of("deepseek", "bpe", vocab, context)
+    return causal("deepseek", data, depth, codec, style, EXPECTED, ahead=ahead)
 
 
 def _half(heads: int) -> int:
     """Heads of keys and values: one for two of queries, where they divide."""
     return heads // 2 if heads % 2 == 0 else heads
-
-
-def _causal(
-    name: str,
-    data: str,
-    depth: int,
-    vocab: int,
-    context: int,
-    style: Style,
-    ahead: float = 0.0,
-    expected: dict[str, tuple[float, float]] = EXPECTED,
-    within: int = 60,
-) -> Experiment:
-    """Text, its symbols, a transformer of a style, and how it learns: for every family the same."""
-    opened, heads = open_data(data), _heads(depth)
-    if not 1 <= context <= 1 << 20:
-        raise ValueError(f"context is 1 .. {1 << 20} symbols, not {context}; nearest is {min(max(context, 1), 1 << 20)}")
-    if opened.facts.field != "text":
-        raise ValueError(f"{name} models text, and data {data!r} holds {opened.facts.field}")
-    codec = BPE(vocab, context) if vocab else Bytes(context)
-    network = Transformer(codec.vocab, heads * SIZE, depth, heads, style=style)
-    whole = context if opened.facts.asks else 0
-    objective = NextToken(codec.bos, whole=whole, ahead=ahead)
-    system = System({"main": network}, objective, Autoregressive(temperature=0.8, top_p=0.95), codec)
-    fit = Fit(
-        steps=1200, batch=max(1, 2560 // context), lr=3e-2, betas=(0.9, 0.99), decay=0.5, muon=0.02, bf16=True, compile=True
-    )
-    return Experiment(system, opened if whole else coded(opened, codec, context), fit, expected, within)

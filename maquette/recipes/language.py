@@ -5,33 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from maquette.codecs.text import BPE, Bytes, Pieces, Text, Unigram, WordPiece
-from maquette.data.opening import open_data
-from maquette.data.windows import coded
-from maquette.experiment import Experiment, Fit
+from maquette.experiment import Experiment
 from maquette.networks import presets
-from maquette.networks.transformer import Near, Style, Transformer
-from maquette.objectives.likelihood import NextToken
+from maquette.networks.transformer import Near, Style
 from maquette.recipes import UnknownName
-from maquette.samplers.autoregressive import Autoregressive
-from maquette.system import System
-
-SIZE = 64  # channels of an attention head
+from maquette.recipes._causal import SIZE, causal, heads_of, tokenizer_of
 
 # after 60 training seconds on the default data, one CPU thread
 EXPECTED = {"bits/byte": (1.0, 2.0)}
-
-
-def tokenizer_of(recipe: str, name: str, vocab: int, length: int, special: tuple[str, ...] = ()) -> Text:
-    """A codec of text by its tokenizer's name; a vocabulary of 0 reads bytes, and so does "bytes" whatever the vocabulary.
-
-    Raises:
-        UnknownName: no such tokenizer.
-    """
-    pieces: dict[str, type[Pieces]] = {"bpe": BPE, "unigram": Unigram, "wordpiece": WordPiece}
-    if name not in (*pieces, "bytes"):
-        raise UnknownName(f"tokenizer of {recipe}", name, [*pieces, "bytes"])
-    return pieces[name](vocab, length, special) if vocab and name in pieces else Bytes(length, special)
 
 
 def style_of(family: str, heads: int, context: int) -> Style:
@@ -75,24 +56,5 @@ def gpt(
         family: whose layers: small learns most from little; gpt2, llama, mistral, qwen, gemma are published ones, which
             `maquette export RUN OUT --to hf` writes for other libraries.
     """
-    opened = open_data(data)
-    if opened.facts.field != "text":
-        raise ValueError(f"gpt models text, and data {data!r} holds {opened.facts.field}")
-    if not 1 <= depth <= 96:
-        raise ValueError(f"depth is 1 .. 96 blocks, not {depth}; nearest is {min(max(depth, 1), 96)}")
     codec = tokenizer_of("gpt", tokenizer, vocab, context)
-    heads = (depth + 1) // 2
-    network = Transformer(codec.vocab, heads * SIZE, depth, heads, dropout=dropout, style=style_of(family, heads, context))
-    system = System({"main": network}, NextToken(codec.bos), Autoregressive(temperature=0.8, top_p=0.95), codec)
-    fit = Fit(
-        steps=1200,
-        batch=max(1, 2560 // context),
-        lr=3e-2,  # of embeddings and head; the hidden matrices are Muon's
-        betas=(0.9, 0.99),
-        warmup=0.02,
-        decay=0.5,
-        muon=0.02,
-        bf16=True,
-        compile=True,
-    )
-    return Experiment(system, coded(opened, codec, context), fit, EXPECTED)
+    return causal("gpt", data, depth, codec, style_of(family, heads_of(depth), context), EXPECTED, dropout=dropout)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from maquette.codecs.text import BPE, Bytes, Text
+from maquette.codecs.text import Text
 from maquette.data.core import Data
 from maquette.data.opening import open_data
 from maquette.data.windows import coded
@@ -14,10 +14,10 @@ from maquette.networks.transformer import Style, Transformer
 from maquette.nn.attention import Attention
 from maquette.objectives.denoising import Denoising
 from maquette.processes.masked import Cloze, Masked
+from maquette.recipes._causal import SIZE, heads_of, tokenizer_of
 from maquette.samplers.unmask import Unmask
 from maquette.system import System
 
-SIZE = 64  # channels of an attention head
 BOTH_WAYS = Style(attention=partial(Attention, norm=presets.PLAIN_QK), smear=True)
 
 # after these training seconds on the default data, one CPU thread
@@ -71,10 +71,7 @@ def _both_ways(name: str, data: str, depth: int, vocab: int, context: int, dropo
     opened = open_data(data)
     if opened.facts.field != "text":
         raise ValueError(f"{name} models text, and data {data!r} holds {opened.facts.field}")
-    if not 1 <= depth <= 96:
-        raise ValueError(f"depth is 1 .. 96 blocks, not {depth}; nearest is {min(max(depth, 1), 96)}")
-    codec = BPE(vocab, context) if vocab else Bytes(context)
-    heads = (depth + 1) // 2
+    codec, heads = tokenizer_of(name, "bpe", vocab, context), heads_of(depth)
     network = Transformer(
         codec.vocab + 1, heads * SIZE, depth, heads, out=codec.vocab, causal=False, dropout=dropout, style=BOTH_WAYS
     )
