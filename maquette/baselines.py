@@ -1,4 +1,5 @@
-"""What any model must beat on a data set: its training rows, a Gaussian, independent pixels; for text, a compressor.
+"""What any model must beat on a data set: its training rows, a Gaussian, independent pixels; for text, a compressor; for texts
+that are made from others, these others themselves, and what was made of the most similar training one.
 
 Knows the metrics through `judge`, no recipe and no system. A model that does not beat these has learnt nothing worth showing.
 """
@@ -7,14 +8,16 @@ from __future__ import annotations
 
 import lzma
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from maquette.data import Data
-from maquette.evaluate import judge
+from maquette.evaluate import choose, judge
 from maquette.metrics.evidence import MOST, Evidence
 from maquette.streams import Streams
 
@@ -43,7 +46,10 @@ DRAWS: dict[str, Draw] = {"training rows": copies, "Gaussian": gaussian, "indepe
 def judge_baselines(data: Data, seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
     """Baseline -> figure -> its Estimate as a dictionary: what `judge` says of each, and the bits that trivial coders need."""
     if data.facts.field == "text":
-        return {"xz given the training text": {"bits/byte": compressed(data)}}
+        return {
+            "xz given the training text": {"bits/byte": compressed(data)},
+            **(written(data, seed) if data.facts.sources else {}),
+        }
     if data.facts.field != "image":
         return {}
     found = {}
@@ -52,6 +58,36 @@ def judge_baselines(data: Data, seed: int = 0) -> dict[str, dict[str, dict[str, 
         found[name] = {figure: {"value": e.value, "low": e.low, "high": e.high, "n": e.n} for figure, e in figures.items()}
     found["independent pixels"] |= pixel_bits(data)
     return found
+
+
+def written(data: Data, seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
+    """Texts that no model wrote of the held-out sources, judged as a model's are."""
+    known, texts = list(data.train.columns["source"]), list(data.train.columns["text"])
+
+    def memory(sources: list[str]) -> list[str]:
+        return [texts[i] for i in most_similar(sources, known)]
+
+    found = {}
+    for name, writes in {"the source itself": bare, "the most similar training row": memory}.items():
+        figures = judge(Evidence(data, writes=writes, seed=seed), choose(["exact", "translation", "summary"]))["metrics"]
+        found[name] = {figure: {"value": e.value, "low": e.low, "high": e.high, "n": e.n} for figure, e in figures.items()}
+    return found
+
+
+def bare(sources: list[str]) -> list[str]:
+    """Sources without the word and colon that all of them begin with, which says what is to be done."""
+    asked = re.compile(r"[\w ]{1,24}: ")
+    return [asked.sub("", source, count=1) for source in sources] if all(map(asked.match, sources)) else sources
+
+
+def most_similar(texts: list[str], known: list[str]) -> list[int]:
+    """For each text the place of the known one that shares most, by the cosine of rare groups of two to four letters."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    count = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
+    there = count.fit_transform(known).T.tocsr()
+    here = count.transform(texts)
+    return [int(i) for at in range(0, len(texts), 64) for i in np.asarray((here[at : at + 64] @ there).argmax(1)).ravel()]
 
 
 def drawn(data: Data, draw: Draw, seed: int = 0) -> Evidence:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import lzma
 import math
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from maquette import api
-from maquette.baselines import compressed, copies, drawn, gaussian, independent, pixel_bits
+from maquette.baselines import bare, compressed, copies, drawn, gaussian, independent, judge_baselines, most_similar, pixel_bits
 from maquette.data import open_data
 from maquette.streams import Streams
 
@@ -81,6 +82,26 @@ def test_xz_gains_from_having_seen_the_text(notes):
     held = "\n".join(data.held.columns["text"]).encode()
     alone = 8 * len(lzma.compress(held)) / len(held)
     assert 0 < compressed(data)["value"] < alone / 2
+
+
+def test_texts_made_from_texts_are_copied_and_looked_up(tmp_path):
+    words = [
+        {"red": "rot", "green": "gruen", "grey": "grau", "dark": "dunkel", "old": "alt"},
+        {"house": "Haus", "tree": "Baum", "sea": "Meer"},
+    ]
+    words += [
+        {"stands": "steht", "sleeps": "schlaeft", "burns": "brennt"},
+        {"today": "heute", "again": "wieder", "alone": "allein"},
+    ]
+    rows = [{"source": f"de: {' '.join(w)}", "text": " ".join(map(dict.get, words, w))} for w in itertools.product(*words)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = judge_baselines(open_data(str(tmp_path / "a.jsonl")))
+    memory, copy = found["the most similar training row"], found["the source itself"]
+    assert memory["exact match"]["value"] == copy["exact match"]["value"] == 0  # each row's text is its own
+    assert memory["ROUGE-1"]["value"] == pytest.approx(75, abs=3) and copy["ROUGE-1"]["value"] == 0  # three words of four
+    assert memory["chrF"]["low"] > copy["chrF"]["high"] and "bits/byte" in found["xz given the training text"]
+    assert bare(["de: a: b", "to ISO: c"]) == ["a: b", "c"] and bare(["de: a", "b"]) == ["de: a", "b"]
+    assert most_similar(["no small cat", "the bird"], ["a bird", "the small cat", "dogs"]) == [1, 0]
 
 
 def test_the_verb_writes_what_it_returns(notes, tmp_path):

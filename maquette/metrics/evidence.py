@@ -6,6 +6,7 @@ Knows no metric. A generator that is no System is judged from arrays alone: `Evi
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -40,16 +41,24 @@ class Evidence:
         samples: a batch drawn already; None = drawn from the system when first looked at.
         n: samples to draw; None = as many as there are training rows, at most 10,000.
         seed: of the samples and of everything random in the measurements.
+        writes: what writes a text of each source, in place of the system.
 
     Raises:
-        ValueError: neither system nor samples, or fewer than 20 samples.
+        ValueError: neither system nor samples nor what writes, or fewer than 20 samples.
     """
 
     def __init__(
-        self, data: Data, system: System | None = None, samples: Batch | None = None, n: int | None = None, seed: int = 0
+        self,
+        data: Data,
+        system: System | None = None,
+        samples: Batch | None = None,
+        n: int | None = None,
+        seed: int = 0,
+        writes: Callable[[list[str]], list[str]] | None = None,
     ):
-        if system is None and samples is None:
+        if system is None and samples is None and writes is None:
             raise ValueError("evidence needs a system or samples")
+        self.writes = writes
         self.data, self.system, self.seed, self._samples = data, system, seed, samples
         self.facts, self.sampling_seconds = data.facts, 0.0
         drawn = len(next(iter(samples.values()))) if samples is not None else n
@@ -150,10 +159,11 @@ class Evidence:
     @property
     def unanswered(self) -> str:
         """Why no texts are to be written from the held-out rows' sources; "" where they are."""
-        if self.system is None:
+        if self.system is None and self.writes is None:
             return "only samples are known, no system"
-        conditioner = self.system.conditioner
-        if self.system.codec.field != "text" or conditioner is None or "source" not in conditioner.fields:
+        conditioner = self.system.conditioner if self.system is not None else None
+        told = conditioner is not None and "source" in conditioner.fields
+        if self.writes is None and (not told or self.system is None or self.system.codec.field != "text"):
             return "the system writes no texts from others"
         if self.facts.field != "text" or not {"source", "text"} <= {*self.data.held.columns}:
             return "the data have no texts beside those they are made from"
@@ -162,8 +172,10 @@ class Evidence:
     @cached_property
     def answers(self) -> list[tuple[str, str]]:
         """(the row's own text, what the system writes from its source) of at most 1,000 held-out rows, chosen by the seed."""
-        assert self.system is not None and not self.unanswered
         held = self.data.held.rows(torch.from_numpy(np.random.default_rng(self.seed).permutation(len(self.data.held))[:ANSWERED]))
+        if self.writes is not None:
+            return list(zip(held["text"], self.writes(held["source"]), strict=True))
+        assert self.system is not None and not self.unanswered
         written = self.system.sample(len(held["text"]), about={"source": held["source"]}, seed=self.seed)["text"]
         return list(zip(held["text"], written, strict=True))
 
