@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from maquette.codecs.text import BPE, END, Bytes, Pieces, Text, Unigram, WordPiece
 from maquette.contracts import IGNORE
 from maquette.data import Split, pieces
+from maquette.evaluate import choose, judge
+from maquette.metrics.evidence import Evidence
 from maquette.recipes import UnknownName
 from maquette.recipes._causal import tokenizer_of
 from maquette.recipes.language import gpt
@@ -240,3 +242,18 @@ def test_gpt_takes_a_tokenizer_by_name(tmp_path):
     assert type(tokenizer_of("gpt", "unigram", 0, 8)) is Bytes
     with pytest.raises(UnknownName, match=r"unknown tokenizer of gpt 'unigramm'. Did you mean 'unigram'"):
         gpt(data=str(tmp_path), tokenizer="unigramm")
+
+
+@pytest.mark.parametrize(("end", "whole"), [("", True), ("\n", False)])
+def test_what_a_tokenizer_loses_is_not_had_for_no_bits(tmp_path, end, whole):
+    for i in range(40):
+        (tmp_path / f"{i}.txt").write_text(
+            f"the cat saw {'the old dog and ' * (i % 7 + 1)}{'red' if i % 2 else 'blue'} birds{end}"
+        )
+    experiment = gpt(data=str(tmp_path), depth=1, context=8, vocab=200, tokenizer="wordpiece")
+    experiment.system.learn(experiment.data.train)
+    told = judge(Evidence(experiment.data, experiment.system), choose(["bytes"]))
+    if whole:
+        assert told["metrics"]["bits/byte"].value > 0
+    else:
+        assert "held-out texts do not come back from the tokenizer; what it loses costs no bits" in told["skipped"]["bytes"]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maquette.data import Windows
 from maquette.metrics.estimate import Estimate
-from maquette.metrics.evidence import Evidence
+from maquette.metrics.evidence import Evidence, UnfitSamples
 from maquette.metrics.intervals import Z95
 from maquette.streams import Streams
 
@@ -32,14 +32,17 @@ def applies(evidence: Evidence) -> str:
         return "the data are not text"
     if not isinstance(evidence.data.held, Windows):
         return "rows are whole texts, not windows of one stream"
-    if evidence.system.codec.lossy:
-        return "the tokenizer loses some of the text, and what is lost costs no bits"
     return "" if evidence.system.objective.bound else f"{type(evidence.system.objective).__name__} gives no likelihood"
 
 
 def measure(evidence: Evidence) -> dict[str, Estimate]:
-    """Total nats / ln 2 / total bytes; the interval is over windows, as if they were independent."""
+    """Total nats / ln 2 / total bytes; the interval is over windows, as if they were independent.
+
+    Raises:
+        UnfitSamples: the tokenizer loses some of this text.
+    """
     held: Any = evidence.data.held
+    _check_whole(evidence.system, held)
     window = int(held.length)
     nats = windowed(evidence, held.tokens, window)
     scale = math.log(2) * int(held.bytes)
@@ -54,6 +57,17 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     )
     found = (value, max(0.0, value - half), value + half)
     return {"bits/byte": evidence.estimate("bits/byte", found, len(nats), rows=len(held.tokens), options=options)}
+
+
+def _check_whole(system: Any, held: Any) -> None:
+    """That every held-out text comes back from a tokenizer that loses some: what is lost would cost no bits."""
+    if system.codec.lossy:
+        rows = system.codec.tokenize(list(held.documents))
+        lost = sum(system.codec.join(row) != text for row, text in zip(rows, held.documents, strict=True))
+        if lost:
+            raise UnfitSamples(
+                f"{lost} of {len(rows)} held-out texts do not come back from the tokenizer; what it loses costs no bits"
+            )
 
 
 def windows(length: int, window: int) -> Iterator[tuple[int, int]]:
