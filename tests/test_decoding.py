@@ -219,6 +219,19 @@ def test_an_untrained_model_keeps_to_a_regular_expression_and_to_a_grammar(codec
     assert all(text == "(" * (len(text) // 2) + "x" + ")" * (len(text) // 2) for text in texts) and len(set(texts)) > 1
 
 
+OPEN = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "array", "items": {"type": "number"}}}}
+OPEN["required"] = ["a", "b"]
+
+
+@pytest.mark.parametrize("codec", [Bytes(80), bpe(length=80)], ids=["bytes", "bpe"])
+def test_what_could_go_on_for_ever_ends_in_time(codec):
+    pytest.importorskip("llguidance")
+    texts = writer(Autoregressive(rules=Rules(schema=json.dumps(OPEN))), codec).sample(6)["text"]
+    assert all(isinstance(json.loads(text)["b"], list) for text in texts) and max(map(len, texts)) > 60
+    texts = writer(Autoregressive(rules=Rules(regex="[a-z ]+[!?]")), codec).sample(6)["text"]
+    assert all(re.fullmatch("[a-z ]+[!?]", text) for text in texts)
+
+
 def test_a_grammar_begins_behind_the_prompt():
     pytest.importorskip("llguidance")
     system = writer(Autoregressive(rules=Rules(regex="[0-9]{3}")))
