@@ -273,3 +273,19 @@ def test_dials_of_parts_stand_beside_their_samplers():
     with pytest.raises(ValueError, match=r"repetition is above 0; 1 changes nothing, not -1\.0"):
         turned(plain, {"repetition": -1})
     assert dials_of(None) == {}
+
+
+class Lines(Bytes):
+    """Texts that end with their line, and begin with a symbol that ends none."""
+
+    @property
+    def ends(self):
+        return (10, 11)
+
+
+@pytest.mark.parametrize("sampler", ["autoregressive", "beam", "contrastive", "best_of", "speculative"])
+def test_rules_hold_where_what_ends_a_text_is_not_what_begins_one(sampler):
+    pytest.importorskip("llguidance")
+    system = writer(Autoregressive(rules=Rules(regex="[a-d]{4,9}", stop=("d",))), Lines(16))
+    texts = system.sample(4, sampler=turned(system.sampler, {"sampler": sampler}))["text"]
+    assert all(re.fullmatch("[a-c]{0,9}", text) for text in texts)
