@@ -219,6 +219,19 @@ def test_an_untrained_model_keeps_to_a_regular_expression_and_to_a_grammar(codec
     assert all(text == "(" * (len(text) // 2) + "x" + ")" * (len(text) // 2) for text in texts) and len(set(texts)) > 1
 
 
+OPEN = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "array", "items": {"type": "number"}}}}
+OPEN["required"] = ["a", "b"]
+
+
+@pytest.mark.parametrize("codec", [Bytes(80), bpe(length=80)], ids=["bytes", "bpe"])
+def test_what_could_go_on_for_ever_ends_in_time(codec):
+    pytest.importorskip("llguidance")
+    texts = writer(Autoregressive(rules=Rules(schema=json.dumps(OPEN))), codec).sample(6)["text"]
+    assert all(isinstance(json.loads(text)["b"], list) for text in texts) and max(map(len, texts)) > 60
+    texts = writer(Autoregressive(rules=Rules(regex="[a-z ]+[!?]")), codec).sample(6)["text"]
+    assert all(re.fullmatch("[a-z ]+[!?]", text) for text in texts)
+
+
 def test_a_grammar_begins_behind_the_prompt():
     pytest.importorskip("llguidance")
     system = writer(Autoregressive(rules=Rules(regex="[0-9]{3}")))
@@ -260,3 +273,19 @@ def test_dials_of_parts_stand_beside_their_samplers():
     with pytest.raises(ValueError, match=r"repetition is above 0; 1 changes nothing, not -1\.0"):
         turned(plain, {"repetition": -1})
     assert dials_of(None) == {}
+
+
+class Lines(Bytes):
+    """Texts that end with their line, and begin with a symbol that ends none."""
+
+    @property
+    def ends(self):
+        return (10, 11)
+
+
+@pytest.mark.parametrize("sampler", ["autoregressive", "beam", "contrastive", "best_of", "speculative"])
+def test_rules_hold_where_what_ends_a_text_is_not_what_begins_one(sampler):
+    pytest.importorskip("llguidance")
+    system = writer(Autoregressive(rules=Rules(regex="[a-d]{4,9}", stop=("d",))), Lines(16))
+    texts = system.sample(4, sampler=turned(system.sampler, {"sampler": sampler}))["text"]
+    assert all(re.fullmatch("[a-c]{0,9}", text) for text in texts)

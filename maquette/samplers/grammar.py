@@ -14,6 +14,10 @@ from torch import Tensor
 
 from maquette.contracts import Codec, Spelled
 
+LOOKS = (64, 48, 32, 24, 16, 12, 8)  # room left at which it is asked how far the end is
+TRIED = 24  # symbols that may lead there
+FEW = 64  # symbols at most where a structure goes on; where text is free there are more
+CLOSING = b"}])>"
 JSON = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}  # as json.dumps writes
 
 
@@ -43,23 +47,26 @@ class Grammar:
             made = match.grammar_from_json_schema(schema, defaults=JSON)
         else:
             made = match.grammar_from_regex(regex) if regex else match.grammar_from_lark(lark)
-        tokenizer = _tokenizer(codec)
+        tokenizer, self.short, self.closing = _tokenizer(codec)
         wrong = match.validate_grammar(made, tokenizer)
         if wrong:
             raise ValueError(f"{kind} cannot be kept to: {_plain(wrong)}")
-        self.kind, self.ends = kind, codec.ends
+        self.kind, self.end, self.over = kind, codec.ends[0], {codec.bos, *codec.ends}
         first = match(tokenizer, made, log_level=0)
         self.matchers = [first, *(first.deep_copy() for _ in range(n - 1))]
         self.read: list[list[int]] = [[] for _ in range(n)]
+        self.ways: dict[int, list[int]] = {}  # a row that has to end -> all that it is going to have written
         self.spare = first.deep_copy()
 
-    def allowed(self, row: int, written: list[int], vocab: int) -> Tensor | None:
+    def allowed(self, row: int, written: list[int], vocab: int, room: int) -> Tensor | None:
         """bool[V]: the symbols that may follow what a row has written; None after its end.
+
+        Where the room that is left, in symbols, runs short, only those on a way to the end.
 
         Raises:
             ValueError: what is written does not keep to the grammar.
         """
-        if not set(self.ends).isdisjoint(written):
+        if not self.over.isdisjoint(written):
             return None
         while row >= len(self.matchers):
             self.matchers.append(self.spare.deep_copy())
@@ -71,30 +78,71 @@ class Grammar:
         if same < len(written) and not matcher.consume_tokens(written[same:]):
             raise ValueError(f"the {self.kind} does not allow what is written already: {_plain(matcher.get_error())}")
         self.read[row] = list(written)
-        bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+        if room in LOOKS:
+            way = self.way(matcher, room)
+            self.ways[row] = written + way if len(way) > max((at for at in LOOKS if at < room), default=0) - 2 else []
+        mask, way = torch.zeros(vocab, dtype=torch.bool), self.ways.get(row, [])
+        if len(way) > len(written) and way[: len(written)] == written:
+            mask[way[len(written)]] = True
+            return mask
+        known = torch.from_numpy(_symbols(matcher))[:vocab]
         if matcher.is_error():
             raise ValueError(f"the {self.kind} is too much to keep to: {_plain(matcher.get_error())}")
-        mask = torch.zeros(vocab, dtype=torch.bool)
-        known = torch.from_numpy(np.unpackbits(bits, bitorder="little").astype(bool))[:vocab]
         mask[: len(known)] = known
         return mask
 
+    def way(self, matcher: Any, room: int) -> list[int]:
+        """Symbols that lead to the end, its own included; [] where none are found.
 
-_made: WeakKeyDictionary[Codec, tuple[Any, Any]] = WeakKeyDictionary()  # making one takes up to a second
+        Looks one symbol ahead: for what closes, else for where the fewest symbols may follow. That ends JSON; of a grammar whose
+        end must be spelled among free text it may find none.
+        """
+        found: list[int] = []
+        matcher = matcher.deep_copy()
+        while len(found) < room:
+            may = _symbols(matcher)
+            if may[self.end]:
+                return [*found, self.end]
+            tried = [i for i in self.short if may[i]]
+            structure = int(may.sum()) <= FEW
+            tried = sorted(tried, key=lambda i: i not in self.closing) if structure else tried
+            best: tuple[Any, ...] = ()
+            for symbol in (tried or np.flatnonzero(may).tolist())[:TRIED]:
+                after = matcher.deep_copy()
+                after.consume_token(symbol)
+                then = _symbols(after)
+                worth = (not then[self.end], structure and symbol not in self.closing, int(then.sum()))
+                best = min(best or (worth, symbol, after), (worth, symbol, after), key=lambda one: one[0])
+            if not best:
+                return []
+            found.append(best[1])
+            matcher = best[2]
+        return []
 
 
-def _tokenizer(codec: Any) -> Any:
-    """The codec's symbols as llguidance has them."""
+def _symbols(matcher: Any) -> np.ndarray:
+    """bool[V]: what may come next."""
+    return np.unpackbits(np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8), bitorder="little").astype(bool)
+
+
+_made: WeakKeyDictionary[Codec, tuple[Any, ...]] = WeakKeyDictionary()  # making one takes up to a second
+
+
+def _tokenizer(codec: Any) -> tuple[Any, list[int], set[int]]:
+    """The codec's symbols as llguidance has them, those of one byte, and those of them that close something."""
     import llguidance
 
     spelling = codec.spelling()
     if codec not in _made or _made[codec][0] != spelling:
         if isinstance(spelling, str):
-            made = llguidance.LLTokenizer(spelling, n_vocab=codec.vocab, eos_token=codec.ends[0])
+            made = llguidance.LLTokenizer(spelling, n_vocab=codec.vocab, eos_token=list(codec.ends))
+            spelled = [made.decode_bytes([symbol]) for symbol in range(made.vocab_size)]
         else:
-            made = llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Symbols(spelling, codec)), eos_token=codec.ends[0])
-        _made[codec] = spelling, made
-    return _made[codec][1]
+            made = llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Symbols(spelling, codec)), eos_token=list(codec.ends))
+            spelled = spelling
+        short = [symbol for symbol, one in enumerate(spelled) if len(one) == 1 and symbol not in codec.ends]
+        _made[codec] = spelling, made, short, {symbol for symbol in short if spelled[symbol] in CLOSING}
+    return _made[codec][1:]  # type: ignore[return-value]
 
 
 class _Symbols:

@@ -107,7 +107,7 @@ class Steering:
         if self.grammar is not None:
             for i, begun in enumerate(first.tolist()):
                 if begun <= place and not bool(known[i, place]):
-                    allowed = self.grammar.allowed(i, code[i, begun:place].tolist(), logits.shape[-1])
+                    allowed = self.grammar.allowed(i, code[i, begun:place].tolist(), logits.shape[-1], code.shape[1] - place)
                     if allowed is not None:
                         logits[i] = logits[i].masked_fill(~allowed.to(logits.device), -torch.inf)
         return logits
