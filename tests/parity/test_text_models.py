@@ -423,12 +423,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("recipe", "options", "name"),
     [
         ("gpt", {"family": "llama"}, "LlamaForCausalLM"),
-        ("gpt", {"family": "llama", "vocab": 0}, "LlamaForCausalLM"),
-        ("gpt", {"family": "gpt2"}, "GPT2LMHeadModel"),
-        ("gpt", {"family": "mistral"}, "MistralForCausalLM"),
-        ("gpt", {"family": "qwen"}, "Qwen3ForCausalLM"),
+        ("gpt", {"family": "gpt2", "vocab": 0}, "GPT2LMHeadModel"),
         ("gpt", {"family": "gemma"}, "Gemma2ForCausalLM"),
-        ("deepseek", {"experts": 4}, "DeepseekV3ForCausalLM"),
+        pytest.param("gpt", {"family": "llama", "tokenizer": "unigram"}, "LlamaForCausalLM", marks=pytest.mark.slow),
+        pytest.param("gpt", {"family": "mistral"}, "MistralForCausalLM", marks=pytest.mark.slow),
+        pytest.param("gpt", {"family": "qwen"}, "Qwen3ForCausalLM", marks=pytest.mark.slow),
+        pytest.param("deepseek", {"experts": 4}, "DeepseekV3ForCausalLM", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_opens_there_and_writes_the_same_text(corpus: Path, tmp_path: Path, recipe: str, options: Any, name: str) -> None:
@@ -463,7 +463,9 @@ def test_a_network_of_no_published_class_is_refused_with_what_to_use(corpus: Pat
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
-@pytest.mark.parametrize("case", ["llama 2", "gpt2", "deepseek-v3", "gemma 3"])
+@pytest.mark.parametrize(
+    "case", ["llama 2", "deepseek-v3", *(pytest.param(each, marks=pytest.mark.slow) for each in ("gpt2", "gemma 3"))]
+)
 def test_an_adapter_is_pefts(saved: Any, corpus: Path, tmp_path: Path, case: str) -> None:
     """What was learnt here, loaded by peft onto their model, gives our logits."""
     peft = pytest.importorskip("peft")
