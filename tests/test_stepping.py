@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import maquette
 from maquette.codecs.text import Bytes
 from maquette.contracts import Condition
 from maquette.networks import presets
@@ -167,3 +168,21 @@ def test_greedy_text_is_the_networks():
         for each in (net, stepping(net))
     ]
     assert torch.equal(*texts)
+
+
+def test_a_run_writes_in_any_bits(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").write_text("a rose is a rose is a rose. " * 200)
+    maquette.train(
+        "gpt", data=str(tmp_path / "data"), depth=1, vocab=0, context=32, steps=2, compile=False, out=tmp_path / "run", quiet=True
+    )
+    for bits in (32, 16, 8, 4):
+        found = maquette.load(tmp_path / "run", bits=bits, device="cpu")
+        assert isinstance(found.system.nets["main"], Stepping)
+        assert len(found.sample(2, prompt="a rose", seed=1)["text"]) == 2
+    told = {"prompt": "a rose", "seed": 1, "device": "cpu"}
+    plain = maquette.sample(tmp_path / "run", 2, **told)
+    assert maquette.sample(tmp_path / "run", 2, **told, bits=32, out=tmp_path / "b.json")["text"] == plain["text"]
+    assert '"bits": 32' in (tmp_path / "b.json").read_text()
+    with pytest.raises(ValueError, match="bits are 3; allowed are 32, 16, 8, 4, nearest is 4"):
+        maquette.load(tmp_path / "run", bits=3)
