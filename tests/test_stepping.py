@@ -23,6 +23,8 @@ from maquette.nn.packed import Packed
 from maquette.nn.positions import Alibi
 from maquette.objectives.likelihood import NextToken
 from maquette.samplers.autoregressive import Autoregressive
+from maquette.samplers.guidance import Guided
+from maquette.samplers.writing import Reader
 from maquette.system import System
 
 pytestmark = pytest.mark.skipif(not native.built(), reason="nothing compiles here")
@@ -126,6 +128,32 @@ def test_what_is_told_is_heard():
     net, cond = network(presets.small(), prefix=Prefix(4)), Condition(tokens=torch.randn(2, 4, 64))
     with torch.no_grad():
         assert apart(walked(stepping(net), x, 1, cond=cond), net(x, cond=cond)) < 3e-6
+
+
+def test_a_prompt_is_seen_without_scores(monkeypatch):
+    net, x = network(presets.small(), told=5), symbols(2)
+    cond, null = Condition(vector=torch.randn(2, 5)), Condition(vector=torch.zeros(2, 5))
+    with torch.no_grad():
+        for made in (net, stepping(net), Guided(net, 1.5, null), Guided(stepping(net), 1.5, null)):
+            want = walked(made, x, 1, cond=cond)
+            state = made.begin(*x.shape)
+            with monkeypatch.context() as silent:
+                silent.setattr(Transformer, "score", lambda self, h: pytest.fail("scores were asked"))
+                made.see(x[:, :20], cond=cond, state=state)
+            assert apart(made(x[:, 20:], cond=cond, state=state), want[:, 20:]) < 3e-6
+
+
+def test_a_long_prompt_is_read_in_two():
+    net = network(STYLES["llama"])
+    codec = Bytes(LENGTH)
+    codec.bos = 0
+    reader, plain = (Reader(net, None, codec, 2, LENGTH) for _ in range(2))
+    code = symbols(2)
+    with torch.no_grad():
+        last = reader.next(code, 22)
+        each = [plain.next(code, place) for place in range(23)]
+    assert reader.seen == plain.seen == 23
+    assert apart(last, each[-1]) < 3e-6
 
 
 def test_what_cannot_be_stepped_is_asked():
