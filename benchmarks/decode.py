@@ -95,7 +95,14 @@ def network(shape: str) -> Transformer:
 def ours(net: Any, length: int) -> Callable[[int], Next]:
     def begin(rows: int) -> Next:
         state = net.begin(rows, length)
-        return torch.no_grad()(lambda new: net(torch.tensor(new), state=state)[:, -1].argmax(-1).tolist())
+
+        def follow(new: list[list[int]]) -> list[int]:
+            x = torch.tensor(new)
+            if x.shape[1] > 1:
+                net.see(x[:, :-1], state=state)
+            return net(x[:, -1:], state=state)[:, -1].argmax(-1).tolist()
+
+        return torch.no_grad()(follow)
 
     return begin
 

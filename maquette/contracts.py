@@ -106,6 +106,10 @@ class Network(nn.Module):
         """Memory for incremental decoding (a KV cache), or None when the network must see everything again."""
         return None
 
+    def see(self, x: Tensor, *, cond: Condition | None = None, state: Any) -> None:
+        """Take the newest symbols into memory; what the network would say of them is not asked (of a prompt, all but the last)."""
+        self(x, cond=cond, state=state)
+
 
 class Conditioner(nn.Module):
     """Raw batch fields -> Condition. `drop` is the chance that a row gets the null condition; 1 gives it to all.

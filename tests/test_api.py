@@ -66,6 +66,7 @@ def test_a_run_needs_no_data_to_be_sampled(run, monkeypatch):
         (lambda r: r.sample(2, prompt="def "), "--prompt is for text"),
         (lambda r: maquette.sample(r.run.path, 2, dials={"temprature": 1}), "Did you mean 'temperature'"),
         (lambda r: maquette.sample(r.run.path, 0), "-n 0"),
+        (lambda r: maquette.load(r.run.path, bits=8), "no transformer over symbols to pack: only 0"),
         (lambda r: maquette.evaluate(r.run.path, only=["frechett"]), "did you mean 'frechet'"),
         (lambda r: maquette.load(r.run.path, step=77), "no checkpoint of step 77; it has 1, 2, 3; nearest is 3"),
         (lambda r: maquette.load(r.run.path, device="tpu"), "device 'tpu'"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import shutil
 
 import pytest
 import torch
@@ -139,3 +141,10 @@ def test_what_is_not_to_be_had_is_named():
         quantised(nn.Linear(4, 4), 5)
     with pytest.raises(ValueError, match=r"8 bits in groups of 30; .* nearest is 8 by 32"):
         Packed(64, 64, 8, 30)
+
+
+def test_where_a_compiler_is_it_builds():
+    """A mistake in the sources would else be seen as a slow library alone."""
+    if shutil.which("g++") is None or os.environ.get("MAQUETTE_NATIVE") == "0":
+        pytest.skip("nothing compiles here")
+    assert native.built()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import maquette
 from maquette.codecs.text import Bytes
 from maquette.contracts import Condition
 from maquette.networks import presets
@@ -22,6 +23,8 @@ from maquette.nn.packed import Packed
 from maquette.nn.positions import Alibi
 from maquette.objectives.likelihood import NextToken
 from maquette.samplers.autoregressive import Autoregressive
+from maquette.samplers.guidance import Guided
+from maquette.samplers.writing import Reader
 from maquette.system import System
 
 pytestmark = pytest.mark.skipif(not native.built(), reason="nothing compiles here")
@@ -127,6 +130,32 @@ def test_what_is_told_is_heard():
         assert apart(walked(stepping(net), x, 1, cond=cond), net(x, cond=cond)) < 3e-6
 
 
+def test_a_prompt_is_seen_without_scores(monkeypatch):
+    net, x = network(presets.small(), told=5), symbols(2)
+    cond, null = Condition(vector=torch.randn(2, 5)), Condition(vector=torch.zeros(2, 5))
+    with torch.no_grad():
+        for made in (net, stepping(net), Guided(net, 1.5, null), Guided(stepping(net), 1.5, null)):
+            want = walked(made, x, 1, cond=cond)
+            state = made.begin(*x.shape)
+            with monkeypatch.context() as silent:
+                silent.setattr(Transformer, "score", lambda self, h: pytest.fail("scores were asked"))
+                made.see(x[:, :20], cond=cond, state=state)
+            assert apart(made(x[:, 20:], cond=cond, state=state), want[:, 20:]) < 3e-6
+
+
+def test_a_long_prompt_is_read_in_two():
+    net = network(STYLES["llama"])
+    codec = Bytes(LENGTH)
+    codec.bos = 0
+    reader, plain = (Reader(net, None, codec, 2, LENGTH) for _ in range(2))
+    code = symbols(2)
+    with torch.no_grad():
+        last = reader.next(code, 22)
+        each = [plain.next(code, place) for place in range(23)]
+    assert reader.seen == plain.seen == 23
+    assert apart(last, each[-1]) < 3e-6
+
+
 def test_what_cannot_be_stepped_is_asked():
     x = symbols(2)
     for style in (presets.deepseek(hidden=32), presets.small(apart=3)):
@@ -167,3 +196,21 @@ def test_greedy_text_is_the_networks():
         for each in (net, stepping(net))
     ]
     assert torch.equal(*texts)
+
+
+def test_a_run_writes_in_any_bits(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").write_text("a rose is a rose is a rose. " * 200)
+    maquette.train(
+        "gpt", data=str(tmp_path / "data"), depth=1, vocab=0, context=32, steps=2, compile=False, out=tmp_path / "run", quiet=True
+    )
+    for bits in (32, 16, 8, 4):
+        found = maquette.load(tmp_path / "run", bits=bits, device="cpu")
+        assert isinstance(found.system.nets["main"], Stepping)
+        assert len(found.sample(2, prompt="a rose", seed=1)["text"]) == 2
+    told = {"prompt": "a rose", "seed": 1, "device": "cpu"}
+    plain = maquette.sample(tmp_path / "run", 2, **told)
+    assert maquette.sample(tmp_path / "run", 2, **told, bits=32, out=tmp_path / "b.json")["text"] == plain["text"]
+    assert '"bits": 32' in (tmp_path / "b.json").read_text()
+    with pytest.raises(ValueError, match="bits are 3; allowed are 32, 16, 8, 4, nearest is 4"):
+        maquette.load(tmp_path / "run", bits=3)

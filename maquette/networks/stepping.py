@@ -86,9 +86,7 @@ class Stepping(Network):
         whole: bool = False,
     ) -> Any:
         """int64[B,T] -> [B,T,V], what the transformer gives; the logits of a step are float32."""
-        if cond is not None:
-            dtype = self.net.embed.weight.dtype
-            cond = cond.map(lambda slot: slot.to(dtype) if slot.is_floating_point() else slot)
+        cond = self._heard(cond)
         told = self.told() if state is not None and not whole and self.steps(x, state) else None
         if state is None or told is None:
             return self.net(x, cond=cond, state=state, whole=whole)
@@ -96,6 +94,13 @@ class Stepping(Network):
 
     def begin(self, batch: int, length: int) -> State | None:
         return self.net.begin(batch, length)
+
+    def see(self, x: Tensor, *, cond: Condition | None = None, state: Any) -> None:
+        self.net.see(x, cond=self._heard(cond), state=state)
+
+    def _heard(self, cond: Condition | None) -> Condition | None:
+        dtype = self.net.embed.weight.dtype
+        return None if cond is None else cond.map(lambda slot: slot.to(dtype) if slot.is_floating_point() else slot)
 
     def read(self, x: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         """What the transformer reads."""

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from maquette.contracts import IGNORE, Code, Codec, Condition, Dials, Network
 
+LONG = 16  # so many symbols that nobody wants scores of are read in a call of their own
+
 
 class Writer(Dials):
     """A sampler that writes symbols, one after another. Any may stand in the place of another, dials of one name kept."""
@@ -74,7 +76,12 @@ class Reader:
             inputs = inputs.masked_fill(inputs == IGNORE, self.bos)[:, self.skip :]
             return self.net(inputs, cond=self.cond)[:, first - self.skip : last - self.skip]
         self.back(first)
-        out = self.net(self._inputs(code, self.seen, last), cond=self.cond, state=self.state)
+        inputs = self._inputs(code, self.seen, last)
+        unasked = inputs.shape[1] - (last - first)
+        if unasked > LONG:
+            self.net.see(inputs[:, :unasked], cond=self.cond, state=self.state)
+            inputs = inputs[:, unasked:]
+        out = self.net(inputs, cond=self.cond, state=self.state)
         self.seen = last
         return out[:, first - last :]
 
