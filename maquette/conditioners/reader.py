@@ -41,7 +41,7 @@ class Reader(Captions):
         """int64[B,L], the end of each behind it, filled up with IGNORE."""
         (codec,) = self._codec
         code = codec.encode(texts)
-        return ended(code[:, : self.length - 1], codec.bos, self.length)
+        return ended(code[:, : self.length - 1], codec.ends[0], self.length)
 
     def notes(self, batch: Batch) -> list[str]:
         said = list(dict.fromkeys(batch.get("source") or ()))

@@ -14,11 +14,10 @@ import torch
 from torch import nn
 
 from maquette.codecs.published import Published as Codec
-from maquette.conditioners.passage import Passage
+from maquette.conditioners.reader import Reader
 from maquette.contracts import Conditioner, Network
 from maquette.data import Data, Facts
 from maquette.data.core import Split
-from maquette.data.vocabularies import read as read_tokenizer
 from maquette.experiment import Experiment, Fit
 from maquette.hub import families, renaming, weights
 from maquette.hub.models import MODELS
@@ -93,11 +92,10 @@ def read(folder: Path, dtype: torch.dtype | None = None) -> Experiment:
     """
     said, made = families.full(weights.config(folder)), network(folder, dtype)
     told: Conditioner | None = None
-    if isinstance(made, nn.ModuleDict):
-        net, told = cast(Network, made["decoder"]), Passage(read_tokenizer(folder)[0], cast(Network, made["encoder"]))
-    else:
-        net = cast(Network, made)
+    net = cast(Network, made["decoder"] if isinstance(made, nn.ModuleDict) else made)
     codec = codec_of(folder, said, whole=not cast(Transformer, net).causal)
+    if isinstance(made, nn.ModuleDict):
+        told = Reader(cast(Transformer, made["encoder"]), codec, context_of(said), kept=0)
     if codec.mask is None:
         system = System({"main": net}, NextToken(codec.bos), sampler_of(folder, codec), codec, told)
     else:

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch import Tensor, nn
 
 from maquette.codecs.text import END, Bytes, Text
-from maquette.conditioners.passage import Passage
+from maquette.conditioners.reader import Reader
 from maquette.data.tokens import Learned
 from maquette.hub import families, renaming, weights
 from maquette.hub.export import staged
@@ -56,7 +56,7 @@ def write(system: System, out: Path, source: Path | None = None) -> str:
     if isinstance(net, Adapted) and source is not None:
         return adapter(net, source, out)
     made = net.net if isinstance(net, OwnMask) else net
-    if isinstance(system.conditioner, Passage):
+    if isinstance(system.conditioner, Reader):
         made = nn.ModuleDict({"encoder": system.conditioner.encoder, "decoder": net})
     said = weights.config(source) if source is not None else described(net, system.codec)
     family = families.family_of(said)
