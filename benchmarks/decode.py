@@ -3,7 +3,8 @@
     python benchmarks/decode.py [--out benchmarks/YYYY-MM-DD-decode] [--rounds 5] [--tokens 48]
 
 Each round goes through all of them in turn; figures are medians over rounds, ratios medians of ratios within a round. Text is
-checked against what float32 says after the same symbols. A line whose library is not importable says so. Writes .md and .json.
+checked against what float32 says after the same symbols, and how far below its choice a symbol's score lies at most, in standard
+deviations. A line whose library is not importable says so. Writes .md and .json, with the load of a machine that is shared.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import gc
 import importlib.metadata
 import importlib.util
 import json
+import os
 import platform
 import statistics
 import tempfile
@@ -99,7 +101,7 @@ def ours(net: Any, length: int) -> Callable[[int], Next]:
         def follow(new: list[list[int]]) -> list[int]:
             x = torch.tensor(new)
             if x.shape[1] > 1:
-                net.see(x[:, :-1], state=state)
+                net.absorb(x[:, :-1], state=state)
             return net(x[:, -1:], state=state)[:, -1].argmax(-1).tolist()
 
         return torch.no_grad()(follow)
@@ -412,6 +414,7 @@ def main() -> None:
     asked = parser.parse_args()
     found = {shape: measure(shape, asked.rounds, asked.tokens, asked.compiled) for shape in asked.shapes.split(",")}
     about = {"threads": torch.get_num_threads(), "torch": torch.__version__, "read GB/s": round(bandwidth(), 1)}
+    about |= {"load": "%.1f" % os.getloadavg()[0]}
     about |= {name: _version(name) for name in ("transformers", "llama-cpp-python", "gguf")} | {"processor": platform.processor()}
     text = [f"# Decoding, {datetime.date.today()}", "", (__doc__ or "").split("\n\n")[2].strip(), ""]
     text += [", ".join(f"{k} {v}" for k, v in about.items() if v) + ".", ""]

@@ -106,8 +106,8 @@ class Network(nn.Module):
         """Memory for incremental decoding (a KV cache), or None when the network must see everything again."""
         return None
 
-    def see(self, x: Tensor, *, cond: Condition | None = None, state: Any) -> None:
-        """Take the newest symbols into memory; what the network would say of them is not asked (of a prompt, all but the last)."""
+    def absorb(self, x: Tensor, *, cond: Condition | None = None, state: Any) -> None:
+        """Take the newest symbols into memory; what the network would say of them is not asked (a prompt, all but its last)."""
         self(x, cond=cond, state=state)
 
 

@@ -139,7 +139,7 @@ def test_a_prompt_is_seen_without_scores(monkeypatch):
             state = made.begin(*x.shape)
             with monkeypatch.context() as silent:
                 silent.setattr(Transformer, "score", lambda self, h: pytest.fail("scores were asked"))
-                made.see(x[:, :20], cond=cond, state=state)
+                made.absorb(x[:, :20], cond=cond, state=state)
             assert apart(made(x[:, 20:], cond=cond, state=state), want[:, 20:]) < 3e-6
 
 

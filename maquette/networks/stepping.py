@@ -95,8 +95,8 @@ class Stepping(Network):
     def begin(self, batch: int, length: int) -> State | None:
         return self.net.begin(batch, length)
 
-    def see(self, x: Tensor, *, cond: Condition | None = None, state: Any) -> None:
-        self.net.see(x, cond=self._heard(cond), state=state)
+    def absorb(self, x: Tensor, *, cond: Condition | None = None, state: Any) -> None:
+        self.net.absorb(x, cond=self._heard(cond), state=state)
 
     def _heard(self, cond: Condition | None) -> Condition | None:
         dtype = self.net.embed.weight.dtype

@@ -319,7 +319,7 @@ class Transformer(Network):
         found = self(x, cond=cond, whole=True)
         return found.told, found.out
 
-    def see(self, x: Tensor, *, cond: Condition | None = None, state: Any) -> None:
+    def absorb(self, x: Tensor, *, cond: Condition | None = None, state: Any) -> None:
         """Without scores, which for a long prompt are a fifth of the work."""
         self.stream(x, cond, state)
 

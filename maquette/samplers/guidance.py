@@ -70,10 +70,10 @@ class Guided(Network):
     def begin(self, batch: int, length: int) -> Any:
         return self.net.begin(2 * batch, length)
 
-    def see(self, x: Tensor, *, cond: Condition | None = None, state: Any) -> None:
+    def absorb(self, x: Tensor, *, cond: Condition | None = None, state: Any) -> None:
         if cond is None:
             raise ValueError("a guided network must be told something: cond is None")
-        self.net.see(torch.cat([x, x]), cond=_stack(cond, self.null), state=state)
+        self.net.absorb(torch.cat([x, x]), cond=_stack(cond, self.null), state=state)
 
 
 def guided(

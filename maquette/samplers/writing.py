@@ -79,7 +79,7 @@ class Reader:
         inputs = self._inputs(code, self.seen, last)
         unasked = inputs.shape[1] - (last - first)
         if unasked > LONG:
-            self.net.see(inputs[:, :unasked], cond=self.cond, state=self.state)
+            self.net.absorb(inputs[:, :unasked], cond=self.cond, state=self.state)
             inputs = inputs[:, unasked:]
         out = self.net(inputs, cond=self.cond, state=self.state)
         self.seen = last
