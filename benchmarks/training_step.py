@@ -2,8 +2,8 @@
 
     python benchmarks/training_step.py [--threads 2] [--rounds 4] [--shapes llama,gpt2] [--compiled]
 
-Llama 134M (d768 L12 H12, vocabulary 32,000, hidden 2,048) and GPT-2 124M, random weights, rows of 256 symbols, 4 a step, bfloat16
-autocast, AdamW. Ours is the one loop as `maquette train` runs it (torch.compile included); theirs LlamaForCausalLM or
+Llama 134M (d768 L12 H12, vocabulary 32,000, hidden 2,048) and GPT-2 124M, random weights, rows of 256 symbols, 4 a step,
+bfloat16 autocast, AdamW. Ours is the one loop as `maquette train` runs it (torch.compile included); theirs LlamaForCausalLM or
 GPT2LMHeadModel with its own loss, stepped by hand, eager as most run it, and, asked for, under torch.compile too. Rounds alternate;
 medians of seconds. Losses included. Writes benchmarks/DATE-training-step.md and .json.
 """
