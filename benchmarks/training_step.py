@@ -4,8 +4,8 @@
 
 Llama 134M (d768 L12 H12, vocabulary 32,000, hidden 2,048) and GPT-2 124M, random weights, rows of 256 symbols, 4 a step,
 bfloat16 autocast, AdamW. Ours is the one loop as `maquette train` runs it (torch.compile included); theirs LlamaForCausalLM or
-GPT2LMHeadModel with its own loss, stepped by hand, eager as most run it, and, asked for, under torch.compile too. Rounds alternate;
-medians of seconds. Losses included. Writes benchmarks/DATE-training-step.md and .json.
+GPT2LMHeadModel with its own loss, stepped by hand, eager as most run it, and, asked for, under torch.compile too. Rounds
+alternate; medians of seconds. Losses included. Writes benchmarks/DATE-training-step.md and .json.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def main() -> None:
         "",
         f"{platform.machine()}, {given.threads} threads, torch {torch.__version__}; {BATCH} rows of {LENGTH} symbols, bfloat16 "
         "autocast, AdamW, gradients clipped.",
-        f"Medians of {given.rounds} alternating rounds. Made by `python benchmarks/training_step.py`. Bar: 2.2 times theirs, eager.",
+        f"Medians of {given.rounds} alternating rounds; the bar is 2.2 times theirs, eager.",
+        "Made by `python benchmarks/training_step.py`.",
         "",
         "| shape | whose | seconds | CPU-s | symbols/s | GFLOP/s | share of the bf16 matrix product | ours over it |",
         "|---|---|---|---|---|---|---|---|",

@@ -43,6 +43,7 @@ def gpt(
     dropout: float = 0.0,
     tokenizer: str = "bpe",
     family: str = "small",
+    apart: bool = False,
 ) -> Experiment:
     """Causal transformer of text with byte-level BPE learned from the corpus (Radford 2019; Llama's layers, Touvron 2023).
 
@@ -55,6 +56,8 @@ def gpt(
         tokenizer: how text becomes symbols: bpe, unigram, wordpiece (which loses white space), bytes.
         family: whose layers: small learns most from little; gpt2, llama, mistral, qwen, gemma are published ones, which
             `maquette export RUN OUT --to hf` writes for other libraries.
+        apart: texts that share a window do not see each other (for many short ones).
     """
     codec = tokenizer_of("gpt", tokenizer, vocab, context)
-    return causal("gpt", data, depth, codec, style_of(family, heads_of(depth), context), EXPECTED, dropout=dropout)
+    style = replace(style_of(family, heads_of(depth), context), apart=codec.bos if apart else None)
+    return causal("gpt", data, depth, codec, style, EXPECTED, dropout=dropout)
