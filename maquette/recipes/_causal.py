@@ -51,10 +51,12 @@ def causal(
     *,
     ahead: float = 0.0,
     dropout: float = 0.0,
+    compile: bool = True,
 ) -> Experiment:
     """Text, its symbols, a transformer of a style, and how it learns: the same for every family.
 
-    Texts that show tasks by examples are rows by themselves; all others are windows of one stream.
+    Texts that show tasks by examples are rows by themselves; all others are windows of one stream. Experts are not worth compiling:
+    each cuts the graph in two, and compiling the pieces takes minutes.
     """
     opened, heads = open_data(data), heads_of(depth)
     if opened.facts.field != "text":
@@ -72,6 +74,6 @@ def causal(
         decay=0.5,
         muon=0.02,
         bf16=True,
-        compile=True,
+        compile=compile,
     )
     return Experiment(system, opened if whole else coded(opened, codec, codec.length), fit, expected)

@@ -72,7 +72,7 @@ def grok(data: str = "stdlib", depth: int = 4, vocab: int = 4096, context: int =
     """
     heads = heads_of(depth)
     style = presets.grok(_half(heads), hidden=heads * SIZE, experts=experts, width=heads * SIZE)
-    return causal("grok", data, depth, tokenizer_of("grok", "bpe", vocab, context), style, EXPECTED)
+    return causal("grok", data, depth, tokenizer_of("grok", "bpe", vocab, context), style, EXPECTED, compile=False)
 
 
 def deepseek(
@@ -100,7 +100,7 @@ def deepseek(
         raise ValueError(f"ahead is a weight of the loss, 0 .. 1, not {ahead}; nearest is {min(max(ahead, 0.0), 1.0)}")
     style = presets.deepseek(experts, top, width, kept=width // 2, query=width, ahead=int(ahead > 0))
     codec = tokenizer_of("deepseek", "bpe", vocab, context)
-    return causal("deepseek", data, depth, codec, style, EXPECTED, ahead=ahead)
+    return causal("deepseek", data, depth, codec, style, EXPECTED, ahead=ahead, compile=False)
 
 
 def _half(heads: int) -> int:
