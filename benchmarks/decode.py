@@ -414,7 +414,7 @@ def main() -> None:
     asked = parser.parse_args()
     found = {shape: measure(shape, asked.rounds, asked.tokens, asked.compiled) for shape in asked.shapes.split(",")}
     about = {"threads": torch.get_num_threads(), "torch": torch.__version__, "read GB/s": round(bandwidth(), 1)}
-    about |= {"load": "%.1f" % os.getloadavg()[0]}
+    about |= {"load": round(os.getloadavg()[0], 1)}
     about |= {name: _version(name) for name in ("transformers", "llama-cpp-python", "gguf")} | {"processor": platform.processor()}
     text = [f"# Decoding, {datetime.date.today()}", "", (__doc__ or "").split("\n\n")[2].strip(), ""]
     text += [", ".join(f"{k} {v}" for k, v in about.items() if v) + ".", ""]
