@@ -176,7 +176,7 @@ def _shown(value: Any) -> str:
 
 
 def _switches(net: Transformer) -> Iterator[tuple[str, Any]]:
-    """All that says what a transformer computes, but its weights: by module and attribute."""
+    """All that says what a transformer makes of one text, but its weights: by module and attribute."""
     near, ends = net.style.near, net.style.ends
     yield "near layers", (net.is_near, near.window if near else 0) if any(net.is_near) else None
     for field in dataclasses.fields(ends):
