@@ -55,8 +55,8 @@ def causal(
 ) -> Experiment:
     """Text, its symbols, a transformer of a style, and how it learns: the same for every family.
 
-    Texts that show tasks by examples are rows by themselves; all others are windows of one stream. Experts are not worth compiling:
-    each cuts the graph in two, and compiling the pieces takes minutes.
+    Texts that show tasks by examples are rows by themselves; all others are windows of one stream. Experts are not worth
+    compiling: each cuts the graph in two, and compiling the pieces takes minutes.
     """
     opened, heads = open_data(data), heads_of(depth)
     if opened.facts.field != "text":
