@@ -296,10 +296,10 @@ def export(path: str | Path, out: str | Path, *, to: str = "", step: int | None 
 
 
 def _source(found: Loaded, file: str) -> Path | None:
-    """The published folder that a system was opened from, or that its run trained on; None of one made here."""
-    if isinstance(found.run, pipelines.Published):
-        return found.run.path
-    said = [value for value in found.run.record["arguments"].values() if isinstance(value, str) and value]
+    """The published folder with such a file that a system was opened from, or that its run trained on; None of one made here."""
+    own = isinstance(found.run, pipelines.Published)
+    told = [str(found.run.path)] if own else found.run.record["arguments"].values()
+    said = [value for value in told if isinstance(value, str) and value]
     return next((Path(value) for value in said if (Path(value) / file).is_file()), None)
 
 

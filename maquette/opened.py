@@ -442,9 +442,7 @@ def _told(system: System, facts: Facts, about: dict[str, Any], n: int) -> Batch 
     for key in about:
         if key not in known:
             raise recipes.UnknownName("field of --about", key, known or ["(this run takes none)"])
-    readers: dict[str, Callable[[Facts, Any, int], Any]] = {"label": _labels, "source": _sources, "image": _sources}
-    if system.codec.field == "text" and facts.field == "text":
-        readers["source"] = _sentences
+    readers: dict[str, Callable[[Facts, Any, int], Any]] = {"label": _labels, "source": _origins, "image": _sources}
     readers |= {"text": _sentences, "negative": _sentences, "numbers": _numbers, "full": _numbers, "noise": _levels}
     return {key: readers[key](facts, value, n) if key in readers else value for key, value in about.items()}
 
@@ -463,6 +461,11 @@ def _worded(system: System) -> str:
     """The field of words that a system's conditioner reads; "" where it reads none."""
     heard, texts = _heard(system), system.codec.field == "text"
     return next((field for field in ("text", "source") if field in heard and (field == "text" or texts)), "")
+
+
+def _origins(facts: Facts, said: Any, n: int) -> Any:
+    """What samples are made from: texts, of data that are texts; else pictures."""
+    return _sentences(facts, said, n) if facts.field == "text" else _sources(facts, said, n)
 
 
 def _sentences(facts: Facts, said: Any, n: int) -> list[str]:
