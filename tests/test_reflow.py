@@ -50,6 +50,7 @@ def bend(net: Network, n: int = 500) -> float:
     return float(torch.stack([(speed - line).square().sum(1).mean() for speed in speeds]).mean())
 
 
+@pytest.mark.slow
 def test_a_second_flow_is_straighter_and_ends_where_the_first_did() -> None:
     torch.manual_seed(0)
     teacher = Exact(PROCESS)

@@ -229,6 +229,7 @@ def bars(count: int = 400) -> Data:
     return beside(kind(0, INK, PAPER, 0.0), kind(1, BRIGHT, 0, 0.8))
 
 
+@pytest.mark.slow
 def test_without_the_cycle_translations_are_not_the_counterparts(monkeypatch):
     """The same training with and without: only the cycle keeps what is needed to return."""
     monkeypatch.setattr("maquette.recipes.translation.open_data", lambda data, size: bars())

@@ -136,6 +136,7 @@ def arguments(case, text_folder, captioned, request) -> dict[str, Any]:
 
 
 SLOW = ("imagen", "imagen_base", "controlnet", "unclip", "latent_diffusion")  # to kill and resume takes 5 s and more
+SLOW += ("gemma", "qwen", "grok", "diffusion_lm", "text_classifier")  # as gpt and bert but for the network
 STAGED = ("test_builds_on_meta", "test_every_learner_is_reached_and_nothing_else_moves")  # what a run to stand on changes most
 
 
