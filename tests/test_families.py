@@ -12,7 +12,10 @@ from maquette.hub import families, renaming
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 # as the hub's config.json files say what matters -> parameters
 PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
-    "gpt2": ({"model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024}, 124_439_808),
+    "gpt2": (
+        {"model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024},
+        124_439_808,
+    ),
     "Llama-2-7b": (
         {"model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
          "num_attention_heads": 32, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_scaling": None},

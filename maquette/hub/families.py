@@ -1,6 +1,6 @@
-"""Published families of language models: what a config.json asks of the one transformer, and what its tensors are called there.
+"""Published families of language models: what a config.json asks of the one transformer.
 
-Knows transformers' names of switches and tensors; no file, no tokenizer. What a configuration asks for that is not built here is
+Knows transformers' names of switches; no tensor, no file, no tokenizer. What a configuration asks for that is not built here is
 refused by name and value.
 """
 
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maquette.hub.renaming import Table, To
+from maquette.hub import names
+from maquette.hub.renaming import Table
 from maquette.networks.presets import tanh_gelu
 from maquette.networks.transformer import Around, Ends, Feed, Near, Style, Transformer
 from maquette.nn.attention import Attention, Cross, Latent
@@ -337,109 +338,6 @@ def _bert(said: Said) -> nn.Module:
     return Transformer(*size, causal=False, style=style)
 
 
-# -- tensors' names ------------------------------------------------------------------------------------------------------
-
-_H, _L = "transformer.h.{i}.", "model.layers.{i}."
-_GPT2: Table = {
-    "embed": "transformer.wte",
-    "places.table": "transformer.wpe",
-    "norm": "transformer.ln_f",
-    "head": "lm_head",
-    "blocks.{i}.norm1": _H + "ln_1",
-    "blocks.{i}.norm2": _H + "ln_2",
-    "blocks.{i}.attention.qkv": To(_H + "attn.c_attn", flipped=True),
-    "blocks.{i}.attention.out": To(_H + "attn.c_proj", flipped=True),
-    "blocks.{i}.mlp.up": To(_H + "mlp.c_fc", flipped=True),
-    "blocks.{i}.mlp.down": To(_H + "mlp.c_proj", flipped=True),
-}
-_LLAMA: Table = {
-    "embed": "model.embed_tokens",
-    "norm": "model.norm",
-    "head": "lm_head",
-    "blocks.{i}.norm1": _L + "input_layernorm",
-    "blocks.{i}.norm2": _L + "post_attention_layernorm",
-    "blocks.{i}.attention.qkv": To(*(f"{_L}self_attn.{x}_proj" for x in "qkv")),
-    "blocks.{i}.attention.out": _L + "self_attn.o_proj",
-    "blocks.{i}.attention.norm_q": _L + "self_attn.q_norm",
-    "blocks.{i}.attention.norm_k": _L + "self_attn.k_norm",
-    "blocks.{i}.mlp.gate_up": To(*(f"{_L}mlp.{x}_proj" for x in ("gate", "up"))),
-    "blocks.{i}.mlp.down": _L + "mlp.down_proj",
-}
-_MIXED: Table = {
-    **_LLAMA,
-    "blocks.{i}.mlp.router": _L + "mlp.gate",
-    "blocks.{i}.mlp.bias": To(),
-    "blocks.{i}.mlp.load": To(),
-    "blocks.{i}.mlp.gate": _L + "mlp.shared_expert_gate",
-    "blocks.{i}.mlp.shared.gate_up": To(*(f"{_L}mlp.shared_expert.{x}_proj" for x in ("gate", "up"))),
-    "blocks.{i}.mlp.shared.down": _L + "mlp.shared_expert.down_proj",
-    "blocks.{i}.mlp.experts.{j}.gate_up": To(*(f"{_L}mlp.experts.{{j}}.{x}_proj" for x in ("gate", "up"))),
-    "blocks.{i}.mlp.experts.{j}.down": _L + "mlp.experts.{j}.down_proj",
-}
-_GEMMA: Table = {
-    **_LLAMA,
-    "blocks.{i}.after1": _L + "post_attention_layernorm",
-    "blocks.{i}.norm2": _L + "pre_feedforward_layernorm",
-    "blocks.{i}.after2": _L + "post_feedforward_layernorm",
-}
-
-
-def _deepseek_names(said: Said) -> Table:
-    pairs = bool(said["rope_interleave"])
-    return {
-        **_MIXED,
-        "blocks.{i}.attention.q": To(_L + f"self_attn.{'q_b_proj' if said.get('q_lora_rank') else 'q_proj'}", paired=pairs),
-        "blocks.{i}.attention.q_down": _L + "self_attn.q_a_proj",
-        "blocks.{i}.attention.q_norm": _L + "self_attn.q_a_layernorm",
-        "blocks.{i}.attention.kv_down": To(_L + "self_attn.kv_a_proj_with_mqa", paired=pairs),
-        "blocks.{i}.attention.kv_norm": _L + "self_attn.kv_a_layernorm",
-        "blocks.{i}.attention.kv": _L + "self_attn.kv_b_proj",
-        "blocks.{i}.mlp.bias": To(_L + "mlp.gate.e_score_correction_bias"),
-        "blocks.{i}.mlp.shared.gate_up": To(*(f"{_L}mlp.shared_experts.{x}_proj" for x in ("gate", "up"))),
-        "blocks.{i}.mlp.shared.down": _L + "mlp.shared_experts.down_proj",
-    }
-
-
-def _t5_names(said: Said) -> Table:
-    found: dict[str, str | To] = {"encoder.embed": "shared", "decoder.head": "lm_head"}
-    for part, feed in (("encoder", 1), ("decoder", 2)):
-        ours, layer = f"{part}.blocks.{{i}}.", f"{part}.block.{{i}}.layer."
-        inward = ("wi_0", "wi_1") if said["feed_forward_proj"].startswith("gated-") else ("wi",)
-        found |= {
-            f"{part}.norm": f"{part}.final_layer_norm",
-            f"{part}.places.scores": f"{part}.block.0.layer.0.SelfAttention.relative_attention_bias",
-            ours + "norm1": layer + "0.layer_norm",
-            ours + "norm3": layer + "1.layer_norm",
-            ours + "norm2": layer + f"{feed}.layer_norm",
-            ours + "attention.qkv": To(*(f"{layer}0.SelfAttention.{x}" for x in "qkv")),
-            ours + "attention.out": layer + "0.SelfAttention.o",
-            ours + "cross.q": layer + "1.EncDecAttention.q",
-            ours + "cross.kv": To(*(f"{layer}1.EncDecAttention.{x}" for x in "kv")),
-            ours + "cross.out": layer + "1.EncDecAttention.o",
-            ours + ("mlp.gate_up" if len(inward) > 1 else "mlp.up"): To(*(f"{layer}{feed}.DenseReluDense.{x}" for x in inward)),
-            ours + "mlp.down": layer + f"{feed}.DenseReluDense.wo",
-        }
-    return found
-
-
-_B, _C = "bert.encoder.layer.{i}.", "cls.predictions."
-_BERT: Table = {
-    "embed": "bert.embeddings.word_embeddings",
-    "kinds": "bert.embeddings.token_type_embeddings",
-    "places.table": "bert.embeddings.position_embeddings",
-    "norm_in": "bert.embeddings.LayerNorm",
-    "blocks.{i}.attention.qkv": To(*(f"{_B}attention.self.{x}" for x in ("query", "key", "value"))),
-    "blocks.{i}.attention.out": _B + "attention.output.dense",
-    "blocks.{i}.total1": _B + "attention.output.LayerNorm",
-    "blocks.{i}.mlp.up": _B + "intermediate.dense",
-    "blocks.{i}.mlp.down": _B + "output.dense",
-    "blocks.{i}.total2": _B + "output.LayerNorm",
-    "shape_head": _C + "transform.dense",
-    "norm_head": _C + "transform.LayerNorm",
-    "head": _C + "decoder",
-    "head_bias": To(_C + "bias"),
-}
-
 # -- all of them ---------------------------------------------------------------------------------------------------------
 
 _USUAL: Said = {
@@ -478,32 +376,32 @@ def _just(table: Table) -> Callable[[Said], Table]:
 
 FAMILIES: dict[str, Family] = {
     "gpt2": Family(
-        "GPT2LMHeadModel", _gpt2, _just(_GPT2), _GPT, {**_WHOLE, "scale_attn_by_inverse_layer_idx": _NO},
+        "GPT2LMHeadModel", _gpt2, _just(names.GPT2), _GPT, {**_WHOLE, "scale_attn_by_inverse_layer_idx": _NO},
         ("*.attn.bias", "*.attn.masked_bias"), "transformer.",
     ),
-    "llama": Family("LlamaForCausalLM", lambda said: _network(said, _llama(said)), _just(_LLAMA), _USUAL, _WHOLE, _SPUN),
-    "mistral": Family("MistralForCausalLM", _mistral, _just(_LLAMA), {**_USUAL, "sliding_window": 4096}, _WHOLE, _SPUN),
-    "qwen2": Family("Qwen2ForCausalLM", _qwen2, _just(_LLAMA), _QWEN, _WHOLE, _SPUN),
-    "qwen3": Family("Qwen3ForCausalLM", _qwen3, _just(_LLAMA), {**_QWEN, "head_dim": 128}, _WHOLE, _SPUN),
-    "qwen2_moe": Family("Qwen2MoeForCausalLM", _qwen2_moe, _just(_MIXED), _SPARSE, _WHOLE, _SPUN),
-    "qwen3_moe": Family("Qwen3MoeForCausalLM", _qwen3_moe, _just(_MIXED), _SPARSE, _WHOLE, _SPUN),
+    "llama": Family("LlamaForCausalLM", lambda said: _network(said, _llama(said)), _just(names.LLAMA), _USUAL, _WHOLE, _SPUN),
+    "mistral": Family("MistralForCausalLM", _mistral, _just(names.LLAMA), {**_USUAL, "sliding_window": 4096}, _WHOLE, _SPUN),
+    "qwen2": Family("Qwen2ForCausalLM", _qwen2, _just(names.LLAMA), _QWEN, _WHOLE, _SPUN),
+    "qwen3": Family("Qwen3ForCausalLM", _qwen3, _just(names.LLAMA), {**_QWEN, "head_dim": 128}, _WHOLE, _SPUN),
+    "qwen2_moe": Family("Qwen2MoeForCausalLM", _qwen2_moe, _just(names.MIXED), _SPARSE, _WHOLE, _SPUN),
+    "qwen3_moe": Family("Qwen3MoeForCausalLM", _qwen3_moe, _just(names.MIXED), _SPARSE, _WHOLE, _SPUN),
     "gemma2": Family(
-        "Gemma2ForCausalLM", lambda said: _gemma(said, False), _just(_GEMMA),
+        "Gemma2ForCausalLM", lambda said: _gemma(said, False), _just(names.GEMMA),
         {**_GEMMAS, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
         {**_WHOLE, "use_bidirectional_attention": _NO}, _SPUN,
     ),
     "gemma3_text": Family(
-        "Gemma3ForCausalLM", lambda said: _gemma(said, True), _just(_GEMMA), {**_GEMMAS, "rope_theta": 1e6},
+        "Gemma3ForCausalLM", lambda said: _gemma(said, True), _just(names.GEMMA), {**_GEMMAS, "rope_theta": 1e6},
         {**_WHOLE, "use_bidirectional_attention": _NO}, _SPUN,
     ),
-    "deepseek_v3": Family("DeepseekV3ForCausalLM", _deepseek, _deepseek_names, _DEEPSEEK, _WHOLE, _SPUN),
-    "t5": Family("T5ForConditionalGeneration", _t5, _t5_names, _T5, _WHOLE),
+    "deepseek_v3": Family("DeepseekV3ForCausalLM", _deepseek, names.deepseek, _DEEPSEEK, _WHOLE, _SPUN),
+    "t5": Family("T5ForConditionalGeneration", _t5, names.t5, _T5, _WHOLE),
     "mt5": Family(
-        "MT5ForConditionalGeneration", _t5, _t5_names, {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+        "MT5ForConditionalGeneration", _t5, names.t5, {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
         _WHOLE,
     ),
     "bert": Family(
-        "BertForMaskedLM", _bert, _just(_BERT), _BERTS, {**_WHOLE, "position_embedding_type": (None, "absolute")},
+        "BertForMaskedLM", _bert, _just(names.BERT), _BERTS, {**_WHOLE, "position_embedding_type": (None, "absolute")},
         ("bert.pooler.*", "cls.seq_relationship.*", "bert.embeddings.position_ids"), "bert.",
     ),
 }  # fmt: skip
