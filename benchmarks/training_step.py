@@ -80,7 +80,7 @@ def theirs(shape: str, code: torch.Tensor, vocab: int, compiled: bool) -> Step:
         torch.nn.utils.clip_grad_norm_(made.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        float(loss)
+        float(loss.detach())
 
     return step
 

@@ -80,6 +80,7 @@ def sample(
     size: str = "",
     draft: str | Path = "",
     logprobs: bool = False,
+    truncate: bool = False,
     tell: Callable[[int, str], None] | None = None,
     bits: int = 0,
     quiet: bool = True,
@@ -101,6 +102,7 @@ def sample(
         draft: what guesses the symbols of texts, for the run to check several at once: another run of the same symbols, "lookup"
             (what the text itself has shown before), or "ahead" (the run's own guesses, where it learnt any).
         logprobs: add "symbols", "logprobs" and "finished" (`wording.spoken`) to what is written symbol by symbol.
+        truncate: leave out the beginning of a prompt that is longer than the run's context, which else is refused.
         tell: called with a sample's number and the next piece of its text, as it is drawn; samples are then drawn one by one.
         bits: of the matrices of a transformer that writes: 32, 16, 8 or 4; fewer are faster and lose a little. 0 = as trained.
         quiet: no progress, which of published pipelines is shown on stderr.
@@ -145,6 +147,7 @@ def sample(
                 watch=watch,
                 batch=256 if tell is None else 1,
                 logprobs=logprobs,
+                truncate=truncate,
                 **own,
             )
         if isinstance(watch, Pieces):

@@ -47,6 +47,7 @@ def sample_verb(
     mask: Annotated[str, typer.Option(help="Or a picture of the run's size, white where they are to be filled.")] = "",
     dial: Dial = [],  # noqa: B006
     size: Size = "",
+    truncate: Annotated[bool, typer.Option("--truncate", help="Leave out the beginning of a prompt that is too long.")] = False,
     bits: Annotated[int, typer.Option(help="Write with matrices in 32, 16, 8 or 4 bits, faster (text; 0 = as trained).")] = 0,
     out: Out = "",
     step: Step = -1,
@@ -106,6 +107,7 @@ def sample_verb(
         size=size,
         draft=draft,
         logprobs=as_json and suffix == "txt",
+        truncate=truncate,
         tell=_teller() if live else None,
         bits=bits,
         quiet=quiet or as_json,

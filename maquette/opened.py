@@ -93,6 +93,7 @@ class Loaded:
         watch: Callable[[int, int, Code], None] | None = None,
         batch: int = 256,
         logprobs: bool = False,
+        truncate: bool = False,
     ) -> Batch:
         """n samples.
 
@@ -104,6 +105,7 @@ class Loaded:
             sampler: another than the run's own.
             watch: called at every draft, as `System.sample` has it.
             batch: samples drawn side by side; what each is does not depend on it.
+            truncate: leave out the beginning of a text's prompt that is longer than the run's context.
             logprobs: add what `wording.spoken` says of the symbols of texts, where they were written one after another.
         """
         if n < 1:
@@ -115,7 +117,7 @@ class Loaded:
             about, prompt = {**(about or {}), field: prompt}, ""
         told = _told(self.system, self.facts, about or {}, n)
         if prompt:
-            start = _prompted(self.system, prompt, n, sampler)
+            start = _prompted(self.system, prompt, n, sampler, truncate)
         elif start is not None and told is None:
             told = fitting(self.system, start, Streams.of(seed, n, device=self.system.device).fork(2)) or _untold(self.system, n)
         made = self.system.sample(n, batch=batch, about=told, start=start, seed=seed, sampler=sampler, watch=watch)
@@ -517,14 +519,26 @@ def _class(facts: Facts, value: Any) -> int:
     raise recipes.UnknownName("label", value, list(facts.classes))
 
 
-def _prompted(system: System, prompt: str, n: int, sampler: Sampler) -> Code:
-    """A prompt as the start of n samples: its code, then room to write as much as the sampler's length says."""
+def _prompted(system: System, prompt: str, n: int, sampler: Sampler, truncate: bool = False) -> Code:
+    """A prompt as the start of n samples: its code, then room to write as much as the sampler's length says.
+
+    Raises:
+        ValueError: a system that makes no texts; a prompt that leaves no room in the context, unless it may be truncated.
+    """
     if system.codec.field != "text":
         raise ValueError(f"this run makes {system.codec.field}s; --prompt is for text")
     code = system.codec.encode([prompt])
     if system.codec.whole:
         return code.expand(n, -1).to(system.device)
-    room = dials_of(sampler).get("length", 0) or max(1, system.codec.length - code.shape[1])
+    most, asked = system.codec.length, dials_of(sampler).get("length", 0)
+    if (over := code.shape[1] - most + 1) > 0:
+        if not truncate:
+            raise ValueError(
+                f"the prompt has {code.shape[1]} symbols, {over} more than the {most - 1} that leave room in this run's context "
+                f"of {most}; shorten it, or give --truncate to leave out its beginning"
+            )
+        code = code[:, -max(1, most - (asked or most // 2)) :]
+    room = asked or most - code.shape[1]
     return torch.nn.functional.pad(code, (0, room), value=IGNORE).expand(n, -1).to(system.device)
 
 

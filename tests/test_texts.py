@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import maquette
 from maquette import api
 from maquette.codecs.text import Bytes
 from maquette.contracts import IGNORE
@@ -127,3 +128,16 @@ def test_what_may_yet_change_is_held_back():
     pieces(0, 0, torch.tensor([list("xé EN E".encode())]))  # the sample ends before its stop string
     pieces.finish()
     assert "".join(told) == "xé EN E"
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_by_how_much_or_loses_its_beginning(runs):
+    run = maquette.load(runs["gpt"])
+    code, length = run.system.codec, int(run.system.codec.length)
+    text = "abc " * length
+    symbols = code.encode([text]).shape[1]
+    with pytest.raises(ValueError, match=rf"has {symbols} symbols, {symbols - length + 1} more than the {length - 1}"):
+        run.sample(1, prompt=text)
+    made = run.sample(1, prompt=text, truncate=True)["code"]
+    assert made.shape[1] <= length and (made[0, : length // 2] == code.encode([text])[0, -(length // 2) :]).all()
+    short = run.sample(1, prompt="abc")["text"][0]
+    assert short.startswith("abc")
