@@ -102,7 +102,7 @@ def hits(place: Path) -> torch.Tensor:
     system, found = run.system.eval(), []
     for part in torch.arange(len(run.data.held)).split(64):
         batch = run.data.held.rows(part)
-        found.append(system.objective.logits(system, batch, "main").argmax(1) == batch["label"])  # type: ignore[operator]
+        found.append(system.objective.logits(system, batch).argmax(1) == batch["label"])  # type: ignore[operator]
     return torch.cat(found)
 
 

@@ -30,13 +30,15 @@ def kept(evidence: Evidence) -> dict[str, Any]:
     out of nothing: held-out rows and what it makes of them; of one that draws nothing at all: nothing.
     """
     system = evidence.system
+    if system is not None and system.sampler is None:
+        return {}
     if system is not None and system.codec.field == "text" and evidence.facts.field == "image":
         shown = evidence.held["image"][:DESCRIBED]
         written = system.sample(len(shown), about={"image": shown}, seed=evidence.seed)["text"]
         return {"samples": written, STRIP + "Held-out pictures, in the order of what is written of them": shown[None]}
     if evidence.facts.field == "text" and evidence.system is not None:
         return {"samples": evidence.system.sample(TEXTS, seed=evidence.seed)["text"]}
-    if not evidence.pictures or (evidence.system is not None and evidence.system.sampler is None):
+    if not evidence.pictures:
         return {}
     held, train, classes = evidence.held, evidence.train["image"], len(evidence.facts.classes)
     shown = _spread(held, classes)

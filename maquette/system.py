@@ -146,8 +146,9 @@ class System(nn.Module):
         return other
 
     def learn(self, data: Any) -> None:
-        """What the codec and the conditioner fit to the training data before the first step."""
-        self.codec.learn(data)
+        """What the codec and the conditioner fit to the training data before the first step; a frozen codec has learnt."""
+        if "codec" not in self.frozen:
+            self.codec.learn(data)
         if self.conditioner is not None:
             self.conditioner.learn(data)
 

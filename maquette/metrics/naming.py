@@ -32,7 +32,7 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     right, label = [], []
     for part in rows.split(BATCH):
         batch = evidence.data.held.rows(part)
-        found = system.objective.logits(system, batch, "main").argmax(1).cpu()
+        found = system.objective.logits(system, batch).argmax(1).cpu()
         right.append(found == batch["label"])
         label.append(batch["label"])
     hit, kind = torch.cat(right), torch.cat(label)

@@ -1,4 +1,4 @@
-"""A network that says which of some kinds a text is of. Knows an encoder of symbols; not what the kinds are."""
+"""A layer that says which of some kinds a text is of. Knows the states of an encoder; not what the kinds are."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import torch
 from torch import Tensor, nn
 
 from maquette.contracts import IGNORE, Condition, Network
-from maquette.networks.transformer import Transformer
 
 
 class Classifier(Network):
-    """Symbols -> logits of kinds: int64[B,T] -> [B,K], from the mean of the encoder's states; IGNORE fills up rows.
+    """The mean of an encoder's states [B,D] -> logits of kinds [B,K]. Channels are brought to one scale over the batch: an
+    encoder that guesses words has a few that are a hundred times the others, and tell of no kind.
 
     Args:
-        encoder: a transformer that looks both ways and scores nothing.
+        width: of the states, D.
         kinds: how many there are, K.
         dropout: share of the mean's channels dropped in training.
     """
 
-    edges = ("encoder.embed", "encoder.places", "head")
+    edges = ("head",)
 
-    def __init__(self, encoder: Transformer, kinds: int, dropout: float = 0.1):
+    def __init__(self, width: int, kinds: int, dropout: float = 0.1):
         super().__init__()
-        self.encoder, self.dropout = encoder, nn.Dropout(dropout)
-        self.head = nn.Linear(encoder.width, kinds)
+        self.scale, self.dropout = nn.BatchNorm1d(width, affine=False), nn.Dropout(dropout)
+        self.head = nn.Linear(width, kinds)
         nn.init.zeros_(self.head.weight)
 
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
-        return self.head(self.dropout(pooled(self.encoder(x, cond=cond), x)))
+        return self.head(self.dropout(self.scale(x.float())))
 
 
 def pooled(states: Tensor, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Say which kind a row is of. Knows a network that gives a logit per kind; not what rows are made of."""
+"""Say which kind a text is of. Knows an encoder of symbols and a layer that gives a logit per kind, "encoder" and "main"."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maquette.contracts import Batch, Logs, Objective, phase
+from maquette.networks.classifier import pooled
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
@@ -25,13 +26,12 @@ class Naming(Objective):
         super().__init__()
         self.most = most
 
-    def logits(self, system: System, batch: Batch, role: str = "") -> Tensor:
-        """[B,K], of the network that learns, or of the steady one of a role."""
-        code = system.encode(batch)
-        net = system.steady(role) if role else system.nets["main"]
-        return net(code[:, : self.most or None])
+    def logits(self, system: System, batch: Batch) -> Tensor:
+        """[B,K]."""
+        code = system.encode(batch)[:, : self.most or None]
+        return system.nets["main"](pooled(system.nets["encoder"](code), code))
 
-    @phase("main")
+    @phase("main", "encoder")
     def name(self, system: System, batch: Batch, rng: Streams, step: int) -> tuple[Tensor, Logs]:
         """Mean cross-entropy in nats."""
         label = batch["label"].to(system.device)

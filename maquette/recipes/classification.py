@@ -19,7 +19,13 @@ EXPECTED = {"accuracy": (0.3, 1.0)}
 
 
 def text_classifier(
-    run: str = "", data: str = "packages", rows: int = 0, depth: int = 4, vocab: int = 4096, context: int = 128
+    run: str = "",
+    data: str = "packages",
+    rows: int = 0,
+    depth: int = 4,
+    vocab: int = 4096,
+    context: int = 128,
+    tune: bool = True,
 ) -> Experiment:
     """A classifier of texts: an encoder that learnt to guess words, and one linear layer of its mean (Devlin 2018, sec. 3.2).
 
@@ -32,6 +38,7 @@ def text_classifier(
         depth: blocks, without a run.
         vocab: symbols of the BPE, without a run.
         context: symbols of a text that are read, without a run.
+        tune: whether the encoder of a run learns, too; else only the layer on top does.
     """
     opened = open_data(data)
     if opened.facts.field != "text" or not opened.facts.classes:
@@ -43,9 +50,15 @@ def text_classifier(
     else:
         codec, heads = BPE(vocab, context), (depth + 1) // 2
         encoder = Transformer(vocab + 1, heads * SIZE, depth, heads, out=None, causal=False, style=BOTH_WAYS)
-    net = Classifier(encoder, len(opened.facts.classes))
-    system = System({"main": net}, Naming(codec.length), None, codec)
-    fit = Fit(steps=300, batch=32, lr=1e-3, warmup=0.1, weight_decay=0.01, bf16=True)
+    kept = bool(run) and not tune
+    system = System(
+        {"main": Classifier(encoder.width, len(opened.facts.classes)), "encoder": encoder},
+        Naming(codec.length),
+        None,
+        codec,
+        frozen=("encoder", "codec") if kept else ("codec",) if run else (),
+    )
+    fit = Fit(steps=300, batch=32, lr=2e-2 if kept else 1e-3, warmup=0.1, weight_decay=0.01, bf16=True)
     return Experiment(system, labelled(opened, rows), fit, EXPECTED)
 
 
