@@ -14,8 +14,8 @@ from maquette.recipes.masked_language import BOTH_WAYS
 from maquette.runs import trained
 from maquette.system import System
 
-# after 60 training seconds on the default data, one CPU thread
-EXPECTED = {"accuracy": (0.3, 1.0)}
+# after 60 training seconds on the default data, one CPU thread; of 100 labels, after 44: .50
+EXPECTED = {"accuracy": (0.4, 1.0)}
 
 
 def text_classifier(

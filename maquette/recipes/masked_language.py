@@ -20,8 +20,8 @@ from maquette.system import System
 
 BOTH_WAYS = Style(attention=partial(Attention, norm=presets.PLAIN_QK), smear=True)
 
-# after these training seconds on the default data, one CPU thread
-EXPECTED = {"masked words": (0.15, 0.6)}
+# after 120 training seconds on the default data, one CPU thread; bert: one run, .198 after 106
+EXPECTED = {"masked words": (0.12, 0.5)}
 EXPECTED_DIFFUSION = {"bits/byte": (1.5, 3.0)}
 
 

@@ -20,7 +20,7 @@ from maquette.system import System
 SIZE = 64  # channels of an attention head
 
 # after 120 training seconds on the default data, one CPU thread
-EXPECTED = {"exact match": (0.0, 1.0)}
+EXPECTED = {"ROUGE-L": (25.0, 70.0)}  # one run, 39.6 after 150
 
 
 def t5(data: str = "chores", depth: int = 2, vocab: int = 4096, reads: int = 96, writes: int = 64) -> Experiment:
