@@ -9,8 +9,8 @@ from maquette.networks import presets
 from maquette.networks.transformer import Near
 from maquette.recipes._causal import SIZE, causal, heads_of, tokenizer_of
 
-# after 60 training seconds on the default data, one CPU thread; one run each, on a busy machine: gemma 1.89, qwen 1.82, grok 2.06,
-# deepseek 2.07; gpt3 .71
+# after 60 training seconds on the default data, one CPU thread; one run each, on a busy machine: gemma 1.89, qwen 1.82,
+# grok 2.06, deepseek 2.07; gpt3 .71
 EXPECTED = {"bits/byte": (1.4, 2.5)}
 EXPECTED_SHOTS = {"accuracy gained from 1 to 23 shots": (0.5, 0.9)}
 
