@@ -88,6 +88,7 @@ def test_llama_cpp_writes_the_same_text(runs: Any, tmp_path: Path, family: str, 
     assert np.abs(scores - want).max() < 5e-3  # its keys and values are float16
 
 
+@pytest.mark.slow
 def test_what_gguf_has_no_name_for_is_refused(runs: Any, tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     for family, said in (
