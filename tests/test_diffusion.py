@@ -264,7 +264,11 @@ def test_dials_out_of_range_are_refused_by_name(field: str, value: float) -> Non
         Betas().grid(1001)
 
 
-@pytest.mark.parametrize(("recipe", "data", "modes"), [(flow_recipe, "grid", 25), (ddpm, "ring", 8), (edm, "grid", 25)])
+KNOWN = [(flow_recipe, "grid", 25), pytest.param(ddpm, "ring", 8, marks=pytest.mark.slow)]
+KNOWN += [pytest.param(edm, "grid", 25, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("recipe", "data", "modes"), KNOWN)
 def test_the_score_of_a_known_density_is_learnt_through_the_real_loop(recipe: Any, data: str, modes: int) -> None:
     """The recipes' own denoisers approach the exact one, at the process's own times, and samples fill the modes."""
     torch.manual_seed(0)

@@ -136,7 +136,16 @@ def arguments(case, text_folder, captioned, request) -> dict[str, Any]:
 
 
 SLOW = ("imagen", "imagen_base", "controlnet", "unclip", "latent_diffusion")  # to kill and resume takes 5 s and more
-SLOW += ("gemma", "qwen", "grok", "diffusion_lm", "text_classifier")  # as gpt and bert but for the network
+SLOW += (
+    "gemma",
+    "qwen",
+    "grok",
+    "diffusion_lm",
+    "text_classifier",
+    "pix2pix",
+    "guidance_distilled",
+    "palette",
+)  # as others but for the network
 STAGED = ("test_builds_on_meta", "test_every_learner_is_reached_and_nothing_else_moves")  # what a run to stand on changes most
 
 
