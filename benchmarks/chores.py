@@ -3,8 +3,8 @@
     python benchmarks/chores.py [--seeds 0,1] [--budget 600s] [--depth 2] [--keep FOLDER]
 
 t5 is trained by `maquette train` on one thread; the same weights then write for the held-out rows of each task, greedily. Beside
-it stand what a user could do without a model: the source itself, and the text of the training row whose source is most like it
-(by shared runs of two to four letters, weighed by TF-IDF). Losses included. Writes benchmarks/DATE-chores.md and .json.
+it stand what a user could do without a model (maquette/baselines.py): the source itself, and the text of the most similar
+training row. Losses included. Writes benchmarks/DATE-chores.md and .json.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import CHRF
 from tables import side_by_side
 
-from maquette.data import open_data
-from maquette.data.chores import of_task
+from maquette.baselines import bare, most_similar
+from maquette.data import Data, open_data
 from maquette.metrics.intervals import proportion
 from maquette.opened import load, turned
 from maquette.runs import versions
@@ -45,10 +45,10 @@ def main() -> None:
     tasks = sorted({*data.held.columns["task"]})
     found: dict[str, dict[str, Any]] = {"the source": {}, "most like it": {}}
     for task in tasks:
-        held = of_task(data, task).held.columns
-        sources, wanted = [str(s) for s in held["source"]], [str(t) for t in held["text"]]
-        found["the source"] |= figures(task, wanted, [source.partition(": ")[2] or source for source in sources])
-        found["most like it"] |= figures(task, wanted, nearest(data, sources))
+        sources, wanted = held_of(data, task)
+        like = most_similar(sources, [str(source) for source in data.train.columns["source"]])
+        found["the source"] |= figures(task, wanted, bare(sources))
+        found["most like it"] |= figures(task, wanted, [str(data.train.columns["text"][i]) for i in like])
     for seed in map(int, given.seeds.split(",")):
         place = folder / f"t5-{seed}"
         if not (place / "README.md").exists():
@@ -59,11 +59,10 @@ def main() -> None:
         column["seconds"] = run.progress.seconds
         greedy = turned(run.system.sampler, {"temperature": "0"})
         for task in tasks:
-            held = of_task(data, task).held.columns
-            about = {"source": list(held["source"])}
-            written = run.system.sample(len(about["source"]), about=about, sampler=greedy)["text"]
-            column |= figures(task, [str(t) for t in held["text"]], written)
-            rows = zip(about["source"], held["text"], written, strict=True)
+            sources, wanted = held_of(data, task)
+            written = run.system.sample(len(sources), about={"source": sources}, sampler=greedy)["text"]
+            column |= figures(task, wanted, written)
+            rows = zip(sources, wanted, written, strict=True)
             (place / "samples" / f"{task}.txt").write_text("".join(f"{s}\n  wanted {t}\n  wrote  {w}\n" for s, t, w in rows))
         found[f"t5, seed {seed}"] = column
     path = HERE / f"{date.today()}-chores.md"
@@ -80,6 +79,15 @@ def main() -> None:
     print(path.read_text())
 
 
+def held_of(data: Data, task: str) -> tuple[list[str], list[str]]:
+    """Held-out sources of a task, and what is wanted of them."""
+    columns = data.held.columns
+    rows = [
+        (str(s), str(t)) for s, t, name in zip(columns["source"], columns["text"], columns["task"], strict=True) if name == task
+    ]
+    return [source for source, _ in rows], [text for _, text in rows]
+
+
 def figures(task: str, wanted: list[str], written: list[str]) -> dict[str, Any]:
     """What is said of one task's answers."""
     right = sum(a == b for a, b in zip(wanted, written, strict=True))
@@ -87,16 +95,6 @@ def figures(task: str, wanted: list[str], written: list[str]) -> dict[str, Any]:
     rouge = sum(scorer.score(a, b)["rougeL"].fmeasure for a, b in zip(wanted, written, strict=True)) / len(wanted)
     found = {f"{task}, exact": list(proportion(right, len(wanted)))}
     return found | {f"{task}, ROUGE-L": 100 * rouge, f"{task}, chrF": CHRF().corpus_score(written, [wanted]).score}
-
-
-def nearest(data: Any, sources: list[str]) -> list[str]:
-    """The text of the training row whose source is most like each."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    told = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), max_features=50_000)
-    known = told.fit_transform(data.train.columns["source"])
-    best = (told.transform(sources) @ known.T).toarray().argmax(1)
-    return [data.train.columns["text"][int(i)] for i in best]
 
 
 if __name__ == "__main__":

@@ -209,7 +209,8 @@ ROWS = {
     "imagen": Row(
         "the same, then a larger picture told the small one dissolved, and how far",
         "test_imagen.py: prompts go through the first stage; the level is heard; test_stage.py: a row's own streams",
-        seen="After a minute: coloured clouds amid grain; nothing to tell a shape by.",
+        bench="pictures",
+        seen="After twenty CPU-minutes: colours, grounds, sizes and stripes as asked; shapes are ragged blobs, some nearly nothing.",
     ),
     "unclip": Row(
         "CLIP; a diffusion prior of pictures' vectors, the closer of two draws kept; a U-Net told the vector and the caption",
@@ -261,12 +262,13 @@ ROWS = {
         bench="contrastive",
     ),
     "gpt": Row(
-        "causal transformer, RoPE, RMSNorm, SwiGLU, byte-level BPE, KV cache",
+        "causal transformer, RoPE, RMSNorm, SwiGLU, byte-level BPE, KV cache; or a published family's layers",
         "parity/test_llama.py: logits equal transformers'",
     ),
     "gpt3": Row(
         "learns from examples in the text; every other layer sees a band",
         "test_data.py: held-out tasks, and the best that anyone could do on them; test_transformer.py: what a window hides",
+        bench="shots",
     ),
     "gemma": Row(
         "layers near and far in turns, capped scores, norms on both sides, GeGLU, scaled embeddings",
@@ -295,12 +297,12 @@ ROWS = {
     ),
     "t5": Row(
         "encoder, decoder with cross-attention, scored distances; tasks told by their first words, hidden spans among them",
-        "test_reading.py: what is written depends on what is read; test_transformer.py: cross-attention, masks",
+        "test_reading.py: what is written depends on what is read; spans there and back; test_transformer.py: cross-attention",
         bench="chores",
     ),
     "text_classifier": Row(
         "an encoder's mean and one layer, from a run of bert's or from nothing",
-        "test_masked_language.py: filling is not seen",
+        "test_masked_language.py: filling is not seen; a run's own symbols are read",
         bench="words",
     ),
 }

@@ -336,6 +336,14 @@ class Comparing(Protocol):
         """Unit vectors [B,P] of what a batch brings: "image", "text"."""
 
 
+@runtime_checkable
+class Classifying(Protocol):
+    """An objective whose system says of which kind a row is."""
+
+    def logits(self, system: System, batch: Batch) -> Tensor:
+        """Of each kind of each row, [B,K]."""
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Where a module's first parameter or buffer lives."""
     tensor: Tensor | None = next(module.parameters(), None)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 import torch
 
+from maquette import api
 from maquette.codecs.text import Bytes
 from maquette.contracts import IGNORE
 from maquette.metrics.cloze import words
@@ -131,3 +133,24 @@ def test_a_classifier_does_not_see_what_fills_up_a_row():
     filled = torch.cat([x, torch.full((2, 4), IGNORE)], 1)
     torch.testing.assert_close(pooled(encoder(filled), filled), pooled(encoder(x), x), rtol=0, atol=1e-5)
     assert pooled(torch.ones(1, 2, 3), torch.full((1, 2), IGNORE)).abs().sum() == 0
+
+
+def test_a_classifier_reads_its_runs_own_symbols(tmp_path):
+    """Learnt anew from the labelled texts they would be other words' numbers, and what the encoder knows worth nothing."""
+    texts = ["alpha beta gamma delta " * 30, "one two three four five " * 30]
+    (tmp_path / "texts.jsonl").write_text(
+        "".join(json.dumps({"text": text + str(i)}) + "\n" for i in range(20) for text in texts)
+    )
+    rows = [{"text": f"zebra yak {i}" if i % 2 else f"quilt rope {i}", "label": i % 2} for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tiny_one = {"depth": 1, "vocab": 300, "context": 16}
+    how = {"steps": 2, "batch": 4, "quiet": True, "compile": False}
+    first = api.train("bert", data=str(tmp_path / "texts.jsonl"), out=tmp_path / "bert", **tiny_one, **how)
+    for tune in (True, False):
+        out = tmp_path / f"named-{tune}"
+        made = api.train(
+            "text_classifier", run=str(tmp_path / "bert"), data=str(tmp_path / "rows.jsonl"), tune=tune, out=out, **how
+        )
+        assert torch.equal(made.system.codec.learned, first.system.codec.learned)
+        same = torch.equal(made.system.nets["encoder"].embed.weight, first.system.nets["main"].embed.weight)
+        assert same is not tune

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
 
 from maquette import api
-from maquette.codecs.text import Bytes
+from maquette.codecs.text import BPE, Bytes
 from maquette.conditioners.reader import Reader
 from maquette.contracts import IGNORE, ended
+from maquette.data.spans import SENTINELS, hidden
 from maquette.networks import presets
 from maquette.networks.transformer import Transformer
 from maquette.nn.attention import Cross
@@ -91,3 +93,33 @@ def test_it_learns_to_turn_words_around(tmp_path):
     assert sum(text == word[::-1] for text, word in zip(made, words[:8], strict=True)) >= 6
     assert run.sample(2, prompt="turn abc", sampler=Autoregressive(temperature=0))["text"] == ["cba", "cba"]
     assert api.sample(tmp_path / "run", n=1, prompt="turn dab", dials={"temperature": 0})["text"] == ["bad"]
+
+
+def test_nothing_to_read_is_refused_and_what_is_said_needs_no_example():
+    system = loud(tiny())
+    with pytest.raises(ValueError, match="was told none: give one, as --prompt"):
+        system.sample(1)
+    assert system.sample(1, about={"source": ["abc"]})["text"]
+
+
+@pytest.mark.parametrize("words", [21, 40])
+def test_spans_that_were_hidden_make_the_text_whole_again(words):
+    text = " ".join(f"w{i}" for i in range(words))
+    left, gone = hidden(text)
+    spans = dict(zip(re.findall(r"<extra_id_\d+>", gone), re.split(r"\s*<extra_id_\d+>\s*", gone)[1:], strict=True))
+    asked = re.findall(r"<extra_id_\d+>", left)
+    assert len(asked) == round(words * 0.05) and len(spans) == len(asked) + 1 and spans[SENTINELS[len(asked)]] == ""
+    assert sum(len(spans[name].split()) for name in asked) == round(words * 0.15)
+    for name in asked:
+        left = left.replace(name, spans[name])
+    assert left == text and hidden(text) == hidden(text)
+
+
+def test_a_sentinel_is_one_symbol_where_texts_spell_them():
+    codec = BPE(300, 16, SENTINELS)
+    codec.learn(["some words to learn from", "and more of them"] * 20)
+    code = codec.encode(["some <extra_id_3> words"])
+    assert codec.special["<extra_id_3>"] not in code[0].tolist()
+    codec.spelt = True
+    code = codec.encode(["some <extra_id_3> words"])
+    assert (code == codec.special["<extra_id_3>"]).sum() == 1 and codec.decode(code) == ["some <extra_id_3> words"]

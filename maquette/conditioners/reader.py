@@ -37,6 +37,18 @@ class Reader(Captions):
     def learn(self, data: Any) -> None:
         self.keep(data)
 
+    def guess(self, rng: Streams, said: Batch | None = None) -> Batch:
+        """One of the sources kept.
+
+        Raises:
+            ValueError: none is, as of a published model, and nobody said what to read.
+        """
+        if said and "source" in said:
+            return {}
+        if not len(self.examples):
+            raise ValueError("this system writes a text of another, and was told none: give one, as --prompt")
+        return super().guess(rng, said)
+
     def symbols(self, texts: list[str]) -> Tensor:
         """int64[B,L], the end of each behind it, filled up with IGNORE."""
         (codec,) = self._codec

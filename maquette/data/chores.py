@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from maquette.data.core import Column, Data, Facts, Split, text_data
+from maquette.data.core import Column, Data, Split, text_data
 from maquette.data.docstrings import apiqa, summaries
 from maquette.data.localized import dates
 from maquette.data.python_source import stdlib_prose
@@ -70,18 +70,3 @@ def _spread(rows: list[_Row], count: int) -> list[_Row]:
     picked = [rows[i * len(rows) // count] for i in range(count)]
     stride = next((step for step in range(count * 5 // 8, count) if math.gcd(step, count) == 1), 1)
     return [picked[i * stride % count] for i in range(count)]
-
-
-def of_task(data: Data, task: str) -> Data:
-    """The same data with held-out rows of one task alone.
-
-    Raises:
-        ValueError: no row is of it.
-    """
-    names = list(data.held.columns["task"])
-    chosen = [i for i, name in enumerate(names) if name == task]
-    if not chosen:
-        raise ValueError(f"no held-out row is of task {task!r}; there are {', '.join(sorted({*names}))}")
-    held = Split({name: [column[i] for i in chosen] for name, column in data.held.columns.items()})
-    facts: Facts = replace(data.facts, rows={**data.facts.rows, "held": len(chosen)})
-    return Data(facts, lambda: {**data.splits, "held": held})

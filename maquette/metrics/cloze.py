@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from maquette.contracts import IGNORE
+from maquette.data import Windows
 from maquette.metrics.estimate import Estimate
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.intervals import mean
@@ -29,7 +30,7 @@ def applies(evidence: Evidence) -> str:
         return "only samples are known, no system"
     if evidence.facts.field != "text":
         return "the data are not text"
-    if not hasattr(evidence.data.held, "tokens"):
+    if not isinstance(evidence.data.held, Windows):
         return "rows are whole texts, not windows of one stream"
     filling = isinstance(getattr(evidence.system.objective, "process", None), Filling)
     return "" if filling else "the system does not fill in what is hidden"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
+from maquette.contracts import Classifying
 from maquette.metrics.estimate import Estimate
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.intervals import mean, proportion
@@ -20,13 +19,14 @@ MEANINGS = {
 def applies(evidence: Evidence) -> str:
     if evidence.system is None:
         return "only samples are known, no system"
-    return "" if hasattr(evidence.system.objective, "logits") and evidence.facts.classes else "the system names no kinds"
+    return "" if isinstance(evidence.system.objective, Classifying) else "the system names no kinds"
 
 
 @torch.no_grad()
 def measure(evidence: Evidence) -> dict[str, Estimate]:
     """Wilson's interval over rows; over kinds a normal one of their accuracies."""
-    system: Any = evidence.system
+    system = evidence.system
+    assert system is not None and isinstance(system.objective, Classifying)
     system.eval()
     rows = torch.arange(min(len(evidence.data.held), 10_000))
     right, label = [], []

@@ -115,7 +115,10 @@ def deepseek(
 
 
 def grok(groups: int = 0, hidden: int = 0, experts: int = 8, width: int = 0) -> Style:
-    """Grok-1 (xAI 2024): two of eight experts with GELU gates, norms before and after each layer, scores capped at 30."""
+    """Grok-1 (xAI 2024): two of eight experts with GELU gates, norms before and after each layer, scores capped at 30.
+
+    How its experts were balanced is not published; here as DeepSeek-V3's.
+    """
     return Style(
         attention=partial(Attention, groups=groups, cap=30.0),
         feed=partial(Experts, count=experts, top=2, hidden=hidden, feed=partial(Gated, act=tanh_gelu), norm=False),

@@ -19,9 +19,9 @@ def softmax(logits: Tensor) -> Tensor:
 class Experts(nn.Module):
     """The sum of the `top` experts that a router likes best, by its weights, and of those that all symbols go through.
 
-    Which are liked best is decided by their scores plus a bias that no gradient moves: after each training step it grows for
-    those that had fewer symbols than the mean, and shrinks for the others (Wang 2024, alg. 1; DeepSeek-V3, sec. 2.1.2). The
-    weights are of the scores alone, so that balance costs the loss nothing.
+    Which are liked best is decided by their scores plus a bias that no gradient moves: after each batch that is learnt from it
+    grows for those that had fewer symbols than the mean, and shrinks for the others (Wang 2024, alg. 1; DeepSeek-V3, sec. 2.1.2).
+    The weights are of the scores alone, so that balance costs the loss nothing.
 
     Args:
         width: channels in and out.
@@ -87,15 +87,12 @@ class Experts(nn.Module):
         weights, chosen = self.choose(x)
         rows, slots = chosen.flatten().sort(stable=True)
         counts = torch.bincount(rows, minlength=len(self.experts))
-        out = torch.zeros_like(x)
-        for expert, some in zip(self.experts, slots.split(counts.tolist()), strict=True):
-            if len(some):
-                at = some // self.top
-                made = expert(x[at]) * weights.flatten()[some, None].to(x.dtype)
-                out = out.index_add(0, at, made.to(out.dtype))
+        at, share = slots // self.top, weights.flatten()[slots, None].to(x.dtype)
+        parts = x[at].split(counts.tolist())
+        made = torch.cat([expert(part) for expert, part in zip(self.experts, parts, strict=True) if len(part)]) * share
         if self.training:
             self.settle(counts)
-        return out
+        return torch.zeros_like(x).index_add(0, at, made.to(x.dtype))
 
     def choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Weights float32[N,K] and numbers int64[N,K] of the experts of each row [N,D]."""

@@ -9,7 +9,7 @@ from maquette.experiment import Experiment, Fit
 from maquette.networks.classifier import Classifier
 from maquette.networks.transformer import Transformer
 from maquette.objectives.naming import Naming
-from maquette.recipes._causal import SIZE
+from maquette.recipes._causal import SIZE, heads_of
 from maquette.recipes.masked_language import BOTH_WAYS
 from maquette.runs import trained
 from maquette.system import System
@@ -43,12 +43,10 @@ def text_classifier(
     opened = open_data(data)
     if opened.facts.field != "text" or not opened.facts.classes:
         raise ValueError(f"text_classifier names the kinds of texts, and data {data!r} has none; `packages` has")
-    if not 1 <= depth <= 96:
-        raise ValueError(f"depth is 1 .. 96 blocks, not {depth}; nearest is {min(max(depth, 1), 96)}")
     if run:
         encoder, codec = _encoder_of(run)
     else:
-        codec, heads = BPE(vocab, context), (depth + 1) // 2
+        codec, heads = BPE(vocab, context), heads_of(depth)
         encoder = Transformer(vocab + 1, heads * SIZE, depth, heads, out=None, causal=False, style=BOTH_WAYS)
     kept = bool(run) and not tune
     system = System(

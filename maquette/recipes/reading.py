@@ -14,10 +14,9 @@ from maquette.networks.transformer import Style, Transformer
 from maquette.nn.attention import Attention, Cross
 from maquette.nn.positions import Relative
 from maquette.objectives.likelihood import NextToken
+from maquette.recipes._causal import SIZE
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.system import System
-
-SIZE = 64  # channels of an attention head
 
 # after 120 training seconds on the default data, one CPU thread
 EXPECTED = {"ROUGE-L": (25.0, 70.0)}  # one run, 39.6 after 150
@@ -27,7 +26,8 @@ def t5(data: str = "chores", depth: int = 2, vocab: int = 4096, reads: int = 96,
     """T5: every task is text to text, told by its first words; an encoder and a decoder (Raffel 2020, arXiv:1910.10683).
 
     Distances are scored, positions are not told; spans are hidden and written again among the other tasks. Unlike there,
-    feed-forward layers are gated (as in T5 1.1) and queries and keys normalised.
+    feed-forward layers are gated (as in T5 1.1), queries and keys normalised, and encoder and decoder embed symbols each for
+    itself.
 
     Args:
         data: texts with sources: a built-in set, or JSONL rows with "source" and "text".
