@@ -23,7 +23,8 @@ from maquette.distributed import World
 from maquette.doctor import gemm
 from maquette.experiment import Fit
 from maquette.networks.presets import PLAIN_QK
-from maquette.networks.transformer import Style, Transformer
+from maquette.networks.style import Style
+from maquette.networks.transformer import Transformer
 from maquette.nn.attention import Attention
 from maquette.objectives.likelihood import NextToken
 from maquette.samplers.autoregressive import Autoregressive

@@ -24,7 +24,7 @@ from maquette.distributed import World
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.shots import answered
 from maquette.networks import presets
-from maquette.networks.transformer import Near, Style
+from maquette.networks.style import Near, Style
 from maquette.recipes._causal import causal, tokenizer_of
 from maquette.recipes.families import EXPECTED_SHOTS
 from maquette.runs import versions

@@ -30,7 +30,8 @@ from maquette.distributed import World
 from maquette.doctor import gemm
 from maquette.experiment import Fit
 from maquette.networks import presets
-from maquette.networks.transformer import Ends, Transformer
+from maquette.networks.style import Ends
+from maquette.networks.transformer import Transformer
 from maquette.nn.mlp import Gated
 from maquette.objectives.likelihood import NextToken
 from maquette.samplers.autoregressive import Autoregressive

@@ -21,7 +21,8 @@ from maquette.data.core import image_data
 from maquette.experiment import Fit
 from maquette.networks.heard import Prefix
 from maquette.networks.presets import PLAIN_QK
-from maquette.networks.transformer import Style, Transformer
+from maquette.networks.style import Style
+from maquette.networks.transformer import Transformer
 from maquette.nn.attention import Attention
 from maquette.nn.embed import GridPlaces
 from maquette.nn.positions import Learned, Rotary

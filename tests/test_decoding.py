@@ -11,7 +11,8 @@ import torch
 
 from maquette.codecs.text import BPE, Bytes
 from maquette.contracts import IGNORE
-from maquette.networks.transformer import Style, Transformer
+from maquette.networks.style import Style
+from maquette.networks.transformer import Transformer
 from maquette.objectives.likelihood import NextToken
 from maquette.opened import described, dials_of, turned
 from maquette.recipes import UnknownName

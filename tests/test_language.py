@@ -15,7 +15,8 @@ from maquette.codecs.text import BPE, Bytes
 from maquette.contracts import IGNORE, Condition
 from maquette.networks import presets
 from maquette.networks.presets import PLAIN_QK
-from maquette.networks.transformer import Ends, Style, Transformer
+from maquette.networks.style import Ends, Style
+from maquette.networks.transformer import Transformer
 from maquette.nn.attention import Attention
 from maquette.nn.positions import Alibi, Learned, YaRN
 from maquette.objectives.likelihood import NextToken, cross_entropy, nats

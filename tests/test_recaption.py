@@ -23,7 +23,8 @@ from maquette.data.scenes import FACTORS, FULL
 from maquette.metrics import captions
 from maquette.metrics.evidence import Evidence
 from maquette.networks.heard import Prefix
-from maquette.networks.transformer import Style, Transformer
+from maquette.networks.style import Style
+from maquette.networks.transformer import Transformer
 from maquette.nn.positions import Learned, Rotary
 from maquette.objectives.likelihood import NextToken
 from maquette.recipes.recaptioning import captioner, recaption

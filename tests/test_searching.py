@@ -10,7 +10,8 @@ import torch
 from maquette.codecs.text import Bytes
 from maquette.contracts import IGNORE, Condition, Network
 from maquette.networks import presets
-from maquette.networks.transformer import Style, Transformer
+from maquette.networks.style import Style
+from maquette.networks.transformer import Transformer
 from maquette.objectives.likelihood import NextToken
 from maquette.opened import turned
 from maquette.samplers.autoregressive import Autoregressive

@@ -9,7 +9,8 @@ from maquette.codecs.text import BPE, Bytes
 from maquette.conditioners.label import Labels
 from maquette.contracts import IGNORE, Network
 from maquette.networks import presets
-from maquette.networks.transformer import Style, Transformer
+from maquette.networks.style import Style
+from maquette.networks.transformer import Transformer
 from maquette.objectives.likelihood import NextToken
 from maquette.opened import dials_of, turned
 from maquette.samplers.autoregressive import Autoregressive

@@ -15,7 +15,8 @@ from maquette.contracts import Condition
 from maquette.networks import presets
 from maquette.networks.heard import Prefix
 from maquette.networks.stepping import Stepping, stepping
-from maquette.networks.transformer import Around, Ends, Style, Transformer
+from maquette.networks.style import Around, Ends, Style
+from maquette.networks.transformer import Transformer
 from maquette.nn import native
 from maquette.nn.attention import Attention
 from maquette.nn.mlp import Plain

@@ -9,7 +9,8 @@ import torch
 
 from maquette.contracts import IGNORE, Condition
 from maquette.networks import presets
-from maquette.networks.transformer import Around, Ends, Near, Style, Transformer
+from maquette.networks.style import Around, Ends, Near, Style
+from maquette.networks.transformer import Transformer
 from maquette.nn.attention import Attention, Cross, Latent, attend
 from maquette.nn.experts import Experts
 from maquette.nn.mlp import Plain

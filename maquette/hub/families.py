@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from maquette.hub import names
 from maquette.hub.renaming import Table
 from maquette.networks.presets import tanh_gelu
-from maquette.networks.transformer import Around, Ends, Feed, Near, Style, Transformer
+from maquette.networks.style import Around, Ends, Feed, Near, Style
+from maquette.networks.transformer import Transformer
 from maquette.nn.attention import Attention, Cross, Latent
 from maquette.nn.experts import Experts, softmax
 from maquette.nn.mlp import Gated, Plain

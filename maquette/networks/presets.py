@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from maquette.networks.transformer import Around, Ends, Near, Style
+from maquette.networks.style import Around, Ends, Near, Style
 from maquette.nn.attention import Attention, Cross, Latent
 from maquette.nn.experts import Experts
 from maquette.nn.mlp import Gated, Plain

@@ -9,7 +9,8 @@ from maquette.codecs.text import BPE, Bytes, Pieces, Text, Unigram, WordPiece
 from maquette.data.opening import open_data
 from maquette.data.windows import coded
 from maquette.experiment import Experiment, Fit
-from maquette.networks.transformer import Style, Transformer
+from maquette.networks.style import Style
+from maquette.networks.transformer import Transformer
 from maquette.objectives.likelihood import NextToken
 from maquette.recipes import UnknownName
 from maquette.samplers.autoregressive import Autoregressive

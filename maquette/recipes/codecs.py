@@ -17,7 +17,8 @@ from maquette.experiment import Experiment, Fit
 from maquette.networks.patch_discriminator import PatchClassifier, PatchDiscriminator
 from maquette.networks.presets import PLAIN_QK
 from maquette.networks.resnet_grid import GridDecoder, GridEncoder, grid_of
-from maquette.networks.transformer import Style, Transformer
+from maquette.networks.style import Style
+from maquette.networks.transformer import Transformer
 from maquette.nn.attention import Attention
 from maquette.nn.densities import Absolute, Categorical, Likelihood, LogisticMixture
 from maquette.nn.positions import Learned

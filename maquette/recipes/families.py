@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from maquette.experiment import Experiment
 from maquette.networks import presets
-from maquette.networks.transformer import Near
+from maquette.networks.style import Near
 from maquette.recipes._causal import SIZE, causal, heads_of, tokenizer_of
 
 # after 60 training seconds on the default data, one CPU thread; one run each, on a busy machine: gemma 1.89, qwen 1.82,

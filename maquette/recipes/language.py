@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from maquette.experiment import Experiment
 from maquette.networks import presets
-from maquette.networks.transformer import Near, Style
+from maquette.networks.style import Near, Style
 from maquette.recipes import UnknownName
 from maquette.recipes._causal import SIZE, causal, heads_of, tokenizer_of
 

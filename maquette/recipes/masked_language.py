@@ -10,7 +10,8 @@ from maquette.data.opening import open_data
 from maquette.data.windows import coded
 from maquette.experiment import Experiment, Fit
 from maquette.networks import presets
-from maquette.networks.transformer import Style, Transformer
+from maquette.networks.style import Style
+from maquette.networks.transformer import Transformer
 from maquette.nn.attention import Attention
 from maquette.objectives.denoising import Denoising
 from maquette.processes.masked import Cloze, Masked

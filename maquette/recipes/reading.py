@@ -10,7 +10,8 @@ from maquette.data.opening import open_data
 from maquette.data.spans import SENTINELS
 from maquette.experiment import Experiment, Fit
 from maquette.networks import presets
-from maquette.networks.transformer import Style, Transformer
+from maquette.networks.style import Style
+from maquette.networks.transformer import Transformer
 from maquette.nn.attention import Attention, Cross
 from maquette.nn.positions import Relative
 from maquette.objectives.likelihood import NextToken

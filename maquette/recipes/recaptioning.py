@@ -15,7 +15,8 @@ from maquette.data.retold import graded, retold
 from maquette.experiment import Experiment, Fit
 from maquette.networks.heard import Prefix
 from maquette.networks.presets import PLAIN_QK
-from maquette.networks.transformer import Style, Transformer
+from maquette.networks.style import Style
+from maquette.networks.transformer import Transformer
 from maquette.nn.attention import Attention
 from maquette.objectives.likelihood import NextToken
 from maquette.recipes.pictures import MMDIT_FIT, captioned, coder_of, of_latents, reader_of, transformer_of

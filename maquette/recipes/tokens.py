@@ -9,7 +9,8 @@ from maquette.conditioners.symbols import Symbols
 from maquette.experiment import Experiment, Fit
 from maquette.networks.heard import Prefix
 from maquette.networks.presets import PLAIN_QK
-from maquette.networks.transformer import Style, Transformer
+from maquette.networks.style import Style
+from maquette.networks.transformer import Transformer
 from maquette.nn.attention import Attention
 from maquette.nn.positions import Learned
 from maquette.objectives.coding import Sharpened

@@ -9,7 +9,8 @@ import torch
 
 from maquette.codecs.text import Bytes
 from maquette.networks import presets
-from maquette.networks.transformer import Ends, Transformer
+from maquette.networks.style import Ends
+from maquette.networks.transformer import Transformer
 from maquette.objectives.likelihood import NextToken
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.system import System
