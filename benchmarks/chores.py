@@ -25,8 +25,9 @@ from tables import side_by_side
 
 from maquette.baselines import bare, most_similar
 from maquette.data import Data, open_data
+from maquette.dials import turned
 from maquette.metrics.intervals import proportion
-from maquette.opened import load, turned
+from maquette.opened import load
 from maquette.runs import versions
 
 HERE = Path(__file__).parent

@@ -25,10 +25,11 @@ from typing import Any
 import torch
 from tables import side_by_side
 
+from maquette.dials import turned
 from maquette.metrics import adherence
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.intervals import mean, proportion
-from maquette.opened import Loaded, best_of, load, turned
+from maquette.opened import Loaded, best_of, load
 from maquette.report.pictures import grid, png
 from maquette.runs import versions
 

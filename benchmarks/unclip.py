@@ -26,10 +26,11 @@ from tables import side_by_side
 from maquette.conditioners.comparing import Embedded
 from maquette.conditioners.stage import Stage
 from maquette.contracts import Batch
+from maquette.dials import turned
 from maquette.metrics import adherence
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.intervals import mean, proportion
-from maquette.opened import Loaded, load, turned
+from maquette.opened import Loaded, load
 from maquette.report.pictures import grid, png
 from maquette.runs import Run, versions
 

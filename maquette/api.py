@@ -20,13 +20,14 @@ from maquette.between import ends_of
 from maquette.compare import compare
 from maquette.contracts import Batch, Code
 from maquette.data import open_data
+from maquette.dials import described, dials_of, turned
 from maquette.doctor import doctor
 from maquette.evaluate import choose, judge, undisturbed
 from maquette.experiment import Experiment
 from maquette.hub import export as publish
 from maquette.hub import ggml, onnx, pipelines, written
 from maquette.metrics.evidence import Evidence
-from maquette.opened import Loaded, described, dials_of, evaluation_of, is_published, load, turned, uses_of_pictures
+from maquette.opened import Loaded, evaluation_of, is_published, load, uses_of_pictures
 from maquette.report.bar import Bar
 from maquette.report.card import write_card
 from maquette.report.page import write_run_page

@@ -1,28 +1,26 @@
-"""A run or a published pipeline, open: its system with its weights, what it can be told, the dials of its sampler.
+"""A run or a published pipeline, open: its system with its weights, and what it draws of what it is told.
 
 Knows runs, checkpoints and pipelines' folders; trains nothing and judges nothing.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
-import pkgutil
-import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from maquette import checkpoint, parcel, recipes, samplers, storage
+from maquette import checkpoint, parcel, storage
 from maquette.between import between, ends_of, vary
 from maquette.completion import fitting, hidden, started
-from maquette.contracts import IGNORE, Adopting, Batch, Code, Comparing, Completing, Dials, NeedsStart, Sampler
+from maquette.contracts import IGNORE, Adopting, Batch, Code, Comparing, Completing, NeedsStart, Sampler
 from maquette.data import Data, Facts
+from maquette.dials import described, dials_of, turned
 from maquette.experiment import Experiment
 from maquette.hub import language, models, pipelines
 from maquette.hub.pipelines import Published
@@ -31,6 +29,7 @@ from maquette.networks.transformer import Transformer
 from maquette.runs import Run, RunError, rebuild
 from maquette.samplers.speculative import Another, Draft, Foresight, Speculative
 from maquette.samplers.writing import Writer
+from maquette.saying import fields_of, untold, worded
 from maquette.streams import Streams
 from maquette.system import DRAWS_NOTHING, System
 from maquette.train import Progress
@@ -113,13 +112,13 @@ class Loaded:
         sampler = sampler or self.system.sampler
         if sampler is None:
             raise NeedsStart(DRAWS_NOTHING)
-        if prompt and (field := _worded(self.system)):
+        if prompt and (field := worded(self.system)):
             about, prompt = {**(about or {}), field: prompt}, ""
-        told = _told(self.system, self.facts, about or {}, n)
+        told = fields_of(self.system, self.facts, about or {}, n)
         if prompt:
             start = _prompted(self.system, prompt, n, sampler, truncate)
         elif start is not None and told is None:
-            told = fitting(self.system, start, Streams.of(seed, n, device=self.system.device).fork(2)) or _untold(self.system, n)
+            told = fitting(self.system, start, Streams.of(seed, n, device=self.system.device).fork(2)) or untold(self.system, n)
         made = self.system.sample(n, batch=batch, about=told, start=start, seed=seed, sampler=sampler, watch=watch)
         if logprobs and isinstance(sampler, Writer) and self.system.codec.field == "text":
             made |= spoken(self.system, made, start)
@@ -230,7 +229,7 @@ class Loaded:
     def _said(self, about: dict[str, Any] | None, prompt: str, row: int = 0) -> Batch:
         """What a caller says of one sample, in one row: the one that the sample of this number would be told."""
         said = {**(about or {}), "text": prompt} if prompt else about or {}
-        told = _told(self.system, self.facts, said, max(0, row) + 1) or {}
+        told = fields_of(self.system, self.facts, said, max(0, row) + 1) or {}
         return {k: v[row : row + 1] for k, v in told.items()}
 
     def _traced(self, source: tuple[str | Path, ...], count: int, wanted: str, sampler: Sampler | None) -> Tensor | None:
@@ -279,7 +278,7 @@ def best_of(
     if conditioner is None or "text" not in conditioner.fields:
         raise ValueError(f"{found.run.path} hears no captions that its samples could be judged by")
     said = {**(about or {}), **({"text": prompt} if prompt else {})}
-    told = _told(found.system, found.facts, said, n) or {}
+    told = fields_of(found.system, found.facts, said, n) or {}
     if "text" not in told:
         told["text"] = conditioner.guess(Streams.of(seed, n, device=found.system.device).fork(0), told)["text"]
     rows = torch.arange(n).repeat_interleave(of)
@@ -436,89 +435,6 @@ def pick_device(name: str = "auto") -> torch.device:
         raise ValueError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}") from None
 
 
-def _told(system: System, facts: Facts, about: dict[str, Any], n: int) -> Batch | None:
-    """What a caller says of the samples, as batch fields of n rows; only what the system's conditioner reads is taken."""
-    if not about:
-        return None
-    known = _heard(system)
-    for key in about:
-        if key not in known:
-            raise recipes.UnknownName("field of --about", key, known or ["(this run takes none)"])
-    readers: dict[str, Callable[[Facts, Any, int], Any]] = {"label": _labels, "source": _origins, "image": _sources}
-    readers |= {"text": _sentences, "negative": _sentences, "numbers": _numbers, "full": _numbers, "noise": _levels}
-    return {key: readers[key](facts, value, n) if key in readers else value for key, value in about.items()}
-
-
-def _untold(system: System, n: int) -> Batch | None:
-    """What is said of n samples that begin with something, where nobody described it: no caption, and none made up."""
-    return {"text": [""] * n} if system.codec.field != "text" and "text" in _heard(system) else None
-
-
-def _heard(system: System) -> list[str]:
-    """The fields that a system's conditioner reads."""
-    return [] if system.conditioner is None else [*system.conditioner.fields, *system.conditioner.options]
-
-
-def _worded(system: System) -> str:
-    """The field of words that a system's conditioner reads; "" where it reads none."""
-    heard, texts = _heard(system), system.codec.field == "text"
-    return next((field for field in ("text", "source") if field in heard and (field == "text" or texts)), "")
-
-
-def _origins(facts: Facts, said: Any, n: int) -> Any:
-    """What samples are made from: texts, of data that are texts; else pictures."""
-    return _sentences(facts, said, n) if facts.field == "text" else _sources(facts, said, n)
-
-
-def _sentences(facts: Facts, said: Any, n: int) -> list[str]:
-    """One sentence or several in turn: n of them."""
-    given = said if isinstance(said, list) else [said]
-    if not given or not all(isinstance(text, str) for text in given):
-        raise ValueError(f"--about says {said!r}, which is no sentence and no list of sentences")
-    return [given[i % len(given)] for i in range(n)]
-
-
-def _numbers(facts: Facts, said: Any, n: int) -> Tensor:
-    """Numbers that are told behind a prompt's vector, the same for all or a row each: float[n,N]."""
-    try:
-        given = torch.as_tensor(said, dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"--about says numbers {said!r}; write a list of numbers") from None
-    return given.reshape(-1).expand(n, -1) if given.ndim < 2 else given
-
-
-def _levels(facts: Facts, said: Any, n: int) -> Tensor:
-    """One level or several in turn: float[n]."""
-    given = said if isinstance(said, list) else said.tolist() if isinstance(said, Tensor) else [said]
-    if not given or not all(isinstance(level, int | float) for level in given):
-        raise ValueError(f"--about says noise {said!r}; write a number from 0 to 1, or a list of them")
-    return torch.tensor([float(given[i % len(given)]) for i in range(n)])
-
-
-def _labels(facts: Facts, said: Any, n: int) -> Tensor:
-    """Classes by number or name, one or several in turn: int64[n]."""
-    given = said if isinstance(said, list) else [said]
-    if not given:
-        raise ValueError("--about names no label: 'label' is an empty list")
-    labels = [_class(facts, value) for value in given]
-    return torch.tensor([labels[i % len(labels)] for i in range(n)])
-
-
-def _sources(facts: Facts, said: Any, n: int) -> Tensor:
-    """Images to make others from, or to write of: float[n,C,H,W]."""
-    if not isinstance(said, Tensor) or len(said) != n:
-        raise ValueError(f"about must bring {n} images, float[{n},C,H,W]; from the command line give them as --start")
-    return said
-
-
-def _class(facts: Facts, value: Any) -> int:
-    if str(value) in facts.classes:
-        return facts.classes.index(str(value))
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(facts.classes):
-        return value
-    raise recipes.UnknownName("label", value, list(facts.classes))
-
-
 def _prompted(system: System, prompt: str, n: int, sampler: Sampler, truncate: bool = False) -> Code:
     """A prompt as the start of n samples: its code, then room to write as much as the sampler's length says.
 
@@ -542,67 +458,6 @@ def _prompted(system: System, prompt: str, n: int, sampler: Sampler, truncate: b
     return torch.nn.functional.pad(code, (0, room), value=IGNORE).expand(n, -1).to(system.device)
 
 
-def turned(sampler: Sampler | None, dials: dict[str, Any]) -> Sampler | None:
-    """A sampler with some of its dials turned; None of a system that draws nothing.
-
-    The dial "sampler" puts another in its place, with its dials as they were: {"sampler": "beam", "beams": 8}.
-
-    Raises:
-        UnknownName: it has no such dial, or there is no such sampler.
-        ValueError: a value it does not take.
-    """
-    if "sampler" in dials:
-        sampler, dials = another(sampler, str(dials["sampler"])), {k: v for k, v in dials.items() if k != "sampler"}
-    now = dials_of(sampler)
-    for key in dials:
-        if key not in now:
-            raise recipes.UnknownName(f"dial of {described(sampler)['name']}", key, list(now))
-    return _turned(sampler, {k: recipes.coerce(k, v, now[k]) for k, v in dials.items()}) if sampler is not None else None
-
-
-def _turned(part: Any, dials: dict[str, Any]) -> Any:
-    """A sampler, or a part of one, with the dials turned that it or its parts have."""
-    parts = {f.name: getattr(part, f.name) for f in fields(part)}
-    changed = {name: dials[name] for name in parts if name in dials}
-    changed |= {
-        name: _turned(own, dials) for name, own in parts.items() if isinstance(own, Dials) and dials_of(own).keys() & dials
-    }
-    return replace(part, **changed) if changed else part
-
-
-def dials_of(sampler: Any) -> dict[str, Any]:
-    """What a user may turn: a sampler's scalar fields, and all that `Dials` have; {} of a system that draws nothing."""
-    if sampler is None:
-        return {}
-    kinds: tuple[type, ...] = (int, float, str)
-    kinds = (*kinds, tuple, Mapping) if isinstance(sampler, Dials) else kinds
-    found: dict[str, Any] = {}
-    for f in fields(sampler):
-        value = getattr(sampler, f.name)
-        found |= dials_of(value) if isinstance(value, Dials) else {f.name: value} if isinstance(value, kinds) else {}
-    return found
-
-
-def another(sampler: Sampler | None, name: str) -> Sampler:
-    """The sampler of symbols of this name, in the place of another: "beam", "contrastive", "best_of", "speculative", ...
-
-    Raises:
-        UnknownName: there is none.
-        ValueError: what is to be replaced writes no symbols.
-    """
-    if not isinstance(sampler, Writer):
-        raise ValueError(
-            f"sampler is {name}; only one that writes symbols gives way to another, not {described(sampler)['name']}"
-        )
-    for module in pkgutil.iter_modules(samplers.__path__):
-        importlib.import_module(f"{samplers.__name__}.{module.name}")
-    kinds = {re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower(): kind for kind in Writer.__subclasses__()}
-    if name.replace("-", "_") not in kinds:
-        raise recipes.UnknownName("sampler", name, sorted(kinds))
-    made = kinds[name.replace("-", "_")]()
-    return _turned(made, {key: value for key, value in dials_of(sampler).items() if key in dials_of(made)})
-
-
 def drafted(
     sampler: Sampler | None, draft: str | Path, dials: dict[str, Any], *, device: str = "auto", trust: bool = False
 ) -> Sampler:
@@ -623,11 +478,6 @@ def drafted(
     if not isinstance(found.system.sampler, Writer) or "main" not in found.system.nets:
         raise ValueError(f"--draft {draft} is a run of {found.run.record['recipe']}, which writes no symbols one after another")
     return replace(made, draft=Another(found.system, str(draft)))
-
-
-def described(sampler: Sampler | None) -> dict[str, Any]:
-    """A sampler's name and dials, for a record; named "none" where a system draws nothing."""
-    return {"name": "none" if sampler is None else type(sampler).__name__, **dials_of(sampler)}
 
 
 def evaluation_of(folder: Path) -> dict[str, Any] | None:

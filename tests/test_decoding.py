@@ -11,10 +11,10 @@ import torch
 
 from maquette.codecs.text import BPE, Bytes
 from maquette.contracts import IGNORE
+from maquette.dials import described, dials_of, turned
 from maquette.networks.style import Style
 from maquette.networks.transformer import Transformer
 from maquette.objectives.likelihood import NextToken
-from maquette.opened import described, dials_of, turned
 from maquette.recipes import UnknownName
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.samplers.choosing import Penalties

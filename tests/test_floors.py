@@ -13,7 +13,7 @@ FLOORS = [
     {"codecs", "conditioners", "objectives", "samplers", "metrics"},
     {"system", "experiment"},
     {"train", "checkpoint", "distributed", "evaluate", "baselines", "lossless", "completion", "between", "wording"},
-    {"recipes", "runs", "hub"},
+    {"recipes", "runs", "hub", "dials", "saying"},
     {"report", "doctor", "exhibits", "compare", "parcel", "opened", "training", "api", "cli", "cli_words", "cli_drawing"},
 ]
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}

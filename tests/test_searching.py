@@ -9,11 +9,11 @@ import torch
 
 from maquette.codecs.text import Bytes
 from maquette.contracts import IGNORE, Condition, Network
+from maquette.dials import turned
 from maquette.networks import presets
 from maquette.networks.style import Style
 from maquette.networks.transformer import Transformer
 from maquette.objectives.likelihood import NextToken
-from maquette.opened import turned
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.samplers.beam import Beam
 from maquette.samplers.best_of import BestOf

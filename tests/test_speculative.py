@@ -8,11 +8,11 @@ import torch
 from maquette.codecs.text import BPE, Bytes
 from maquette.conditioners.label import Labels
 from maquette.contracts import IGNORE, Network
+from maquette.dials import dials_of, turned
 from maquette.networks import presets
 from maquette.networks.style import Style
 from maquette.networks.transformer import Transformer
 from maquette.objectives.likelihood import NextToken
-from maquette.opened import dials_of, turned
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.samplers.choosing import Penalties
 from maquette.samplers.rules import Rules

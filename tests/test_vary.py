@@ -12,8 +12,8 @@ import torch
 from maquette import api
 from maquette.between import vary
 from maquette.contracts import NeedsStart
+from maquette.dials import turned as dialled
 from maquette.nn.paths import arc, line
-from maquette.opened import turned as dialled
 from maquette.report.pictures import grid, png
 from maquette.streams import Streams, Turned
 

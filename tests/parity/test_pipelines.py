@@ -24,6 +24,7 @@ from maquette.cli import app
 from maquette.codecs.chain import Chain
 from maquette.codecs.pixels import Pixels
 from maquette.data.tokens import Tokens
+from maquette.dials import turned
 from maquette.hub import export as publish
 from maquette.hub import models as hub_models
 from maquette.hub import pipelines
@@ -31,7 +32,6 @@ from maquette.hub.weights import Unfit, Unsafe
 from maquette.networks.plans2d import Plan
 from maquette.networks.unet2d import UNet2D
 from maquette.objectives.denoising import Denoising
-from maquette.opened import turned
 from maquette.processes.chain import Rise
 from maquette.processes.gaussian import Betas, Gaussian, Velocity
 from maquette.recipes import UnknownName

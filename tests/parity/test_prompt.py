@@ -26,10 +26,10 @@ from maquette.networks.clip import Text, TextPlan
 from maquette.networks.dit import DiT
 from maquette.networks.t5 import T5Encoder
 from maquette.objectives.denoising import Denoising
-from maquette.opened import _told
 from maquette.processes.flow import flow as straight
 from maquette.recipes import UnknownName
 from maquette.samplers.solvers import Euler
+from maquette.saying import fields_of
 from maquette.streams import Streams
 from maquette.system import System
 from maquette.train import Progress
@@ -333,10 +333,10 @@ def test_marks_are_read(text: str, plain: str, weights: dict[int, float]) -> Non
 def test_a_caller_says_one_text_or_several() -> None:
     prompt = taught()
     system: Any = SimpleNamespace(conditioner=prompt)
-    said = _told(system, cast(Any, None), {"text": "a cat", "negative": ["a", "b"]}, 3)
+    said = fields_of(system, cast(Any, None), {"text": "a cat", "negative": ["a", "b"]}, 3)
     assert said == {"text": ["a cat"] * 3, "negative": ["a", "b", "a"]}
     with pytest.raises(UnknownName, match="text"):
-        _told(system, cast(Any, None), {"caption": "a cat"}, 3)
+        fields_of(system, cast(Any, None), {"caption": "a cat"}, 3)
 
 
 def test_what_no_encoder_hears_is_said(tmp_path: Path) -> None:
