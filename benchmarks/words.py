@@ -1,6 +1,7 @@
 """Masked language models: hidden words guessed, and what pre-training is worth for a classifier of few labels.
 
-    python benchmarks/words.py [--seeds 0,1] [--data docstrings] [--budget 600s] [--labels 100] [--keep FOLDER]
+    python benchmarks/words.py [--seeds 0,1] [--data docstrings] [--budget 600s] [--labels 100]
+        [--vocab 4096] [--asked 0.15] [--keep FOLDER]
 
 bert is trained by `maquette train` on one thread; `masked words` is maquette/metrics/cloze.py's. Beside it stands a floor made
 here from counts: the likeliest word between the two before and the two behind, seen in the training text, backing off to one on
@@ -43,6 +44,8 @@ def main() -> None:
     asked.add_argument("--labels", type=int, default=100)
     asked.add_argument("--steps", type=int, default=150)
     asked.add_argument("--depth", type=int, default=4)
+    asked.add_argument("--vocab", type=int, default=4096)
+    asked.add_argument("--asked", type=float, default=0.15)
     asked.add_argument("--keep", default="")
     given = asked.parse_args()
     torch.set_num_threads(1)
@@ -51,7 +54,8 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     for seed in map(int, given.seeds.split(",")):
         run = folder / f"bert-{seed}"
-        trained(run, "bert", seed, ["--budget", given.budget, "--data", given.data, "--depth", str(given.depth)])
+        dials = ["--data", given.data, "--depth", str(given.depth), "--vocab", str(given.vocab), "--asked", str(given.asked)]
+        trained(run, "bert", seed, ["--budget", given.budget, *dials])
         told = scored(run)
         some = ["--rows", str(given.labels), "--steps", str(given.steps)]
         pair = []
@@ -69,7 +73,8 @@ def main() -> None:
     lines = [
         f"# Masked words, {date.today()}",
         "",
-        f"`bert` on `{given.data}`, depth {given.depth}; 15 % of a held-out window's words hidden together. `text_classifier` on",
+        f"`bert` on `{given.data}`, depth {given.depth}, {given.vocab:,} symbols, {given.asked:.0%} of them asked in training; 15 % of a",
+        "held-out window's words hidden together. `text_classifier` on",
         f"`packages`, {given.labels} labels, {given.steps} steps. One thread. Made by `python benchmarks/words.py`,",
         f"torch {versions()['torch']}.",
         "",
