@@ -73,8 +73,8 @@ def main() -> None:
     lines = [
         f"# Masked words, {date.today()}",
         "",
-        f"`bert` on `{given.data}`, depth {given.depth}, {given.vocab:,} symbols, {given.asked:.0%} of them asked in training; 15 % of a",
-        "held-out window's words hidden together. `text_classifier` on",
+        f"`bert` on `{given.data}`, depth {given.depth}, {given.vocab:,} symbols, {given.asked:.0%} of them asked in training;",
+        "15 % of a held-out window's words hidden together. `text_classifier` on",
         f"`packages`, {given.labels} labels, {given.steps} steps. One thread. Made by `python benchmarks/words.py`,",
         f"torch {versions()['torch']}.",
         "",
