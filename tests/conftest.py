@@ -37,6 +37,14 @@ def _alone(monkeypatch, tmp_path_factory):
 
 
 @pytest.fixture
+def anew(monkeypatch: Any) -> None:
+    """Built-in corpora are made at every opening, as in another process each; what a test makes of them stays its own."""
+    from maquette.data import opening
+
+    monkeypatch.setattr(opening, "_drawn", opening._drawn.__wrapped__)
+
+
+@pytest.fixture
 def shell(monkeypatch: Any, capsys: Any) -> Callable[..., SimpleNamespace]:
     """The `maquette` command without another process: words -> returncode, stdout, stderr."""
     from maquette import cli

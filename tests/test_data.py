@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from maquette.data import Data, DataError, Facts, Split, Windows, coded, corpora, open_data, order, recall
+from maquette.data import Data, DataError, Facts, Split, Windows, coded, corpora, open_data, opening, order, recall
 from maquette.data.cache import cached
 from maquette.data.shares import RULE, held_out, sha1
 
@@ -106,7 +106,7 @@ def test_glyphs1_are_the_glyphs_in_two_levels():
         assert int(ink.flatten(1).sum(1).min()) > 0  # none is blank
 
 
-def test_font_digits_are_balanced_distinct_and_legible():
+def test_font_digits_are_balanced_distinct_and_legible(anew):
     from sklearn.svm import SVC
 
     data = open_data("font_digits")
@@ -131,7 +131,7 @@ def test_standard_library_is_split_by_path():
     assert len(set(texts(data))) == len(texts(data))
 
 
-def test_prose_is_kept_on_disk_and_made_anew_when_damaged(tmp_path, monkeypatch):
+def test_prose_is_kept_on_disk_and_made_anew_when_damaged(tmp_path, monkeypatch, anew):
     import maquette.data.python_source as source
 
     calls = []
@@ -343,6 +343,19 @@ def test_a_changed_folder_is_read_again_and_an_unchanged_one_is_not(tmp_path, mo
     assert len(decoded) == 40
     picture(77).save(tmp_path / "cat" / "new.png")
     assert open_data(str(tmp_path)).facts.hash != first.facts.hash
+
+
+def test_a_built_in_corpus_is_made_once_and_its_rows_lie_on_the_cpu(monkeypatch):
+    made = []
+
+    def drawn() -> Data:
+        made.append(torch.zeros(1).device.type)
+        return open_data("digits")
+
+    monkeypatch.setattr(opening, "BUILTINS", (drawn, *opening.BUILTINS))
+    with torch.device("meta"):
+        assert open_data("drawn") is open_data("drawn") is not open_data("drawn", size=16)
+    assert made == ["cpu", "cpu"]
 
 
 # -- the user's text -----------------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from maquette.data.fonts import FONTS
 from maquette.data.names import held_out, joined, words
 from maquette.data.shares import sha1
 
+pytestmark = pytest.mark.usefixtures("anew")
+
 
 def named(data: Data, name: str) -> Tensor:
     """The pictures of that name, on whichever side they are: float[N,C,H,W]."""

@@ -17,6 +17,8 @@ from maquette.data import Data, DataError, Facts, open_data
 from maquette.data.paired import paired
 from maquette.data.shares import held_out, sha1
 
+pytestmark = pytest.mark.usefixtures("anew")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _cache(tmp_path_factory):

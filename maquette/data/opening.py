@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+import torch
+
 from maquette.data.beside import BETWEEN, beside
 from maquette.data.builtin import digits
 from maquette.data.catalogs import translations
@@ -92,7 +94,7 @@ def _open(name: str, size: int) -> Data:
         raise DataError(f"size {size} is not a side in pixels; allowed are 0 (as they are) .. {LARGEST}; nearest is {near}")
     for source in BUILTINS:
         if source.__name__ == name:
-            return source(size) if size and inspect.signature(source).parameters else _sized(source(), size)
+            return _drawn(source, size)
     path = Path(name).expanduser()
     if not path.exists() and name.count(BETWEEN) == 1:
         return beside(*(_open(part, size) for part in name.split(BETWEEN)))
@@ -102,9 +104,16 @@ def _open(name: str, size: int) -> Data:
     return _read_own(path, size, signature(path))
 
 
-@lru_cache(maxsize=2)  # comparing recipes on one folder decodes it once; a changed file changes the signature
+@lru_cache(maxsize=8)  # comparing recipes on one corpus makes it once; what it is made of changes with installed packages only
+def _drawn(source: Callable[..., Data], size: int) -> Data:
+    with torch.device("cpu"):  # rows lie there, also where a system is built on meta
+        return source(size) if size and inspect.signature(source).parameters else _sized(source(), size)
+
+
+@lru_cache(maxsize=2)  # the same for a folder; a changed file changes the signature
 def _read_own(path: Path, size: int, state: str) -> Data:
-    return read_own(path, size)
+    with torch.device("cpu"):
+        return read_own(path, size)
 
 
 def _sized(data: Data, size: int) -> Data:

@@ -81,7 +81,7 @@ class Experts(nn.Module):
             out = out + (more if self.gate is None else self.gate(flat).sigmoid() * more)
         return out.view_as(x)
 
-    @torch.compiler.disable  # how many symbols an expert has is only known when it has them
+    @torch._disable_dynamo  # how many symbols an expert has is only known when it has them; torch.compiler.disable takes 2 s to start
     def routed(self, x: Tensor) -> Tensor:
         """[N,D] -> [N,D]: through each symbol's own experts."""
         weights, chosen = self.choose(x)

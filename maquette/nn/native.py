@@ -47,10 +47,13 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
-@torch.compiler.assume_constant_result
 def built() -> bool:
     """Whether there is anything to call; a compiler of graphs takes the answer and does not follow how it is found."""
     return library() is not None
+
+
+# all that torch.compiler.assume_constant_result does once it has imported torch's compiler, which takes 2 s of every start
+built._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _key() -> str:
