@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maquette import api, recipes
+from maquette import api, recipes, training
 from maquette.data.subject import discs
 
 ROOT = Path(__file__).parent.parent.parent
@@ -95,39 +96,42 @@ def few(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def first_runs(tmp_path_factory, text_folder, captioned) -> dict[str, Path]:
-    """A trained run for each recipe of a second stage to build on."""
-    runs: dict[str, Path] = {}
+def first_runs(tmp_path_factory, text_folder, captioned) -> Callable[[str], Path]:
+    """Of a recipe of a second stage: a trained run to build on, made when first asked for."""
     made: dict[tuple[str, str], Path] = {}
-    for second, first in FIRST.items():
-        data = tiny(second, text_folder, captioned).get("data", "digits")
+
+    def run(second: str) -> Path:
+        first, data = FIRST[second], tiny(second, text_folder, captioned).get("data", "digits")
         small = {"size": 8} if second == "imagen" else {}  # half of the captioned pictures' side
         if (first, data) not in made:
             made[first, data] = tmp_path_factory.mktemp(first) / "run"
             own = {key: value for key, value in TINY.items() if key in recipes.catalogue()[first].arguments}
-            api.train(
-                first, out=made[first, data], quiet=True, data=data, **{**own, **small, "steps": 2, "batch": 8, "compile": False}
-            )
-        runs[second] = made[first, data]
-    return runs
+            own |= {**small, "data": data, "steps": 2, "batch": 8, "compile": False}
+            with pytest.MonkeyPatch.context() as quick:
+                quick.setattr(training, "_preview", lambda session, step: None)
+                api.train(first, out=made[first, data], quiet=True, **own)
+        return made[first, data]
+
+    return run
 
 
-@pytest.fixture(params=CASES, ids=[name + "-on-a-run" * staged for name, staged in CASES])
+# for the whole session, so that the tests of one case follow one another and share what was built for them
+@pytest.fixture(scope="session", params=CASES, ids=[name + "-on-a-run" * staged for name, staged in CASES])
 def case(request) -> tuple[str, bool]:
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def recipe(case) -> str:
     return case[0]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def arguments(case, text_folder, captioned, request) -> dict[str, Any]:
     found = tiny(case[0], text_folder, captioned)
     if not case[1]:
         return found
-    run, known = str(request.getfixturevalue("first_runs")[case[0]]), recipes.catalogue()[case[0]].arguments
+    run, known = str(request.getfixturevalue("first_runs")(case[0])), recipes.catalogue()[case[0]].arguments
     named = next(name for name in STAGES if name in known)
     if "images" not in known:
         return {**found, named: run}

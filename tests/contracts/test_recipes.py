@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import multiprocessing
 import os
 import signal
 import warnings
 import zlib
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,49 @@ def brief(sampler: Any, most: int = 4) -> Any:
     return replace(sampler, steps=min(most, sampler.steps)) if hasattr(sampler, "steps") else sampler
 
 
-@pytest.fixture
-def experiment(recipe, arguments) -> Experiment:
+@pytest.fixture(scope="session")
+def built(recipe, arguments) -> Experiment:
     return experiment_of(recipe, arguments)
+
+
+@pytest.fixture
+def experiment(built) -> Experiment:
+    """As it was built: one for all tests that train nothing."""
+    built.system.train()
+    return built
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An experiment some steps on, what its parameters were before and after, and which of them had a gradient."""
+
+    experiment: Experiment
+    before: dict[str, dict[str, torch.Tensor]]
+    after: dict[str, dict[str, torch.Tensor]]
+    reached: set[tuple[str, str]]
+
+
+@pytest.fixture(scope="session")
+def trained(recipe, arguments) -> Trained:
+    """One for all tests that look at what training did: each phase came twice, and each learner moved six times or more."""
+    experiment = experiment_of(recipe, arguments)
+    system, reached = experiment.system, set()
+    phases = system.objective.phases()
+    turns = [min(phase.every for phase in phases if role in system.learners(phase)) for role in learners_of(experiment)]
+    hooks = []
+    for role, net in system.roles().items():
+        for name, p in net.named_parameters():
+            note = partial(lambda key, _: reached.add(key), (role, name))
+            hooks.append(p.requires_grad_(True).register_post_accumulate_grad_hook(note))
+    before = parameters(experiment)
+    steps(experiment, max(6 * max(turns, default=1), 1 + max(phase.every for phase in phases)))
+    for hook in hooks:
+        hook.remove()
+    return Trained(experiment, before, parameters(experiment), reached)
+
+
+def learners_of(experiment: Experiment) -> set[str]:
+    return {role for phase in experiment.system.objective.phases() for role in experiment.system.learners(phase)}
 
 
 def steps(experiment: Experiment, count: int) -> Progress:
@@ -80,7 +120,8 @@ def draws(experiment: Experiment) -> bool:
 
 
 def parameters(experiment: Experiment) -> dict[str, dict[str, torch.Tensor]]:
-    return {role: copy.deepcopy(dict(net.named_parameters())) for role, net in experiment.system.roles().items()}
+    roles = experiment.system.roles()
+    return {role: {name: p.detach().clone() for name, p in net.named_parameters()} for role, net in roles.items()}
 
 
 def test_builds_on_meta(recipe, arguments):
@@ -93,22 +134,14 @@ def test_dials_do_not_shadow_the_verbs_options(recipe, arguments):
     assert not verbs & set(recipes.catalogue()[recipe].arguments)
 
 
-def test_every_learner_is_reached_and_nothing_else_moves(experiment):
+def test_every_learner_is_reached_and_nothing_else_moves(trained):
     """Every parameter that learns gets a gradient, and nearly all move (a relativistic critic's offset never can)."""
-    system = experiment.system
-    learners = {role for phase in system.objective.phases() for role in system.learners(phase)}
-    reached: set[tuple[str, str]] = set()
-    for role, net in system.roles().items():
-        for name, p in net.named_parameters():
-            p.requires_grad_(True).register_post_accumulate_grad_hook(lambda _, role=role, name=name: reached.add((role, name)))
-    before = parameters(experiment)
-    steps(experiment, 6 * max(phase.every for phase in system.objective.phases()))
-    after = parameters(experiment)
+    system, learners = trained.experiment.system, learners_of(trained.experiment)
     assert learners
-    for role, tensors in before.items():
-        moved = [name for name, old in tensors.items() if not torch.equal(old, after[role][name])]
+    for role, tensors in trained.before.items():
+        moved = [name for name, old in tensors.items() if not torch.equal(old, trained.after[role][name])]
         if role in learners:
-            assert not [name for name in tensors if (role, name) not in reached], "some parameters are never trained"
+            assert not [name for name in tensors if (role, name) not in trained.reached], "some parameters are never trained"
             assert len(moved) >= 0.8 * len(tensors), f"{role}: only {moved} moved"
         elif role not in system.follow:
             assert not moved, f"{role} is frozen, but moved"
@@ -122,14 +155,11 @@ def test_each_phase_moves_only_its_own_learners(experiment):
         assert asked == set(system.learners(phase))
 
 
-def test_followers_lag_behind_their_leaders(experiment):
-    system = experiment.system
-    if not system.follow:
+def test_followers_lag_behind_their_leaders(trained):
+    follow, start, end = trained.experiment.system.follow, trained.before, trained.after
+    if not follow:
         pytest.skip("nothing follows in this system")
-    start = parameters(experiment)
-    steps(experiment, 5)
-    end = parameters(experiment)
-    for follower, (leader, _) in system.follow.items():
+    for follower, (leader, _) in follow.items():
         moved = sum((end[leader][k] - start[leader][k]).norm() for k in start[leader])
         behind = sum((end[leader][k] - end[follower][k]).norm() for k in start[leader])
         assert 0 < behind < moved
@@ -164,11 +194,10 @@ def test_drafts_end_in_data(experiment):
         assert float(data.min()) >= 0 and float(data.max()) <= 1 and torch.allclose(levels, levels.round(), atol=1e-4)
 
 
-def test_a_sample_does_not_depend_on_its_batch(experiment):
+def test_a_sample_does_not_depend_on_its_batch(trained):
+    experiment, system = trained.experiment, trained.experiment.system
     if not draws(experiment):
         pytest.skip("this system draws nothing")
-    system = experiment.system
-    steps(experiment, 2)
     together = system.sample(5, seed=3, start=start_of(experiment, 5))
     for first in (0, 3):
         alone = system.sample(1, seed=3, first=first, start=start_of(experiment, 1, first))
@@ -177,10 +206,10 @@ def test_a_sample_does_not_depend_on_its_batch(experiment):
     assert not torch.equal(together["code"][0], together["code"][1])
 
 
-def test_the_same_seed_draws_the_same_sample(experiment):
+def test_the_same_seed_draws_the_same_sample(trained):
+    experiment = trained.experiment
     if not draws(experiment):
         pytest.skip("this system draws nothing")
-    steps(experiment, 4)
     if start_of(experiment, 1) is not None:
         pytest.skip("its samples follow from what they start from, which no seed draws")
     first, second, other = (experiment.system.sample(2, seed=seed)["code"] for seed in (4, 4, 5))
@@ -231,9 +260,9 @@ def test_likelihood_is_finite_and_per_row(experiment):
 
 
 @pytest.mark.parametrize("kind", ["colour, no labels", "grey, wide, two classes"])
-def test_own_images_train_score_and_sample(recipe, arguments, tmp_path, kind):
+def test_own_images_train_score_and_sample(recipe, arguments, experiment, tmp_path, kind):
     """What a recipe was tuned on may not be all it can hold: colour, odd shapes, labels or none."""
-    facts = build(recipe, arguments, seed=0)[0].data.facts
+    facts = experiment.data.facts
     if facts.field != "image":
         pytest.skip("not a recipe of images")
     shape, places = ((8, 8, 3), ["."]) if kind.startswith("colour") else ((7, 10), ["cats", "dogs"])
@@ -294,7 +323,7 @@ def _child(recipe: str, arguments: dict[str, Any], out: str, step: int) -> None:
 def _kill_at(recipe: str, arguments: dict[str, Any], out: Path, step: int) -> int | None:
     """Train in another process that is killed at `step`; returns its exit code."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["maquette.api", "maquette.report.card", "torch.utils.tensorboard"])
+    context.set_forkserver_preload(["maquette.api", "maquette.report.card", "torch.utils.tensorboard", "torch._dynamo"])
     process = context.Process(target=_child, args=(recipe, arguments, str(out), step))
     process.start()
     process.join(120)
