@@ -354,8 +354,10 @@ def test_a_built_in_corpus_is_made_once_and_its_rows_lie_on_the_cpu(monkeypatch)
 
     monkeypatch.setattr(opening, "BUILTINS", (drawn, *opening.BUILTINS))
     with torch.device("meta"):
-        assert open_data("drawn") is open_data("drawn") is not open_data("drawn", size=16)
-    assert made == ["cpu", "cpu"]
+        one, other, small = open_data("drawn").train, open_data("drawn").train, open_data("drawn", size=16).train
+    assert made == ["cpu", "cpu"] and one.columns["image"] is other.columns["image"] and len(small) == len(one)
+    one.columns["image"] = one.columns["image"][:5]
+    assert len(open_data("drawn").train.columns["image"]) == len(other)
 
 
 # -- the user's text -----------------------------------------------------------------------------------------------------

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from maquette.codecs.text import BPE, Bytes
 from maquette.contracts import IGNORE, Condition
@@ -20,9 +24,11 @@ from maquette.networks.transformer import Transformer
 from maquette.nn.attention import Attention
 from maquette.nn.positions import Alibi, Learned, YaRN
 from maquette.objectives.likelihood import NextToken, cross_entropy, nats
+from maquette.runs import build
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.streams import Streams
 from maquette.system import System
+from maquette.train import Progress, ready, run
 
 TEXTS = ["def add(a, b):\n    return a + b\n", "class A:\n    x = 1\n\n    def f(self):\n        return self.x\n"] * 20
 STYLES = {
@@ -343,3 +349,27 @@ def test_greedy_takes_the_likeliest_every_time():
     likeliest = system.nets["main"](x[None])[0].argmax(-1)
     end = (code == 0).long().argmax() if bool((code == 0).any()) else 10
     assert torch.equal(code[:end], likeliest[:end])
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="nothing compiles here")
+def test_a_step_of_compiled_graphs_is_the_same_step(tmp_path, monkeypatch):
+    """But for the code a graph becomes, which takes ten seconds and is run where bands are reached: each operation as it is."""
+    compiled, graphs = nn.Module.compile, []
+    (tmp_path / "notes.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 60)
+
+    def as_it_is(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(nn.Module, "compile", lambda net: compiled(net, backend=as_it_is))
+    losses = []
+    for compile in (True, False):
+        experiment, _ = build(
+            "gpt", {"data": str(tmp_path), "depth": 1, "vocab": 0, "context": 16, "compile": compile, "batch": 4}, 0
+        )
+        experiment.system.learn(experiment.data.train)
+        ready(experiment.system, experiment.fit)
+        taken = run(experiment.system, experiment.data, Progress(replace(experiment.fit, steps=1), 0))
+        losses.append(torch.stack([logs["predict/loss"] for logs in taken]))
+        assert graphs
+    torch.testing.assert_close(*losses, atol=1e-5, rtol=0)

@@ -16,7 +16,7 @@ from maquette.data.builtin import digits
 from maquette.data.catalogs import translations
 from maquette.data.characters import characters
 from maquette.data.chores import chores
-from maquette.data.core import Data, Facts, recalled
+from maquette.data.core import Data, Facts, Split, recalled
 from maquette.data.docstrings import apiqa, docstrings, prose, summaries
 from maquette.data.emoji import emoji
 from maquette.data.errors import DataError, nearest
@@ -94,7 +94,10 @@ def _open(name: str, size: int) -> Data:
         raise DataError(f"size {size} is not a side in pixels; allowed are 0 (as they are) .. {LARGEST}; nearest is {near}")
     for source in BUILTINS:
         if source.__name__ == name:
-            return _drawn(source, size)
+            made = _drawn(source, size)  # whoever puts other columns in place of its own does so for himself
+            return Data(
+                made.facts, lambda: {part: Split(dict(split.columns), split.levels) for part, split in made.splits.items()}
+            )
     path = Path(name).expanduser()
     if not path.exists() and name.count(BETWEEN) == 1:
         return beside(*(_open(part, size) for part in name.split(BETWEEN)))
@@ -108,6 +111,11 @@ def _open(name: str, size: int) -> Data:
 def _drawn(source: Callable[..., Data], size: int) -> Data:
     with torch.device("cpu"):  # rows lie there, also where a system is built on meta
         return source(size) if size and inspect.signature(source).parameters else _sized(source(), size)
+
+
+def _of_its_own(data: Data) -> Data:
+    """The same rows; whoever puts other columns in place of some does so for himself."""
+    return Data(data.facts, lambda: {part: Split(dict(split.columns), split.levels) for part, split in data.splits.items()})
 
 
 @lru_cache(maxsize=2)  # the same for a folder; a changed file changes the signature

@@ -81,7 +81,9 @@ class Experts(nn.Module):
             out = out + (more if self.gate is None else self.gate(flat).sigmoid() * more)
         return out.view_as(x)
 
-    @torch._disable_dynamo  # how many symbols an expert has is only known when it has them; torch.compiler.disable takes 2 s to start
+    # not in a graph: how many symbols an expert has is only known when it has them (torch.compiler.disable would be the same, and
+    # import torch's compiler, 2 s of every start)
+    @torch._disable_dynamo
     def routed(self, x: Tensor) -> Tensor:
         """[N,D] -> [N,D]: through each symbol's own experts."""
         weights, chosen = self.choose(x)
