@@ -94,10 +94,7 @@ def _open(name: str, size: int) -> Data:
         raise DataError(f"size {size} is not a side in pixels; allowed are 0 (as they are) .. {LARGEST}; nearest is {near}")
     for source in BUILTINS:
         if source.__name__ == name:
-            made = _drawn(source, size)  # whoever puts other columns in place of its own does so for himself
-            return Data(
-                made.facts, lambda: {part: Split(dict(split.columns), split.levels) for part, split in made.splits.items()}
-            )
+            return _of_its_own(_drawn(source, size))
     path = Path(name).expanduser()
     if not path.exists() and name.count(BETWEEN) == 1:
         return beside(*(_open(part, size) for part in name.split(BETWEEN)))
