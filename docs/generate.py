@@ -210,7 +210,7 @@ ROWS = {
         "the same, then a larger picture told the small one dissolved, and how far",
         "test_imagen.py: prompts go through the first stage; the level is heard; test_stage.py: a row's own streams",
         bench="pictures",
-        seen="After twenty CPU-minutes: colours, grounds, sizes and stripes as asked; shapes are ragged blobs, some nearly nothing.",
+        seen="After twenty CPU-minutes: colours, grounds, sizes and stripes as asked; shapes are ragged blobs, some nearly none.",
     ),
     "unclip": Row(
         "CLIP; a diffusion prior of pictures' vectors, the closer of two draws kept; a U-Net told the vector and the caption",

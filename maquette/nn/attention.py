@@ -66,12 +66,17 @@ class View:
 EVERYTHING = View()
 
 
+def hides(window: int, seen: int) -> bool:
+    """Whether a window hides any of `seen` positions; in a graph for every length, whether it may."""
+    return window > 0 if torch.compiler.is_exporting() else 0 < window < seen
+
+
 def visible(new: int, seen: int, causal: bool, window: int, device: torch.device) -> Tensor | None:
     """bool[T,S], what the `new` last of `seen` positions may see; None = everything."""
-    if not causal or (new == 1 and not 0 < window < seen):
+    if not causal or (new == 1 and not hides(window, seen)):
         return None
     mask = torch.ones(new, seen, dtype=torch.bool, device=device).tril(seen - new)
-    return mask.triu(seen - new - window + 1) if 0 < window < seen else mask
+    return mask.triu(seen - new - window + 1) if hides(window, seen) else mask
 
 
 def attend(
@@ -97,7 +102,7 @@ def attend(
         out = hear(q, k, v, None, near, q.shape[-1] ** -0.5 if scale is None else scale)
         return out.unflatten(2, (q.shape[1], -1)).transpose(1, 2)
     mask = visible(new, seen, causal, window, q.device)
-    square = mask is not None and new == seen and real is None and bias is None and not 0 < window < seen
+    square = mask is not None and new == seen and real is None and bias is None and not hides(window, seen)
     if real is not None:
         real = real[:, None, None] if real.dim() == 2 else real[:, None]
         mask = real if mask is None else mask & real
