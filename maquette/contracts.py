@@ -5,7 +5,7 @@ Shapes: B batch, T length, S spatial, C channels, V vocabulary, D width. Knows n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
@@ -28,13 +28,15 @@ class Condition:
     """What a network may be told. Absent slots are None.
 
     vector [B,D]; tokens [B,L,D], or symbols int64[B,L] where the network embeds them itself, with mask bool[B,L] (True = real);
-    field [B,C,*S], aligned with the code.
+    field [B,C,*S], aligned with the code; document int64[B,T], which of several that share a row each symbol is of: each is read
+    as if it were alone.
     """
 
     vector: Tensor | None = None
     tokens: Tensor | None = None
     mask: Tensor | None = None
     field: Tensor | None = None
+    document: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Condition:
         """The same condition with every present slot changed: to another device, to some of its rows."""
@@ -251,6 +253,34 @@ class Spelled(Protocol):
 
     def spelling(self) -> str | list[bytes]:
         """Its tokenizer.json, or the bytes that each symbol stands for."""
+
+
+Turns = Sequence[Mapping[str, Any]]  # a conversation: [{"role": "user", "content": "..."}, {"role": "assistant", ...}, ...]
+
+
+@runtime_checkable
+class Conversing(Protocol):
+    """A codec of texts that may know how a conversation is written in its symbols; `converses` says whether it does."""
+
+    bos: int
+    begins: bool
+
+    @property
+    def ends(self) -> tuple[int, ...]: ...
+
+    @property
+    def converses(self) -> bool: ...
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+    def converse(self, conversations: Sequence[Turns], *, reply: bool = True) -> list[list[int]]:
+        """Symbols of each conversation, its own beginning included; where `reply`, up to where an answer begins."""
+
+    def taught(self, conversations: Sequence[Turns]) -> list[tuple[list[int], list[bool]]]:
+        """Symbols of each conversation, whole, and which of them are answers': what a model learns to write."""
+
+    def filled(self, rows: Sequence[Sequence[int]]) -> Code:
+        """Rows of symbols as a code."""
 
 
 class Dials:

@@ -139,6 +139,11 @@ class Published(Text, Learned):
     def ends(self) -> tuple[int, ...]:
         return self._ends
 
+    @property
+    def converses(self) -> bool:
+        """Whether it came with a chat template."""
+        return self.chat is not None
+
     def tokenize(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
         with _TURN:
             tokenizer = self.tokenizer

@@ -13,12 +13,15 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
-from maquette.contracts import IGNORE, Code, Codec
+from maquette.contracts import IGNORE, Code, Codec, Turns
 from maquette.data.pieces import PATTERN, unigram, wordpieces
 from maquette.data.tokens import Learned, checked
 
 END = "<|endoftext|>"
 MOST = 1 << 20  # symbols of a vocabulary
+ROLES = {role: f"<|{role}|>" for role in ("system", "user", "assistant", "tool")}  # special symbols that begin a turn,
+OVER = "<|over|>"  # and the one that ends it: where both are, conversations can be written
+TURNS = (*ROLES.values(), OVER)
 
 
 class Text(Codec):
@@ -88,6 +91,48 @@ class Text(Codec):
             elif special:
                 parts += [names[symbol], []]
         return "".join(part if isinstance(part, str) else self.glue(part) if part else "" for part in parts)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        return (self.bos, self.special[OVER]) if OVER in self.special else (self.bos,)
+
+    @property
+    def converses(self) -> bool:
+        """Whether there are symbols for the turns of a conversation."""
+        return {*TURNS} <= self.special.keys()
+
+    def converse(self, conversations: Sequence[Turns], *, reply: bool = True) -> list[list[int]]:
+        """Symbols of each conversation, each turn between its role's symbol and the one that ends it.
+
+        Args:
+            reply: end with the symbol that begins an answer.
+
+        Raises:
+            ValueError: there are no such symbols, or no such role.
+        """
+        begun = [self.special[ROLES["assistant"]]] if reply and self.converses else []
+        return [[*symbols, *begun] for symbols, _ in self.taught(conversations)]
+
+    def taught(self, conversations: Sequence[Turns]) -> list[tuple[list[int], list[bool]]]:
+        """The same without a further answer, and which symbols are answers', the end of each among them."""
+        if not self.converses:
+            raise ValueError(
+                "this tokenizer has no symbols for the turns of a conversation; `maquette train sft` gives a run some"
+            )
+        for turn in (turn for turns in conversations for turn in turns):
+            if turn["role"] not in ROLES:
+                raise ValueError(f"a turn is of role {turn['role']!r}; allowed are {', '.join(ROLES)}")
+        texts = iter(self.tokenize([turn["content"] for turns in conversations for turn in turns]))
+        found = []
+        for turns in conversations:
+            symbols: list[int] = []
+            said: list[bool] = []
+            for turn in turns:
+                own = next(texts)
+                symbols += [self.special[ROLES[turn["role"]]], *own, self.special[OVER]]
+                said += [False, *[turn["role"] == "assistant"] * (len(own) + 1)]
+            found.append((symbols, said))
+        return found
 
     def encode(self, data: Sequence[str]) -> Code:
         return self.filled(self.tokenize(data, self.spelt))

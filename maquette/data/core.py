@@ -31,7 +31,7 @@ class Facts:
     bytes: split -> UTF-8 bytes of text; hash: SHA-256 over every row in order.
     kind: "real", "rendered", "simulated" or "own"; factors: a column's name -> what its values 0, 1, ... stand for, where
     what made a row is known; few: a few pictures of one thing, of which none is held out; asks: what stands between question and
-    answer, where each line of a text is an example of one task.
+    answer, where each line of a text is an example of one task; talks: whether each row is a conversation, in "messages".
     """
 
     name: str
@@ -55,6 +55,7 @@ class Facts:
     factors: dict[str, tuple[str, ...]] = fresh(default_factory=dict)
     few: bool = False
     asks: str = ""
+    talks: bool = False
 
     def asdict(self) -> dict[str, Any]:
         return asdict(self)
@@ -164,6 +165,7 @@ def text_data(about: Facts, columns: dict[str, dict[str, Column]]) -> Data:
         rows={split: len(found["text"]) for split, found in columns.items()},
         bytes={split: sum(len(text.encode()) for text in found["text"]) for split, found in columns.items()},
         sources="source" in columns["train"],
+        talks="messages" in columns["train"],
     )
     return Data(facts, lambda: {split: Split(found) for split, found in columns.items()})
 

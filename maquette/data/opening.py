@@ -23,6 +23,7 @@ from maquette.data.errors import DataError, nearest
 from maquette.data.folder import read_own
 from maquette.data.fonts import font_digits, glyphs, glyphs1
 from maquette.data.images import resized
+from maquette.data.instructions import instructions
 from maquette.data.listing import signature
 from maquette.data.localized import dates, terms
 from maquette.data.mixtures import grid, ring, spiral
@@ -60,6 +61,7 @@ BUILTINS: tuple[Callable[..., Data], ...] = (  # one that takes a size draws at 
     terms,
     translations,
     chores,
+    instructions,
 )
 LARGEST = 2048  # pixels a side
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from maquette.contracts import Batch, NeedsStart
 from maquette.data import Data, Facts, Split, fingerprint
+from maquette.data.conversations import Conversations, opening, questions, replies
 from maquette.metrics import features
 from maquette.metrics.estimate import Estimate, Options, Signature
 from maquette.metrics.intervals import Interval
@@ -161,6 +162,8 @@ class Evidence:
         """Why no texts are to be written from the held-out rows' sources; "" where they are."""
         if self.system is None and self.writes is None:
             return "only samples are known, no system"
+        if self.writes is None and isinstance(self.data.held, Conversations):
+            return "" if len(self.data.held) else "no row is held out"
         conditioner = self.system.conditioner if self.system is not None else None
         told = conditioner is not None and "source" in conditioner.fields
         if self.writes is None and (not told or self.system is None or self.system.codec.field != "text"):
@@ -176,6 +179,8 @@ class Evidence:
         if self.writes is not None:
             return list(zip(held["text"], self.writes(held["source"]), strict=True))
         assert self.system is not None and not self.unanswered
+        if isinstance(self.data.held, Conversations):
+            return replied(self.system, self.data.held, self.seed)
         written = self.system.sample(len(held["text"]), about={"source": held["source"]}, seed=self.seed)["text"]
         return list(zip(held["text"], written, strict=True))
 
@@ -285,3 +290,12 @@ class Evidence:
             options=options,
         )
         return Estimate(*found, n=n, signature=signature, better=better, aim=aim)
+
+
+def replied(system: System, held: Conversations, seed: int) -> list[tuple[str, str]]:
+    """(the row's own last answer, what the system answers) of at most 1,000 held-out conversations, chosen by the seed."""
+    places = np.random.default_rng(seed).permutation(len(held))[:ANSWERED].tolist()
+    asked, wanted = questions([held.talks[i] for i in places])
+    start = opening(system.codec, asked, most=system.codec.length)
+    written = system.sample(len(start), start=start.to(system.device), seed=seed)
+    return list(zip(wanted, replies(system.codec, written["code"], start), strict=True))

@@ -217,7 +217,7 @@ class Transformer(Network):
         told = None
         if self.heard is not None and self.heard.head is not None:
             told = self.heard.head(self.last(h)[:, : self.heard.length])
-        return Reading(out, told, tuple(self._ahead(own, x)))
+        return Reading(out, told, tuple(self._ahead(own, x, cond)))
 
     def read(self, x: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         """What follows each symbol that is told, logits [B,L,W], and each of x int64[B,T], [B,T,V]; in one pass.
@@ -268,7 +268,7 @@ class Transformer(Network):
         h = self.enter(x, first, cond, state)
         if self.heard is not None and at == 0:
             h = torch.cat([self.heard(cond).to(h.dtype), h], 1)
-        far, near = self.views(x, at, h, state)
+        far, near = self.views(x, at, h, state, documents_of(cond, state))
         mask = cond.mask if cond is not None else None
         heard = self._hear(cond, state)
         for i, block in enumerate(self.blocks):
@@ -278,10 +278,14 @@ class Transformer(Network):
             state.stream = h
         return h
 
-    def views(self, x: Tensor, first: int, h: Tensor, state: State | None) -> tuple[View, View]:
+    def views(self, x: Tensor, first: int, h: Tensor, state: State | None, documents: Tensor | None = None) -> tuple[View, View]:
         """What layers may see that see everything, and those that see a window: of positions `first` .. in h [B,T,D]."""
         new, real = h.shape[1], None
-        if self.style.apart is not None:
+        if documents is not None:
+            if new > x.shape[1]:
+                raise ValueError("documents share a row, or something is told before the first symbol, not both")
+            real = documents[:, :, None] == documents[:, None]
+        elif self.style.apart is not None:
             line = x if state is None else state.symbols[:, : first + new]
             document = (line == self.style.apart).cumsum(1)
             real = document[:, -new:, None] == document[:, None]
@@ -319,12 +323,13 @@ class Transformer(Network):
             state.heard = found
         return found
 
-    def _ahead(self, h: Tensor, x: Tensor) -> list[Tensor]:
+    def _ahead(self, h: Tensor, x: Tensor, cond: Condition | None) -> list[Tensor]:
         """Logits of the symbols further ahead, one [B,T-k,V] per k."""
-        found = []
+        found, documents = [], documents_of(cond, None)
         for k, module in enumerate(self.ahead, 1):
             following = self.embedded(x[:, k:])
-            h = module(h[:, :-1], following, self.views(x[:, :-k], 0, following, None)[0])
+            some = None if documents is None else documents[:, :-k]
+            h = module(h[:, :-1], following, self.views(x[:, :-k], 0, following, None, some)[0])
             found.append(self.score(h))
         return found
 
@@ -357,17 +362,20 @@ class Transformer(Network):
 
     def enter(self, x: Tensor, first: int, cond: Condition | None, state: State | None) -> Tensor:
         """Symbols, the one before each, their places and the condition, summed: int64[B,T] -> [B,T,D]."""
-        h = self.embedded(x)
+        h, documents = self.embedded(x), documents_of(cond, state)
         if self.smear is not None:
             none = torch.zeros_like(h[:, :1])
             last = self.embedded(state.symbols[:, first - 1 : first]) if state is not None and first else none
-            smeared = h + self.smear * torch.cat([last, h[:, :-1]], 1)
+            last = torch.cat([last, h[:, :-1]], 1)
+            if documents is not None:  # the last symbol of one document is not before the first of the next
+                last = last.masked_fill((places_in(documents) == 0)[..., None], 0)
+            smeared = h + self.smear * last
             h = smeared if self.smear_back is None else smeared + self.smear_back * torch.cat([h[:, 1:], none], 1)
         if self.kinds is not None:
             told = cond.field if cond is not None else None
             h = h + (self.kinds(told[:, 0]) if told is not None else self.kinds.weight[0])
         if self.places is not None:
-            h = self.places.enter(h, first)
+            h = self.places.enter(h, first, None if documents is None else places_in(documents))
         if self.told is not None:
             if cond is None or cond.vector is None:
                 raise ValueError(f"this network must be told a condition vector of width {self.told.in_features}")
@@ -389,3 +397,20 @@ class Transformer(Network):
         symbols = torch.zeros(batch, length, dtype=torch.int64, device=device)
         ahead = self.ahead[0].block.attention.memory(batch, length, like) if self.ahead else None  # type: ignore[operator, union-attr]
         return State(layers, symbols, before, cast("Any", turns), ahead=ahead)
+
+
+def documents_of(cond: Condition | None, state: State | None) -> Tensor | None:
+    """Which document each symbol is of, int64[B,T], where several share a row that is read at once."""
+    if cond is None or cond.document is None:
+        return None
+    if state is not None:
+        raise ValueError("documents that share a row are read at once; a memory is for one alone")
+    return cond.document
+
+
+def places_in(documents: Tensor) -> Tensor:
+    """The place of each symbol in its own document, int64[B,T]; the symbols of one stand side by side."""
+    place = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return place - place.masked_fill(~begins, 0).cummax(1).values

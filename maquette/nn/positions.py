@@ -21,8 +21,8 @@ Stretch = Callable[[Tensor, float], tuple[Tensor, float]]  # frequencies [C/2] a
 class Positions(nn.Module):
     """One of the ways below; what a way does not use stays as it is here."""
 
-    def enter(self, h: Tensor, first: int) -> Tensor:
-        """Embeddings [B,T,D] of positions first .. first + T - 1, told where they stand."""
+    def enter(self, h: Tensor, first: int, place: Tensor | None = None) -> Tensor:
+        """Embeddings [B,T,D] of positions first .. first + T - 1, or at `place` int64[B,T], told where they stand."""
         return h
 
     def turn(self, first: int, length: int, device: torch.device) -> Turn | None:
@@ -66,9 +66,11 @@ class Learned(Positions):
         self.count = count if isinstance(count, int) else math.prod(count)
         self.table = nn.Embedding(count, width) if isinstance(count, int) else GridPlaces(count, width)
 
-    def enter(self, h: Tensor, first: int) -> Tensor:
-        self.check(first + h.shape[1])
+    def enter(self, h: Tensor, first: int, place: Tensor | None = None) -> Tensor:
         weight: Tensor = self.table.weight  # type: ignore[assignment]
+        if place is not None:
+            return h + weight[place]
+        self.check(first + h.shape[1])
         return h + weight[first : first + h.shape[1]]
 
     def check(self, length: int) -> None:

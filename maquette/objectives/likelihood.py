@@ -5,12 +5,13 @@ Knows one causal network, "main", and the symbol that begins a sequence; not wha
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from maquette.contracts import IGNORE, Batch, Code, Logs, Objective, ended, phase
+from maquette.contracts import IGNORE, Batch, Code, Condition, Logs, Objective, ended, phase
 from maquette.nn.entropy import cross_entropy, each_cross_entropy
 from maquette.streams import Streams
 
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 def nats(logits: Tensor, target: Tensor) -> Tensor:
     """-log p of each row's targets, summed: [B,T,V], int64[B,T] -> float32[B]."""
     return each_cross_entropy(logits, target).sum(1)
+
+
+def shared(cond: Condition | None, batch: Batch) -> Condition | None:
+    """What a network is told of a batch, with its "document" int64[B,T] where several share a row: which each input is of."""
+    if "document" not in batch:
+        return cond
+    return replace(cond or Condition(), document=batch["document"])
 
 
 class NextToken(Objective):
@@ -44,7 +52,10 @@ class NextToken(Objective):
         self.bos, self.drop = bos, drop
 
     def shift(self, code: Code, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Inputs and targets, int64[B,T] each. A batch's "given" int64[B] = leading positions that are context, not scored."""
+        """Inputs and targets, int64[B,T] each.
+
+        A batch's "given" int64[B] = leading positions that are context, not scored; its "learnt" bool[B,T] = those that are.
+        """
         if self.whole:
             code = ended(code, self.bos, self.whole)
         begin = torch.full_like(code[:, :1], self.bos)
@@ -53,13 +64,15 @@ class NextToken(Objective):
         if "given" in batch:
             place = torch.arange(code.shape[1], device=code.device)
             target = code.masked_fill(place < batch["given"].to(code.device)[:, None], IGNORE)
+        if "learnt" in batch:
+            target = target.masked_fill(~batch["learnt"].to(code.device), IGNORE)
         return before.masked_fill(before == IGNORE, self.bos), target
 
     @phase("main", "conditioner")
     def predict(self, system: System, batch: Batch, rng: Streams, step: int) -> tuple[Tensor, Logs]:
         """Mean cross-entropy per target, in nats."""
         x, target = self.shift(system.encode(batch), batch)
-        cond = system.condition(batch, drop=self.drop, rng=rng)
+        cond = shared(system.condition(batch, drop=self.drop, rng=rng), batch)
         if not self.ahead:
             return cross_entropy(system.nets["main"](x, cond=cond), target), {}
         found = system.nets["main"](x, cond=cond, whole=True)
@@ -70,7 +83,7 @@ class NextToken(Objective):
     def score(self, system: System, batch: Batch, rng: Streams) -> Tensor:
         """-log p(code | condition) in nats [B], summed over the targets."""
         x, target = self.shift(system.encode(batch), batch)
-        return nats(system.steady("main")(x, cond=system.condition(batch)), target)
+        return nats(system.steady("main")(x, cond=shared(system.condition(batch), batch)), target)
 
 
 class NextCode(NextToken):

@@ -1,0 +1,74 @@
+"""Language models that answer: one recipe per published way of teaching them to."""
+
+from __future__ import annotations
+
+from maquette.codecs.text import TURNS
+from maquette.data import Data, open_data
+from maquette.data.conversations import conversed
+from maquette.experiment import Experiment, Fit
+from maquette.networks import presets
+from maquette.networks.transformer import Transformer
+from maquette.objectives.likelihood import NextToken
+from maquette.recipes._causal import SIZE, heads_of, tokenizer_of
+from maquette.recipes._tuned import ground, rates, tuned
+from maquette.samplers.autoregressive import Autoregressive
+from maquette.system import System
+
+# by itself, from scratch, after 60 training seconds on one CPU thread
+SFT = {"exact match": (0.2, 1.0)}
+
+
+def sft(
+    run: str = "",
+    data: str = "instructions",
+    rank: int = 8,
+    alpha: float = 0.0,
+    context: int = 0,
+    packed: bool = True,
+    depth: int = 4,
+    vocab: int = 0,
+) -> Experiment:
+    """Supervised fine-tuning: a language model learns to answer, from conversations (Ouyang 2022, arXiv:2203.02155, step 1).
+
+    Only what the assistant says is learnt. Several conversations share a row, and none sees another. By default an adapter of
+    low rank learns (Hu 2021), on the attention's projections. Without a run there is nothing to tune: a small transformer then
+    learns to answer from nothing.
+
+    Args:
+        run: a run of gpt, qwen or another causal model of text, or a folder of transformers' models; it must stay there until
+            training ends.
+        data: rows with "messages", or with "prompt" and "completion": a .jsonl of yours, or built-in pairs of texts.
+        rank: of the adapter; 0 = no adapter, all weights learn.
+        alpha: the adapter counts alpha / rank; 0 = as the rank.
+        context: symbols of a row; 0 = as many as the run reads (of a published model at most 512), 128 without a run.
+        packed: several conversations share a row.
+        depth: blocks, without a run.
+        vocab: symbols of the BPE, without a run; 0 reads bytes.
+    """
+    rows = talks("sft", data)
+    if not run:
+        heads, codec = heads_of(depth), tokenizer_of("sft", "bpe", vocab, context or 128, TURNS)
+        net = Transformer(codec.vocab, heads * SIZE, depth, heads, style=presets.small())
+        system = System({"main": net}, NextToken(codec.bos), Autoregressive(temperature=0.3), codec)
+        fit = Fit(steps=1200, batch=20, lr=1e-2, betas=(0.9, 0.99), decay=0.5, muon=0.02, bf16=True)
+        return Experiment(system, conversed(rows, codec, codec.length, packed), fit, SFT)
+    base = ground("sft", run, context)
+    net, before = tuned(base, rank, alpha)
+    nets, frozen = ({"main": net, "base": before}, ("base", "codec")) if rank else ({"main": net}, ("codec",))
+    system = System(nets, NextToken(base.codec.bos), base.sampler, base.codec, frozen=frozen)
+    return Experiment(system, conversed(rows, base.codec, base.codec.length, packed), rates(base, rank), SFT)
+
+
+def talks(recipe: str, data: str) -> Data:
+    """Data whose rows are conversations.
+
+    Raises:
+        ValueError: they are not.
+    """
+    opened = open_data(data)
+    if opened.facts.field != "text" or not (opened.facts.sources or opened.facts.talks):
+        raise ValueError(
+            f"{recipe} learns from conversations, and data {data!r} has none; it wants rows with 'messages', or with 'prompt' and "
+            "'completion'; `instructions` has them"
+        )
+    return opened
