@@ -11,20 +11,21 @@ from collections.abc import Callable
 from maquette.data.core import Column, Data, Facts, text_data
 from maquette.data.shares import HELD, held_out, sha1
 
-WORDS = tuple(
-    """able acid atom aunt bake band barn bell bird blue boat bold bone book born bowl brick bring broad camp card cart cave chair
-    chalk cheap clay clear climb cloth cloud coal coat cold cook copper corn cream crop crown dance dark deep deer desk dial dish
-    door draw dream drum dust early earth east edge engine face farm fast field film fine fire fish flag flame flat float flour
-    foam fold fresh frost fruit game garden gate giant glad glass globe goat gold grain grape grass green guest guide hand harp
-    heavy hill honey horn horse house island ivory jacket juice kind king kite knife lake lamp leaf lemon light lion long loud
-    lunch map maple metal milk mint moon mouse music nail narrow nest night noble north novel oak ocean olive onion open orange
-    organ paint palm paper path pearl pencil piano pilot plant plate plum poem point polar pond proud quick quiet rain ready
-    ribbon rice ring river road robin rock roof root rope rose round royal salt sand scarf sea seed shade sharp sheep shell ship
-    shoe short silk silver sing sister sky sleep slow small smile smoke snow soap soft song soup south spoon spring star steam
-    steel stone storm straw sugar summer sun sweet swim table tall tea tent thick thin tiger time town train tree truck tulip
-    tunnel uncle valley velvet violin voice wagon walk wall warm water wave west wheat wheel white wide wild wind winter wolf wood
-    wool word yard year yellow young""".split()
-)
+_LIST = """
+able acid atom aunt bake band barn bell bird blue boat bold bone book born bowl brick bring broad camp card cart cave
+chair chalk cheap clay clear climb cloth cloud coal coat cold cook copper corn cream crop crown dance dark deep deer
+desk dial dish door draw dream drum dust early earth east edge engine face farm fast field film fine fire fish flag
+flame flat float flour foam fold fresh frost fruit game garden gate giant glad glass globe goat gold grain grape grass
+green guest guide hand harp heavy hill honey horn horse house island ivory jacket juice kind king kite knife lake lamp
+leaf lemon light lion long loud lunch map maple metal milk mint moon mouse music nail narrow nest night noble north
+novel oak ocean olive onion open orange organ paint palm paper path pearl pencil piano pilot plant plate plum poem point
+polar pond proud quick quiet rain ready ribbon rice ring river road robin rock roof root rope rose round royal salt sand
+scarf sea seed shade sharp sheep shell ship shoe short silk silver sing sister sky sleep slow small smile smoke snow
+soap soft song soup south spoon spring star steam steel stone storm straw sugar summer sun sweet swim table tall tea
+tent thick thin tiger time town train tree truck tulip tunnel uncle valley velvet violin voice wagon walk wall warm
+water wave west wheat wheel white wide wild wind winter wolf wood wool word yard year yellow young
+"""
+WORDS = tuple(_LIST.split())
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 CHANGES: dict[str, tuple[str, Callable[[str], str]]] = {  # name -> how it is asked for, what it makes of a word
     "backwards": ("backwards", lambda word: word[::-1]),

@@ -6,7 +6,6 @@ Knows causal transformers over text; the folder's catalogue passes this file ove
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -89,7 +88,7 @@ def conversing(codec: Text, length: int) -> Text:
 
 @torch.no_grad()
 def _grown(net: Transformer, codec: Text, talking: Text) -> Transformer:
-    """A network with further symbols: each begins as the mean of those that spell its name, the end of a turn as that of a text."""
+    """A network with further symbols: each begins as the mean of those that spell its name, a turn's end as a text's."""
     made, more = copy.deepcopy(net), talking.vocab - codec.vocab
     spelt = [codec.tokenize([name.strip("<|>")])[0] for name in TURNS]
     spelt[TURNS.index(OVER)] = [codec.bos]

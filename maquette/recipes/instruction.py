@@ -48,14 +48,14 @@ def sft(
     rows = talks("sft", data)
     if not run:
         heads, codec = heads_of(depth), tokenizer_of("sft", "bpe", vocab, context or 128, TURNS)
-        net = Transformer(codec.vocab, heads * SIZE, depth, heads, style=presets.small())
-        system = System({"main": net}, NextToken(codec.bos), Autoregressive(temperature=0.3), codec)
+        small = Transformer(codec.vocab, heads * SIZE, depth, heads, style=presets.small())
+        system = System({"main": small}, NextToken(codec.bos), Autoregressive(temperature=0.3), codec)
         fit = Fit(steps=1200, batch=20, lr=1e-2, betas=(0.9, 0.99), decay=0.5, muon=0.02, bf16=True)
         return Experiment(system, conversed(rows, codec, codec.length, packed), fit, SFT)
     base = ground("sft", run, context)
     net, before = tuned(base, rank, alpha)
-    nets, frozen = ({"main": net, "base": before}, ("base", "codec")) if rank else ({"main": net}, ("codec",))
-    system = System(nets, NextToken(base.codec.bos), base.sampler, base.codec, frozen=frozen)
+    tuning, frozen = ({"main": net, "base": before}, ("base", "codec")) if rank else ({"main": net}, ("codec",))
+    system = System(tuning, NextToken(base.codec.bos), base.sampler, base.codec, frozen=frozen)
     return Experiment(system, conversed(rows, base.codec, base.codec.length, packed), rates(base, rank), SFT)
 
 
@@ -68,7 +68,7 @@ def talks(recipe: str, data: str) -> Data:
     opened = open_data(data)
     if opened.facts.field != "text" or not (opened.facts.sources or opened.facts.talks):
         raise ValueError(
-            f"{recipe} learns from conversations, and data {data!r} has none; it wants rows with 'messages', or with 'prompt' and "
-            "'completion'; `instructions` has them"
+            f"{recipe} learns from conversations, and data {data!r} has none; it wants rows with 'messages', or with 'prompt' "
+            "and 'completion'; `instructions` has them"
         )
     return opened
