@@ -18,7 +18,7 @@ from maquette import exhibits, lossless, opened, parcel, recipes, storage
 from maquette.baselines import judge_baselines
 from maquette.between import ends_of
 from maquette.compare import compare
-from maquette.contracts import Batch, Code
+from maquette.contracts import IGNORE, Batch, Code, Turns
 from maquette.data import open_data
 from maquette.dials import described, dials_of, turned
 from maquette.doctor import doctor
@@ -33,6 +33,7 @@ from maquette.report.card import write_card
 from maquette.report.page import write_run_page
 from maquette.report.pictures import check_suffix, save_samples
 from maquette.runs import Report, Run, build
+from maquette.saying import asked_by
 from maquette.samplers.solvers import Solver
 from maquette.training import begin, pursue, resume, train
 from maquette.wording import Pieces
@@ -69,6 +70,7 @@ def sample(
     seed: int = 0,
     about: dict[str, Any] | None = None,
     prompt: str = "",
+    chat: str | Turns = "",
     start: str | Path = "",
     hide: str = "",
     mask: str | Path = "",
@@ -89,6 +91,7 @@ def sample(
     """Draw n samples from a run or a published pipeline; written by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
 
     Args:
+        chat: what a user says, or a whole conversation, [{"role": "user", "content": ...}, ...], for a run that answers.
         start: pictures to grow from, a file, a folder or an .npz: to describe, to translate, to rebuild, to vary (as far as the
             dial `strength` says), to find in a space of styles; or, with part of each unseen, to complete: the rest stays, to the
             bit.
@@ -111,6 +114,8 @@ def sample(
     _check_best_of(best_of, judge, start)
     if n < 1:
         raise ValueError(f"-n {n} is not above 0")
+    if chat and (prompt or start):
+        raise ValueError(f"--chat and {'--prompt' if prompt else '--start'} both say what samples begin with; give one")
     found = load(path, step=step, device=device, trust=trust, size=size, bits=bits)
     if out:
         check_suffix(found.system.codec.field, Path(out))
@@ -133,7 +138,8 @@ def sample(
             steps = sampler.drafts(whole="start" in begun and "seen" not in begun)
             watch = _watched(stack, f"{found.run.record['recipe']}, {n} samples", steps)
         if tell is not None:
-            watch = _told_of(found, sampler, tell)
+            known = asked_by(found.system, chat, sampler) if chat else None
+            watch = _told_of(found, sampler, tell, 0 if known is None else int((known != IGNORE).sum()))
         if judge:
             by = load(judge, device=device, trust=trust)
             batch = opened.best_of(found, by, n, best_of, seed=seed, about=told, prompt=prompt, sampler=sampler)
@@ -144,6 +150,7 @@ def sample(
                 seed=seed,
                 about=told,
                 prompt=prompt,
+                chat=chat,
                 sampler=sampler,
                 watch=watch,
                 batch=256 if tell is None else 1,
@@ -157,7 +164,7 @@ def sample(
         for note in found.system.conditioner.notes(batch):
             print(f"note: {note}", file=sys.stderr)
     if out:
-        asked = {"seed": seed, "prompt": prompt, "about": about or {}}
+        asked = {"seed": seed, "prompt": prompt, "about": about or {}, **({"chat": chat} if chat else {})}
         asked |= {"best_of": best_of, "judge": str(judge)} if judge else {}
         asked |= {"bits": bits} if bits else {}
         _save(found, batch, out, asked, sampler)
@@ -251,7 +258,7 @@ def _check_best_of(best_of: int, judge: str | Path, start: str | Path) -> None:
         raise ValueError(f"--judge orders samples by their captions, and is no use for what begins with --start {start}")
 
 
-def _told_of(found: Loaded, sampler: Any, tell: Callable[[int, str], None]) -> Pieces:
+def _told_of(found: Loaded, sampler: Any, tell: Callable[[int, str], None], after: int = 0) -> Pieces:
     """What hears of drafts and tells of their texts.
 
     Raises:
@@ -260,7 +267,7 @@ def _told_of(found: Loaded, sampler: Any, tell: Callable[[int, str], None]) -> P
     field = found.system.codec.field
     if field != "text":
         raise ValueError(f"this run makes {field}s; only a text can be told of piece by piece")
-    return Pieces(found.system.codec, tell, dials_of(sampler).get("stop", ()), getattr(sampler, "grows", False))
+    return Pieces(found.system.codec, tell, dials_of(sampler).get("stop", ()), getattr(sampler, "grows", False), after)
 
 
 def _watched(stack: ExitStack, title: str, steps: int) -> Callable[[int, int, Code], None]:

@@ -39,6 +39,7 @@ def sample_verb(
     seed: Seed = 0,
     about: About = "",
     prompt: Annotated[str, typer.Option(help="How a text begins; what a picture shows; what is read.")] = "",
+    chat: Annotated[str, typer.Option(help="What a user says, to be answered; or messages, as JSON.")] = "",
     length: Annotated[int, typer.Option(help="Symbols to write (text).")] = 0,
     start: Annotated[
         str, typer.Option(help="Pictures to describe, translate, rebuild, vary, invert, complete: a file, folder, .npz.")
@@ -95,6 +96,7 @@ def sample_verb(
         seed=seed,
         about=told,
         prompt=prompt,
+        chat=_messages(chat),
         start=start,
         hide=hide,
         mask=mask,
@@ -123,6 +125,16 @@ def sample_verb(
             typer.echo(text + "\n" + "-" * 40 if len(texts) > 1 else text)
     if out:
         typer.echo(f"{n} samples in {out}", err=bool(show))
+
+
+def _messages(chat: str) -> Any:
+    """--chat as it is meant: what a user says, or a list of messages."""
+    if not chat.lstrip().startswith("[{"):
+        return chat
+    try:
+        return json.loads(chat)
+    except ValueError as error:
+        raise ValueError(f"--chat begins like a list of messages and is no JSON: {error}") from None
 
 
 def _rules(stop: list[str], schema: str, regex: str, grammar: str) -> dict[str, Any]:

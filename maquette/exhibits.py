@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from maquette.contracts import Exhibiting, restoring
-from maquette.metrics.evidence import Evidence, UnfitSamples
+from maquette.data.conversations import Conversations
+from maquette.metrics.evidence import Evidence, UnfitSamples, replied
 from maquette.nn.paths import lerp, slerp, traversal
 from maquette.storage import replace_durably
 
@@ -36,6 +37,9 @@ def kept(evidence: Evidence) -> dict[str, Any]:
         shown = evidence.held["image"][:DESCRIBED]
         written = system.sample(len(shown), about={"image": shown}, seed=evidence.seed)["text"]
         return {"samples": written, STRIP + "Held-out pictures, in the order of what is written of them": shown[None]}
+    if system is not None and isinstance(evidence.data.held, Conversations):
+        talks = replied(system, evidence.data.held, list(range(min(TEXTS, len(evidence.data.held)))), evidence.seed)
+        return {"samples": [f"{said}\n{written}" for said, _, written in talks]}
     if evidence.facts.field == "text" and evidence.system is not None:
         return {"samples": evidence.system.sample(TEXTS, seed=evidence.seed)["text"]}
     if not evidence.pictures:

@@ -18,8 +18,9 @@ from torch import Tensor
 from maquette import checkpoint, parcel, storage
 from maquette.between import between, ends_of, vary
 from maquette.completion import fitting, hidden, started
-from maquette.contracts import IGNORE, Adopting, Batch, Code, Comparing, Completing, NeedsStart, Sampler
+from maquette.contracts import IGNORE, Adopting, Batch, Code, Comparing, Completing, NeedsStart, Sampler, Turns
 from maquette.data import Data, Facts
+from maquette.data.conversations import replies
 from maquette.dials import described, dials_of, turned
 from maquette.experiment import Experiment
 from maquette.hub import language, models, pipelines
@@ -29,7 +30,7 @@ from maquette.networks.transformer import Transformer
 from maquette.runs import Run, RunError, rebuild
 from maquette.samplers.speculative import Another, Draft, Foresight, Speculative
 from maquette.samplers.writing import Writer
-from maquette.saying import fields_of, untold, worded
+from maquette.saying import asked_by, fields_of, untold, worded
 from maquette.streams import Streams
 from maquette.system import DRAWS_NOTHING, System
 from maquette.train import Progress
@@ -86,6 +87,7 @@ class Loaded:
         seed: int = 0,
         about: dict[str, Any] | None = None,
         prompt: str = "",
+        chat: str | Turns = "",
         start: Code | None = None,
         seen: Tensor | None = None,
         sampler: Sampler | None = None,
@@ -99,6 +101,7 @@ class Loaded:
         Args:
             about: what to make, e.g. {"label": 3}, or from what: {"source": float[n,C,H,W] in 0..1}.
             prompt: how a text begins; of a system that reads captions, the caption; of one that reads texts, what it reads.
+            chat: what a user says, or a whole conversation, [{"role": "user", "content": ...}, ...]: each text is an answer.
             start: what each sample grows from, as `System.sample` has it; `begun` makes one of pictures.
             seen: pictures [n,C,H,W] that the samples are to agree with, NaN where they are open; `begun` has them too.
             sampler: another than the run's own.
@@ -115,13 +118,17 @@ class Loaded:
         if prompt and (field := worded(self.system)):
             about, prompt = {**(about or {}), field: prompt}, ""
         told = fields_of(self.system, self.facts, about or {}, n)
-        if prompt:
+        if chat:
+            start = asked_by(self.system, chat, sampler).expand(n, -1).to(self.system.device)
+        elif prompt:
             start = _prompted(self.system, prompt, n, sampler, truncate)
         elif start is not None and told is None:
             told = fitting(self.system, start, Streams.of(seed, n, device=self.system.device).fork(2)) or untold(self.system, n)
         made = self.system.sample(n, batch=batch, about=told, start=start, seed=seed, sampler=sampler, watch=watch)
         if logprobs and isinstance(sampler, Writer) and self.system.codec.field == "text":
             made |= spoken(self.system, made, start)
+        if chat and start is not None:
+            made["text"] = replies(self.system.codec, made["code"], start)
         if seen is not None:
             made["image"] = torch.where(seen.isnan(), made["image"], seen)
         return made

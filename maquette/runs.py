@@ -285,6 +285,7 @@ def record_of(recipe: str, arguments: dict[str, Any], seed: int, experiment: Exp
         "data": experiment.data.facts.asdict(),
         "draws": experiment.system.sampler is not None,
         "makes": experiment.system.codec.field,
+        "converses": bool(getattr(experiment.system.codec, "converses", False)),
         "parameters": {k: sum(p.numel() for p in net.parameters()) for k, net in experiment.system.roles().items()},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(sys.argv),

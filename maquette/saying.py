@@ -1,4 +1,4 @@
-"""What a caller says of samples, as the batch fields that a system's conditioner reads. Knows the fields, no family."""
+"""What a caller says of samples, as the batch fields that a conditioner reads, or as a turn to answer. Knows no family."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from maquette import recipes
-from maquette.contracts import Batch
+from maquette.contracts import Batch, Code, Conversing, Sampler, Turns
 from maquette.data import Facts
+from maquette.data.conversations import check_turns, opening
+from maquette.dials import dials_of
 from maquette.system import System
 
 
@@ -95,3 +97,20 @@ def _class(facts: Facts, value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(facts.classes):
         return value
     raise recipes.UnknownName("label", value, list(facts.classes))
+
+
+def asked_by(system: System, chat: str | Turns, sampler: Sampler) -> Code:
+    """What an answer to a conversation grows from, or to what a user says: int64[1,T], with room for it.
+
+    Raises:
+        ValueError: this run knows no turns; what is said is no conversation, or leaves no room for an answer.
+    """
+    codec = system.codec
+    if not isinstance(codec, Conversing) or not codec.converses:
+        raise ValueError(
+            "this run knows no turns of a conversation, and --chat is one; `maquette train sft --run RUN` teaches it to answer, "
+            "and --prompt gives the beginning of a text"
+        )
+    turns = [{"role": "user", "content": chat}] if isinstance(chat, str) else chat
+    check_turns(turns)
+    return opening(codec, [turns], codec.length, int(dials_of(sampler).get("length", 0)))

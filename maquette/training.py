@@ -15,8 +15,10 @@ import torch
 from maquette import recipes, storage
 from maquette.contracts import NeedsStart
 from maquette.data import Facts
+from maquette.data.conversations import Conversations
 from maquette.distributed import World, join, leave
 from maquette.experiment import seconds_of
+from maquette.metrics.evidence import replied
 from maquette.opened import Loaded, evaluation_of, load, pick_device
 from maquette.report.bar import Bar
 from maquette.report.card import write_card
@@ -145,16 +147,21 @@ def _preview(session: Loaded, step: int) -> None:
     path = session.run.path / "samples" / f"step-{step:08d}.{suffix}"
     if session.system.sampler is None:
         return  # it draws nothing
+    told = {"run": session.run.path.name, "step": step, "seed": 0}
     try:
         n = 2 if field == "text" else 16
         try:
+            if isinstance(held := session.data.held, Conversations):
+                talks = replied(session.system, held, list(range(min(4, len(held)))), seed=0)
+                save_samples({"text": [f"{said}\n{written}" for said, _, written in talks]}, field, path, told)
+                return
             batch = session.system.sample(n, seed=0)
         except NeedsStart:  # show what it makes of held-out rows
             given = session.data.held.rows(torch.arange(min(n, len(session.data.held))))
             with torch.no_grad():
                 start = session.system.eval().encode(given)
             batch = session.system.sample(len(start), start=start, seed=0)
-        save_samples(batch, field, path, {"run": session.run.path.name, "step": step, "seed": 0})
+        save_samples(batch, field, path, told)
     except (RuntimeError, ValueError, OSError) as error:
         session.trained.log({"step": step, "preview_failed": str(error)})  # type: ignore[dict-item]
 

@@ -51,10 +51,13 @@ class Pieces:
         tell: called with a sample's number and the next piece of its text.
         stop: stop strings; what may be the beginning of one is held back.
         grows: every draft is the beginning of the next; else nothing is told before a text is finished.
+        after: symbols that a sample begins with and that are not told.
     """
 
-    def __init__(self, codec: Codec, tell: Callable[[int, str], None], stop: tuple[str, ...] = (), grows: bool = True):
-        self.codec, self.tell, self.stop, self.grows = codec, tell, stop, grows
+    def __init__(
+        self, codec: Codec, tell: Callable[[int, str], None], stop: tuple[str, ...] = (), grows: bool = True, after: int = 0
+    ):
+        self.codec, self.tell, self.stop, self.grows, self.after = codec, tell, stop, grows, after
         self.row, self.told, self.text = 0, 0, ""
 
     def __call__(self, drawn: int, row: int, code: Code) -> None:
@@ -62,7 +65,7 @@ class Pieces:
         if row != self.row:
             self.finish()
             self.row, self.told = row, 0
-        self.text = self.codec.decode(code)[0]
+        self.text = self.codec.decode(code[:, self.after :])[0]
         if self.grows:
             self._tell(len(self.text) - self.held())
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from maquette.contracts import IGNORE, Batch, Code, Codec, Conversing, Turns
 from maquette.data.core import Data, Split
 from maquette.data.errors import DataError
+from maquette.data.texts import fault_of
 
 CHUNK = 4096  # conversations tokenised at a time
 
@@ -34,6 +35,18 @@ def conversations(split: Split) -> list[Turns]:
             f"these rows have {', '.join(columns)}; conversations are rows with 'messages', or with 'prompt' and 'completion'"
         )
     return [answered(source, text) for source, text in zip(columns["source"], columns["text"], strict=True)]
+
+
+def check_turns(turns: Turns) -> None:
+    """Whether turns are a conversation that asks for an answer.
+
+    Raises:
+        ValueError: they are not, and which message is at fault.
+    """
+    if not turns or any(not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str) for turn in turns):
+        raise ValueError('a conversation is a list of {"role": ..., "content": ...}, one of them at least')
+    if wrong := fault_of(turns) or ("the last message is an answer" if turns[-1]["role"] == "assistant" else ""):
+        raise ValueError(f"this conversation cannot be answered: {wrong}")
 
 
 def answered(source: str, text: str) -> Turns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,14 @@ from maquette.data.errors import DataError, Skip, nearest
 from maquette.data.listing import File
 
 HELD = 0.1  # of a single document
+# role of a message -> those that may stand before it
+AFTER: dict[str, tuple[str | None, ...]] = {
+    "system": (None,),
+    "developer": (None, "system"),
+    "user": (None, "system", "developer", "assistant"),
+    "assistant": ("user", "tool"),
+    "tool": ("assistant", "tool"),
+}
 
 
 @dataclass(frozen=True)
@@ -165,7 +174,27 @@ def _messages(found: Any) -> list[dict[str, Any]]:
         if not isinstance(content, str):
             raise Skip(f"message {i} has no 'content'")
         messages.append({**message, "content": content})
+    if wrong := fault_of(messages):
+        raise Skip(wrong)
     return messages
+
+
+def fault_of(turns: Sequence[Mapping[str, Any]]) -> str:
+    """What keeps turns from being a conversation, by the message's number and field; "" where nothing does.
+
+    What is said to the model as a whole comes first, answers answer a user or a tool, and no answer is empty.
+    """
+    for i, (turn, before) in enumerate(zip(turns, [None, *(turn["role"] for turn in turns)], strict=False)):
+        role = turn["role"]
+        if role not in AFTER:
+            return f"message {i} has the 'role' {role!r}; allowed are {', '.join(AFTER)}.{nearest(role, AFTER)}"
+        if before not in AFTER[role]:
+            behind = f"behind one of {before!r}" if before else "first"
+            allowed = ", ".join("the beginning" if each is None else repr(each) for each in AFTER[role])
+            return f"message {i} is out of order: its 'role' is {role!r}, {behind}; it may come behind {allowed}"
+        if role == "assistant" and not turn["content"].strip() and not turn.get("tool_calls"):
+            return f"message {i}, the assistant's, has an empty 'content': there would be nothing to learn"
+    return ""
 
 
 def render(messages: list[dict[str, Any]]) -> str:

@@ -180,7 +180,8 @@ class Evidence:
             return list(zip(held["text"], self.writes(held["source"]), strict=True))
         assert self.system is not None and not self.unanswered
         if isinstance(self.data.held, Conversations):
-            return replied(self.system, self.data.held, self.seed)
+            some = np.random.default_rng(self.seed).permutation(len(self.data.held))[:ANSWERED].tolist()
+            return [(wanted, written) for _, wanted, written in replied(self.system, self.data.held, some, self.seed)]
         written = self.system.sample(len(held["text"]), about={"source": held["source"]}, seed=self.seed)["text"]
         return list(zip(held["text"], written, strict=True))
 
@@ -292,10 +293,10 @@ class Evidence:
         return Estimate(*found, n=n, signature=signature, better=better, aim=aim)
 
 
-def replied(system: System, held: Conversations, seed: int) -> list[tuple[str, str]]:
-    """(the row's own last answer, what the system answers) of at most 1,000 held-out conversations, chosen by the seed."""
-    places = np.random.default_rng(seed).permutation(len(held))[:ANSWERED].tolist()
+def replied(system: System, held: Conversations, places: list[int], seed: int) -> list[tuple[str, str, str]]:
+    """(the last question, its answer, what the system answers) of held-out conversations."""
     asked, wanted = questions([held.talks[i] for i in places])
-    start = opening(system.codec, asked, most=system.codec.length)
-    written = system.sample(len(start), start=start.to(system.device), seed=seed)
-    return list(zip(wanted, replies(system.codec, written["code"], start), strict=True))
+    start = opening(system.codec, asked, most=system.codec.length)  # type: ignore[arg-type]
+    made = system.sample(len(start), start=start.to(system.device), seed=seed)
+    said = [str(turns[-1]["content"]) for turns in asked]
+    return list(zip(said, wanted, replies(system.codec, made["code"], start), strict=True))

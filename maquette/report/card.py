@@ -165,6 +165,8 @@ def _loading(run: dict[str, Any], facts: dict[str, Any]) -> str:
     classes = facts.get("classes") or []
     if _describes(run, facts):
         lines.append('print(run.sample(1, seed=0, **run.begun("picture.png", 1))["text"][0])')
+    elif run.get("converses"):
+        lines.append('print(run.sample(1, seed=0, chat="What is 7 + 5?")["text"][0])')
     elif facts.get("field") == "text":
         lines.append('print(run.sample(1, seed=0, prompt="import ")["text"][0])')
     else:
