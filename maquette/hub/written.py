@@ -106,17 +106,21 @@ def adapter(net: Adapted, source: Path, out: Path) -> str:
     names, flipped = [], False
     for name in net.names:
         low, parts = net.change(name), rows[f"{name}.weight"].parts
-        for part, up in zip(parts, low.up.detach().split([part.rows for part in parts]), strict=True):
+        counts = [part.rows for part in parts]
+        sizes = [None] * len(parts) if low.size is None else low.size.detach().split(counts)
+        for part, up, size in zip(parts, low.up.detach().split(counts), sizes, strict=True):
             layer = part.name.removesuffix(".weight")
             held[f"base_model.model.{layer}.lora_A.weight"] = low.down.detach().clone()
             held[f"base_model.model.{layer}.lora_B.weight"] = part.rowwise(up).contiguous()
+            if size is not None:
+                held[f"base_model.model.{layer}.lora_magnitude_vector"] = part.rowwise(size[:, None])[:, 0].contiguous()
             names.append(".".join(layer.split(".")[-2:]))
             flipped |= part.flipped
     rank = len(net.change(net.names[0]).down)
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(source), "r": rank,
         "lora_alpha": net.scale * rank, "lora_dropout": 0.0, "bias": "none", "target_modules": sorted(set(names)),
-        "fan_in_fan_out": flipped, "inference_mode": True,
+        "fan_in_fan_out": flipped, "inference_mode": True, "use_dora": net.change(net.names[0]).size is not None,
     }  # fmt: skip
     with staged(out) as folder:
         weights.write(held, folder, PEFT.partition(".")[0])

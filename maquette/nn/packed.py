@@ -105,6 +105,9 @@ class Packed(nn.Module):
         if 0 < rows <= FEW and not torch.is_grad_enabled() and x.device.type == "cpu" and native.built():
             held: list[Tensor] = []
             return product(matrix(self, held), x)
+        if torch.is_grad_enabled() and x.requires_grad:
+            y: Tensor = _Times.apply(x, self)  # type: ignore[no-untyped-call]
+            return y if self.bias is None else y + self.bias.to(y.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if x.device.type == "cpu" and x.dtype in native.TYPES and native.built():
             return F.linear(x, self.unpacked(x.dtype).T[: self.out_features, : self.in_features], bias)
@@ -119,6 +122,20 @@ class Packed(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bits={self.bits}, group={self.group}, bias={self.bias is not None}"
+
+
+class _Times(torch.autograd.Function):
+    """x times a packed matrix, unpacked again for the gradient of x: nothing whole is kept between. It learns nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: Packed) -> Tensor:
+        ctx.layer, ctx.kind = layer, x.dtype
+        kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        return F.linear(x.to(kind), layer.weight.to(kind))
+
+    @staticmethod
+    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None]:
+        return (above[0] @ ctx.layer.weight.to(above[0].dtype)).to(ctx.kind), None
 
 
 def rounded(groups: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,9 +19,11 @@ from maquette.experiment import Fit
 from maquette.hub import language
 from maquette.networks.transformer import Transformer
 from maquette.nn.lora import Adapted, matched, whole
+from maquette.nn.packed import quantised
 from maquette.runs import trained
 from maquette.samplers.autoregressive import Autoregressive
 
+PLAIN = (nn.Embedding, nn.Linear)
 PROJECTIONS = tuple(f"attention.{name}" for name in ("qkv", "q", "q_down", "kv", "kv_down", "out"))
 
 
@@ -106,13 +108,29 @@ def _grown(net: Transformer, codec: Text, talking: Text) -> Transformer:
     return made
 
 
-def tuned(base: Ground, rank: int, alpha: float) -> tuple[Network, Network]:
-    """What learns, and the network as it was: an adapter on that, or, where the rank is 0, a copy."""
+def tuned(base: Ground, rank: int, alpha: float, sizes: bool = False, bits: int = 0) -> tuple[Network, Network]:
+    """What learns, and the network as it was: an adapter on that, or, where the rank is 0, a copy.
+
+    Args:
+        sizes: the adapter's rows have sizes of their own.
+        bits: that the network's matrices lie in while the adapter learns; 0 = they stay as they are.
+
+    Raises:
+        ValueError: a rank below 0; sizes or bits without an adapter.
+    """
     if rank < 0:
         raise ValueError(f"rank is {rank}; it must be 0 or more, 0 = no adapter")
     if not rank:
+        if sizes or bits:
+            said = f"bits is {bits}" if bits else "dora is on"
+            raise ValueError(f"{said}, and rank is 0: all weights would learn; give a rank above 0 for an adapter")
         return copy.deepcopy(base.net).requires_grad_(True), base.net
-    return Adapted(base.net, matched(base.net, PROJECTIONS), rank, alpha), base.net
+    if bits not in (0, 16, 8, 4):
+        near = min((16, 8, 4), key=lambda each: abs(each - bits))
+        raise ValueError(f"bits is {bits}; allowed are 0 (as they are), 16, 8 and 4, nearest is {near}")
+    net = cast(Transformer, quantised(base.net, bits)) if bits else base.net
+    fresh = {name: base.fresh for name in ("embed", "head") if base.fresh and isinstance(getattr(net, name), PLAIN)}
+    return Adapted(net, matched(net, PROJECTIONS), rank, alpha, sizes=sizes, fresh=fresh), net
 
 
 def rates(base: Ground, rank: int) -> Fit:

@@ -23,6 +23,8 @@ def sft(
     data: str = "instructions",
     rank: int = 8,
     alpha: float = 0.0,
+    dora: bool = False,
+    bits: int = 0,
     context: int = 0,
     packed: bool = True,
     depth: int = 4,
@@ -40,6 +42,9 @@ def sft(
         data: rows with "messages", or with "prompt" and "completion": a .jsonl of yours, or built-in pairs of texts.
         rank: of the adapter; 0 = no adapter, all weights learn.
         alpha: the adapter counts alpha / rank; 0 = as the rank.
+        dora: the adapter learns the sizes of rows apart from their directions (Liu 2024, arXiv:2402.09353).
+        bits: 16, 8 or 4: that the matrices lie in which the adapter stands on (Dettmers 2023, arXiv:2305.14314), for little
+            memory; 0 = they stay as they are.
         context: symbols of a row; 0 = as many as the run reads (of a published model at most 512), 128 without a run.
         packed: several conversations share a row.
         depth: blocks, without a run.
@@ -53,7 +58,7 @@ def sft(
         fit = Fit(steps=1200, batch=20, lr=1e-2, betas=(0.9, 0.99), decay=0.5, muon=0.02, bf16=True)
         return Experiment(system, conversed(rows, codec, codec.length, packed), fit, SFT)
     base = ground("sft", run, context)
-    net, before = tuned(base, rank, alpha)
+    net, before = tuned(base, rank, alpha, dora, bits)
     tuning, frozen = ({"main": net, "base": before}, ("base", "codec")) if rank else ({"main": net}, ("codec",))
     system = System(tuning, NextToken(base.codec.bos), base.sampler, base.codec, frozen=frozen)
     return Experiment(system, conversed(rows, base.codec, base.codec.length, packed), rates(base, rank), SFT)
