@@ -33,8 +33,8 @@ from maquette.report.card import write_card
 from maquette.report.page import write_run_page
 from maquette.report.pictures import check_suffix, save_samples
 from maquette.runs import Report, Run, build
-from maquette.saying import asked_by
 from maquette.samplers.solvers import Solver
+from maquette.saying import asked_by
 from maquette.training import begin, pursue, resume, train
 from maquette.wording import Pieces
 
