@@ -101,7 +101,7 @@ def sample(
             "sampler", another in its place: "beam", "contrastive", "best_of", "speculative".
         best_of: samples drawn for each that is kept: the one that the run itself finds likeliest, of texts; or the one closest to
             its caption, says
-        judge: a run that compares pictures with captions, such as clip's.
+        judge: a run that compares pictures with captions, such as clip's; of answers to a chat, a run of reward.
         size: of a published pipeline's images, in pixels: "512" or height x width, "512x768".
         draft: what guesses the symbols of texts, for the run to check several at once: another run of the same symbols, "lookup"
             (what the text itself has shown before), or "ahead" (the run's own guesses, where it learnt any).
@@ -142,7 +142,10 @@ def sample(
             watch = _told_of(found, sampler, tell, 0 if known is None else int((known != IGNORE).sum()))
         if judge:
             by = load(judge, device=device, trust=trust)
-            batch = opened.best_of(found, by, n, best_of, seed=seed, about=told, prompt=prompt, sampler=sampler)
+            if found.system.codec.field == "text":
+                batch = opened.best_answers(found, by, n, best_of, seed=seed, chat=chat, sampler=sampler)
+            else:
+                batch = opened.best_of(found, by, n, best_of, seed=seed, about=told, prompt=prompt, sampler=sampler)
         else:
             own = {name: begun[name] for name in ("start", "seen") if name in begun}
             batch = found.sample(
@@ -465,7 +468,7 @@ def show(name: str) -> dict[str, Any]:
 def anatomy(experiment: Experiment) -> dict[str, Any]:
     """A system's parts and what it can do, read from the parts themselves."""
     system = experiment.system
-    fates = {**dict.fromkeys(system.frozen, "frozen"), **{f: f"follows {leader}" for f, (leader, _) in system.follow.items()}}
+    fates = {**dict.fromkeys(system.frozen, "frozen"), **{f: f"follows {leader}" for f, (leader, *_) in system.follow.items()}}
     roles = {k: net for k, net in system.roles().items() if next(net.parameters(), None) is not None}
     main = system.steady("main") if "main" in system.nets else None
     return {

@@ -177,18 +177,20 @@ class Process(Protocol):
 
 @dataclass(frozen=True)
 class Phase:
-    """One player's move: which roles it trains, every how many steps, and until which (0 = for ever). Likelihood models are games
-    with one player."""
+    """One player's move: which roles it trains, every how many steps, until which (0 = for ever) and since which, and at which
+    share of the learning rate. Likelihood models are games with one player."""
 
     name: str
     roles: tuple[str, ...]
     every: int
     move: Callable[..., tuple[Tensor, Logs]]
     until: int = 0
+    since: int = 0
+    pace: float = 1.0
 
     def due(self, step: int) -> bool:
         """Whether it is made at a step."""
-        return step % self.every == 0 and (not self.until or step < self.until)
+        return step % self.every == 0 and step >= self.since and (not self.until or step < self.until)
 
 
 _Move = TypeVar("_Move", bound=Callable[..., tuple[Tensor, Logs]])
@@ -372,6 +374,22 @@ class Classifying(Protocol):
 
     def logits(self, system: System, batch: Batch) -> Tensor:
         """Of each kind of each row, [B,K]."""
+
+
+@runtime_checkable
+class Judging(Protocol):
+    """An objective whose system says what answers are worth."""
+
+    def worth(self, system: System, batch: Batch) -> Tensor:
+        """Of each of the answers that share a row of a batch of `data.comparisons`: float32[B,K]."""
+
+
+@runtime_checkable
+class Departing(Protocol):
+    """An objective whose system departs from a reference."""
+
+    def log_ratios(self, system: System, batch: Batch) -> tuple[Tensor, Tensor]:
+        """log p of each answer over that under the reference, float32[B,K], and symbols of each, int64[B,K]."""
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -18,8 +18,21 @@ from torch import Tensor
 from maquette import checkpoint, parcel, storage
 from maquette.between import between, ends_of, vary
 from maquette.completion import fitting, hidden, started
-from maquette.contracts import IGNORE, Adopting, Batch, Code, Comparing, Completing, NeedsStart, Sampler, Turns
+from maquette.contracts import (
+    IGNORE,
+    Adopting,
+    Batch,
+    Code,
+    Comparing,
+    Completing,
+    Conversing,
+    Judging,
+    NeedsStart,
+    Sampler,
+    Turns,
+)
 from maquette.data import Data, Facts
+from maquette.data.comparisons import judged
 from maquette.data.conversations import replies
 from maquette.dials import described, dials_of, turned
 from maquette.experiment import Experiment
@@ -301,6 +314,49 @@ def best_of(
         key: value[kept] if isinstance(value, Tensor) else [value[i] for i in kept.tolist()] for key, value in drawn.items()
     }
     return {**picked, "closeness": near.amax(1)}
+
+
+def best_answers(
+    found: Loaded,
+    judge: Loaded,
+    n: int = 16,
+    of: int = 8,
+    *,
+    seed: int = 0,
+    chat: str | Turns = "",
+    sampler: Sampler | None = None,
+) -> Batch:
+    """n answers to a conversation, each the one of `of` that the judge finds worth most; that worth of each as "worth".
+
+    What is kept is better by this judge than it is in truth, and the more so the larger `of` (Gao 2022).
+
+    Args:
+        judge: a run of reward, or of dpo.
+
+    Raises:
+        ValueError: `of` is no number of samples; the judge judges no answers; there is nothing to answer.
+    """
+    if n < 1 or of < 1:
+        raise ValueError(f"n is {n} and the best of {of} is wanted; both must be 1 or more")
+    worth, codec = judge.system.objective, judge.system.codec
+    if not isinstance(worth, Judging) or not isinstance(codec, Conversing):
+        raise ValueError(f"{judge.run.path} is a run of {judge.run.record['recipe']}, which judges no answers; reward does")
+    if not chat:
+        raise ValueError("--judge orders answers, and there is nothing to answer; ask with --chat")
+    drawn = found.sample(n * of, seed=seed, chat=chat, sampler=sampler)
+    asked: Turns = [{"role": "user", "content": chat}] if isinstance(chat, str) else chat
+    talks: list[Turns] = [[*asked, {"role": "assistant", "content": text}] for text in drawn["text"]]
+    with torch.no_grad():
+        each = [
+            worth.worth(judge.system, judged(codec, [talks[i] for i in some.tolist()]))[:, 0].cpu()
+            for some in torch.arange(n * of).split(64)
+        ]
+    worths = torch.cat(each).view(n, of)
+    kept = worths.argmax(1) + of * torch.arange(n)
+    picked = {
+        key: value[kept] if isinstance(value, Tensor) else [value[i] for i in kept.tolist()] for key, value in drawn.items()
+    }
+    return {**picked, "worth": worths.amax(1)}
 
 
 def uses_of_pictures(system: System, facts: Facts) -> list[str]:

@@ -43,7 +43,8 @@ class System(nn.Module):
         codec: data <-> code.
         conditioner: raw batch fields -> what the networks are told.
         frozen: roles that never learn ("conditioner" and "codec" may be named too).
-        follow: follower role -> (leader role, decay). A follower starts as its leader's copy.
+        follow: follower role -> (leader role, decay), or (leader role, decay, steps) of one that stays behind after so many. A
+            follower starts as its leader's copy.
 
     Raises:
         ValueError: a fate names a role that does not exist, or no phase of the objective trains anything.
@@ -57,7 +58,7 @@ class System(nn.Module):
         codec: Codec,
         conditioner: Conditioner | None = None,
         frozen: tuple[str, ...] = (),
-        follow: Mapping[str, tuple[str, float]] | None = None,
+        follow: Mapping[str, tuple[str, float] | tuple[str, float, int]] | None = None,
     ):
         super().__init__()
         self.nets = nn.ModuleDict(nets)
@@ -67,10 +68,10 @@ class System(nn.Module):
         self.age: Tensor
         self.register_buffer("age", torch.zeros((), dtype=torch.int64))
         roles = self.roles()
-        for name in [*self.frozen, *self.follow, *(leader for leader, _ in self.follow.values())]:
+        for name in [*self.frozen, *self.follow, *(leader for leader, *_ in self.follow.values())]:
             if name not in roles:
                 raise ValueError(f"role {name!r} has a fate but no network; the roles are {', '.join(roles)}")
-        for follower, (leader, _) in self.follow.items():
+        for follower, (leader, *_) in self.follow.items():
             roles[follower].load_state_dict(roles[leader].state_dict())
         for name in [*self.frozen, *self.follow]:
             roles[name].requires_grad_(False).eval()
@@ -124,7 +125,9 @@ class System(nn.Module):
         """
         self.age += 1
         age = int(self.age)
-        for follower, (leader, decay) in self.follow.items():
+        for follower, (leader, decay, *until) in self.follow.items():
+            if until and age > until[0]:
+                continue
             weight = 1 - min(decay, (1 + age) / (10 + age))
             (old, behind), (new, ahead) = self._tensors(follower), self._tensors(leader)
             if old:  # a fixed prior has none
@@ -133,8 +136,8 @@ class System(nn.Module):
                 buffer.copy_(source)
 
     def steady(self, role: str) -> Any:
-        """The network to sample and score with: the role's follower if it has one, else the role itself."""
-        follower = next((f for f, (leader, _) in self.follow.items() if leader == role), role)
+        """The network to sample and score with: the role's follower if it has one that never stays behind, else itself."""
+        follower = next((f for f, (leader, _, *until) in self.follow.items() if leader == role and not until), role)
         return self.roles()[follower]
 
     def instead(self, role: str) -> System:

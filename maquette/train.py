@@ -150,7 +150,7 @@ def take_step(system: System, data: Data, progress: Progress, world: World) -> d
         logs[f"{phase.name}/norm"] = norm
         for optimizer in progress.optimizers_of(learners):
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * scale
+                group["lr"] = group["peak"] * scale * phase.pace
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
     system.advance()

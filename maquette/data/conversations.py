@@ -18,6 +18,7 @@ from maquette.data.core import Data, Split
 from maquette.data.errors import DataError
 from maquette.data.texts import fault_of
 
+Written = tuple[list[int], list[bool]]  # symbols of a conversation, and which of them are answers'
 CHUNK = 4096  # conversations tokenised at a time
 
 
@@ -87,7 +88,7 @@ def replies(codec: Codec | Any, code: Code, start: Code) -> list[str]:
     return codec.decode(behind)
 
 
-def taught(codec: Conversing, whole: Sequence[Turns]) -> list[tuple[list[int], list[bool]]]:
+def taught(codec: Conversing, whole: Sequence[Turns]) -> list[Written]:
     """Symbols of conversations as a codec writes them, and which of them are answers'.
 
     A codec that writes none puts an answer behind its question, as both are, and an end behind that.
@@ -187,29 +188,35 @@ class Conversations(Split):
 
     def rows(self, index: Tensor) -> Batch:
         """The rows at int64[B] positions."""
-        picked = [self._row([self.written[i][1:] for i in self.packs[row]]) for row in index.tolist()]
-        code, learnt, document = zip(*picked, strict=True)
-        return {"code": torch.stack(code), "learnt": torch.stack(learnt), "document": torch.stack(document)}
+        shared = [[self.written[i][1:] for i in self.packs[row]] for row in index.tolist()]
+        return stacked(self.codec, shared, self.length)
 
-    def _row(self, shared: Sequence[tuple[list[int], list[bool]]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Conversations side by side. The first input is what begins a text: of the first of them, or of none."""
-        codec, symbols, said, document = self.codec, list[int](), list[bool](), list[int]()
-        for number, (own, answers) in enumerate(shared, 1):
-            begin = [codec.bos] if codec.begins else []
-            symbols, said = [*symbols, *begin, *own], [*said, *[False] * len(begin), *answers]
-            document += [number] * (len(begin) + len(own))
-        if codec.begins:
-            symbols, said = symbols[1:], said[1:]
-        else:
-            document = [0, *document]
-            said[0] = False  # nothing stands before it
-        code = torch.full((self.length,), IGNORE, dtype=torch.int64)
-        code[: len(symbols)] = torch.tensor(symbols)
-        learnt, of = torch.zeros(self.length, dtype=torch.bool), torch.full((self.length,), len(shared) + 1)
-        learnt[: len(said)] = torch.tensor(said)
-        document = document[: self.length]
-        of[: len(document)] = torch.tensor(document)
-        return code, learnt, of
+
+def stacked(codec: Conversing, rows: Sequence[Sequence[Written]], length: int) -> Batch:
+    """Rows of conversations in symbols: {"code", "learnt", "document"}, [B,length] each, as `Conversations` has them."""
+    code, learnt, document = zip(*(_row(codec, shared, length) for shared in rows), strict=True)
+    return {"code": torch.stack(code), "learnt": torch.stack(learnt), "document": torch.stack(document)}
+
+
+def _row(codec: Conversing, shared: Sequence[Written], length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Conversations side by side. The first input is what begins a text: of the first of them, or of none."""
+    symbols, said, document = list[int](), list[bool](), list[int]()
+    begin = [codec.bos] if codec.begins else []
+    for number, (own, answers) in enumerate(shared, 1):
+        symbols += [*begin, *own]
+        said += [*[False] * len(begin), *answers]
+        document += [number] * (len(begin) + len(own))
+    if codec.begins:
+        symbols, said = symbols[1:], said[1:]
+    else:
+        document = [0, *document]
+        said[0] = False  # nothing stands before it
+    code = torch.full((length,), IGNORE, dtype=torch.int64)
+    code[: len(symbols)] = torch.tensor(symbols)
+    learnt, of = torch.zeros(length, dtype=torch.bool), torch.full((length,), len(shared) + 1)
+    learnt[: len(said)] = torch.tensor(said)
+    of[: len(document)] = torch.tensor(document[:length])
+    return code, learnt, of
 
 
 def conversed(data: Data, codec: Conversing, length: int, packed: bool = True) -> Data:

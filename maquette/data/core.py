@@ -31,7 +31,8 @@ class Facts:
     bytes: split -> UTF-8 bytes of text; hash: SHA-256 over every row in order.
     kind: "real", "rendered", "simulated" or "own"; factors: a column's name -> what its values 0, 1, ... stand for, where
     what made a row is known; few: a few pictures of one thing, of which none is held out; asks: what stands between question and
-    answer, where each line of a text is an example of one task; talks: whether each row is a conversation, in "messages".
+    answer, where each line of a text is an example of one task; talks: whether each row is a conversation, in "messages";
+    compares: whether each row has a worse answer beside, as "rejected".
     """
 
     name: str
@@ -56,6 +57,7 @@ class Facts:
     few: bool = False
     asks: str = ""
     talks: bool = False
+    compares: bool = False
 
     def asdict(self) -> dict[str, Any]:
         return asdict(self)
@@ -166,6 +168,7 @@ def text_data(about: Facts, columns: dict[str, dict[str, Column]]) -> Data:
         bytes={split: sum(len(text.encode()) for text in found["text"]) for split, found in columns.items()},
         sources="source" in columns["train"],
         talks="messages" in columns["train"],
+        compares="rejected" in columns["train"],
     )
     return Data(facts, lambda: {split: Split(found) for split, found in columns.items()})
 

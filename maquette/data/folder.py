@@ -140,7 +140,11 @@ def _texts(about: Facts, documents: list[Document], bad: list[tuple[str, str]]) 
         bare = sum(not document.label for document in documents)
         classes, notes = (), (*notes, f"{bare} texts have no label: labels are left out")
     content = [sha1((document.text if document.source is None else document.source).encode()) for document in documents]
-    whole = [sha1(f"{document.source}\0{document.text}".encode()) for document in documents]
+    compared = [document for document in documents if document.rejected is not None]
+    if compared and len(compared) < len(documents):
+        bare = next(document.name for document in documents if document.rejected is None)
+        raise DataError(f"some rows compare two answers ({compared[0].name}) and others bring one ({bare}); give all or none")
+    whole = [sha1("\0".join(map(str, (d.source, d.text, *([d.rejected] if compared else ())))).encode()) for d in documents]
     parted = divide(content, whole, [document.part for document in documents], about.name)
     columns: dict[str, dict[str, Column]] = {}
     for name, rows in (("train", parted.train), ("held", parted.held)):
@@ -149,6 +153,8 @@ def _texts(about: Facts, documents: list[Document], bad: list[tuple[str, str]]) 
             columns[name]["source"] = [str(documents[i].source) for i in rows]
         if documents[0].messages is not None:
             columns[name]["messages"] = [documents[i].messages for i in rows]
+        if documents[0].rejected is not None:
+            columns[name]["rejected"] = [documents[i].rejected or "" for i in rows]
         if classes:
             columns[name]["label"] = torch.tensor([classes.index(documents[i].label) for i in rows], device="cpu")
     notes = (*about.notes, *notes, *parted.notes)

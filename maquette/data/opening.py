@@ -26,6 +26,7 @@ from maquette.data.images import resized
 from maquette.data.instructions import instructions
 from maquette.data.listing import signature
 from maquette.data.localized import dates, terms
+from maquette.data.manners import manners
 from maquette.data.mixtures import grid, ring, spiral
 from maquette.data.packages import packages
 from maquette.data.pairs import font_digits8, serif_glyphs
@@ -62,6 +63,7 @@ BUILTINS: tuple[Callable[..., Data], ...] = (  # one that takes a size draws at 
     translations,
     chores,
     instructions,
+    manners,
 )
 LARGEST = 2048  # pixels a side
 

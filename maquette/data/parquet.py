@@ -15,7 +15,7 @@ from maquette.data.metadata import class_names
 from maquette.data.texts import Document, of_row
 
 # and the first struct of bytes, whatever it is called
-COLUMNS = ("text", "caption", "label", "messages", "source", "prompt", "completion")
+COLUMNS = ("text", "caption", "label", "messages", "source", "prompt", "completion", "chosen", "rejected")
 Read = tuple[list[Picture], list[Document], tuple[str, ...], list[tuple[str, str]]]
 
 
@@ -101,7 +101,8 @@ def _documents(file: File, table: Any, columns: list[str], documents: list[Docum
     """
     pairs = [name for name in ("source", "text") if name in columns and "text" in columns]
     asked = [name for name in ("prompt", "completion") if {"prompt", "completion"} <= {*columns}]
-    wanted = ["messages"] if "messages" in columns else pairs or asked
+    compared = [name for name in ("prompt", "chosen", "rejected") if name in columns and {"chosen", "rejected"} <= {*columns}]
+    wanted = compared or (["messages"] if "messages" in columns else pairs or asked)
     wanted += ["label"] if wanted and "label" in columns else []
     if not wanted:
         near = nearest("text", columns) or nearest("messages", columns)

@@ -26,7 +26,7 @@ class Document:
     """One text; `messages` where it is a conversation, [{"role": ..., "content": ...}, ...], of which `text` is a rendering.
 
     `label`: of which kind it is, where its row says so; `source`: what it is to be made from, and `certain` in words that mean
-    nothing else.
+    nothing else; `rejected`: another answer in the place of the last, which somebody liked less.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Document:
     label: str = ""
     source: str | None = None
     certain: bool = False
+    rejected: str | None = None
 
 
 def decode(raw: bytes) -> str:
@@ -128,7 +129,10 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 
 def of_row(row: dict[str, Any], name: str) -> Document:
-    """A document from a row with "text", with "source" and "text" or "prompt" and "completion", or with "messages"."""
+    """A document from a row with "text", with "source" and "text" or "prompt" and "completion", or with "messages"; or from one
+    with "chosen" and "rejected", and a "prompt" where those are answers alone."""
+    if "chosen" in row or "rejected" in row:
+        return _compared(row, name)
     if row.get("messages") is not None:
         messages = _messages(row["messages"])
         return Document(name, _checked(render(messages)), messages=messages)
@@ -151,6 +155,38 @@ def of_row(row: dict[str, Any], name: str) -> Document:
     source = row.get(told)
     source = _checked(source) if isinstance(source, str) and (certain or source.strip()) else None
     return Document(name, _checked(row[made]), label="" if label is None else str(label), source=source, certain=certain)
+
+
+def _compared(row: dict[str, Any], name: str) -> Document:
+    """Two answers to one question, the better and the worse: texts, or conversations that differ in the last message."""
+    answers = []
+    told: Any = row.get("prompt")
+    before = _messages(told) if isinstance(told, list) else None
+    for key in ("chosen", "rejected"):
+        said = row.get(key)
+        if isinstance(said, list):
+            turns = [*(before or ()), *said] if before or not isinstance(told, str) else said
+            *turns, last = _messages(turns)
+            if last["role"] != "assistant":
+                raise Skip(f"{key!r} does not end with an answer but with a message of role {last['role']!r}")
+            if before is not None and key == "rejected" and turns != before:
+                raise Skip("'chosen' and 'rejected' answer different conversations")
+            said, before = last["content"], turns
+        if not isinstance(said, str):
+            what = f"{key!r} is a {type(said).__name__}, not a string" if key in row else f"has no {key!r}"
+            raise Skip(f"{what}; a comparison is a 'prompt', a 'chosen' and a 'rejected' answer")
+        if not said.strip():
+            raise Skip(f"{key!r} is empty: there is nothing to compare")
+        answers.append(_checked(said))
+    if answers[0].strip() == answers[1].strip():
+        raise Skip("'chosen' and 'rejected' are equal: neither is better")
+    if before is None and not isinstance(told, str):
+        raise Skip("has no 'prompt', which 'chosen' and 'rejected' would answer")
+    better, worse = answers
+    if before is None or isinstance(told, str) and not before:
+        return Document(name, better, source=_checked(told), certain=True, rejected=worse)
+    whole = [*before, {"role": "assistant", "content": better}]
+    return Document(name, _checked(render(whole)), messages=whole, rejected=worse)
 
 
 def _checked(text: str) -> str:

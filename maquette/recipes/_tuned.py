@@ -133,6 +133,6 @@ def tuned(base: Ground, rank: int, alpha: float, sizes: bool = False, bits: int 
     return Adapted(net, matched(net, PROJECTIONS), rank, alpha, sizes=sizes, fresh=fresh), net
 
 
-def rates(base: Ground, rank: int) -> Fit:
-    """How fast an adapter learns, or all of the weights."""
-    return replace(base.fit, lr=max(2e-4, 5 * base.fit.lr)) if rank else base.fit
+def rates(base: Ground, rank: int, share: float = 1.0) -> Fit:
+    """How fast an adapter learns, or all of the weights; `share` of that."""
+    return replace(base.fit, lr=share * (max(2e-4, 5 * base.fit.lr) if rank else base.fit.lr))

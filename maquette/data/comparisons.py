@@ -1,0 +1,104 @@
+"""Pairs of answers, the better and the worse, as symbols. Knows roles and what a codec of conversations does, not which it is."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maquette.contracts import Batch, Conversing, Turns
+from maquette.data.conversations import CHUNK, Written, conversations, stacked, taught
+from maquette.data.core import Data, Split
+from maquette.data.errors import DataError
+
+
+class Comparisons(Split):
+    """Rows {"code", "learnt", "document"}, each [B,2,T]: the better answer and the worse, each behind its question, as
+    `conversations.Conversations` has one; T is the longest's length. Tokenised when first asked for.
+
+    Those of which an answer does not fit are left out.
+
+    Args:
+        split: rows with "rejected" beside "messages", or beside "source" and "text".
+        codec: must have learnt its symbols before the first row is asked for.
+        length: symbols of a question and its answer at most.
+
+    Raises:
+        DataError: (on first use) more than half of the pairs are too long.
+    """
+
+    def __init__(self, split: Split, codec: Conversing, length: int):
+        super().__init__(split.columns, split.levels)
+        self.codec, self.length = codec, length
+
+    @cached_property
+    def written(self) -> list[tuple[Turns, Written, Written]]:
+        """Every pair that fits: the conversation with the better answer, and both in symbols."""
+        columns: Any = self.columns
+        better = conversations(self)
+        worse = [[*turns[:-1], {**turns[-1], "content": said}] for turns, said in zip(better, columns["rejected"], strict=True)]
+        found: list[tuple[Turns, Written, Written]] = []
+        for at in range(0, len(better), CHUNK):
+            some = slice(at, at + CHUNK)
+            found += zip(better[some], taught(self.codec, better[some]), taught(self.codec, worse[some]), strict=True)
+        kept = [row for row in found if max(len(symbols) for symbols, _ in row[1:]) <= self.length]
+        if 2 * len(kept) < len(found) or not kept:
+            most = max(len(symbols) for row in found for symbols, _ in row[1:])
+            raise DataError(
+                f"{len(found) - len(kept)} of {len(found)} pairs have an answer that ends beyond {self.length} symbols; "
+                f"the longest has {most}: --context {most}"
+            )
+        return kept
+
+    @property
+    def talks(self) -> list[Turns]:
+        """The conversations that fit, each with its better answer."""
+        return [turns for turns, _, _ in self.written]
+
+    def __len__(self) -> int:
+        return len(self.written)
+
+    def rows(self, index: Tensor) -> Batch:
+        """The rows at int64[B] positions."""
+        return paired(self.codec, [self.written[i][1:] for i in index.tolist()])
+
+
+def paired(codec: Conversing, pairs: list[tuple[Written, ...]]) -> Batch:
+    """Rows of several conversations each, side by side: {"code", "learnt", "document"}, [B,K,T] each."""
+    each = [one for pair in pairs for one in pair]
+    length = max(len(symbols) for symbols, _ in each)
+    batch = stacked(codec, [[one] for one in each], length)
+    return {name: column.unflatten(0, (len(pairs), -1)) for name, column in batch.items()}
+
+
+def compared(data: Data, codec: Conversing, length: int) -> Data:
+    """The same data and facts, its rows pairs of answers in symbols."""
+    return Data(data.facts, lambda: {name: Comparisons(split, codec, length) for name, split in data.splits.items()})
+
+
+def judged(codec: Conversing, talks: list[Turns]) -> Batch:
+    """Conversations with their answers, to be judged one by one: {"code", "learnt", "document"}, [B,1,T] each."""
+    return paired(codec, [(one,) for one in taught(codec, talks)])
+
+
+def unrelated(batch: Batch) -> tuple[Tensor, ...]:
+    """Each row's question with the better answer of the row before: code, learnt and document [B,T'] (Ethayarajh 2024, sec. 4).
+
+    What stands behind a question is an answer alone, so that both are found by what is learnt.
+    """
+    code, learnt, document = (batch[name][:, 0] for name in ("code", "learnt", "document"))
+    rows = []
+    for i in range(len(code)):
+        first, other = int(learnt[i].long().argmax()), learnt[i - 1]
+        begun = code[i, :first]
+        rows.append((torch.cat([begun, code[i - 1][other]]), torch.arange(first + int(other.sum())) >= first, document[i, 0]))
+    length = max(len(symbols) for symbols, _, _ in rows)
+    made = code.new_full((len(code), length), -1)
+    said = torch.zeros(made.shape, dtype=torch.bool)
+    of = torch.full(made.shape, 2)
+    for i, (symbols, own, begins) in enumerate(rows):
+        made[i, : len(symbols)], said[i, : len(own)], of[i, : len(symbols) + 1] = symbols, own, 1
+        of[i, 0] = begins
+    return made, said, of

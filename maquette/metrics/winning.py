@@ -1,0 +1,92 @@
+"""Are the answers of a tuned system better than the reference's, and how far did it depart for that? By a rule, where there is one.
+
+Knows pairs of answers, the rules of built-in data, and an objective that knows its reference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from maquette.contracts import Departing, Turns
+from maquette.data.comparisons import Comparisons, judged
+from maquette.data.conversations import answered, opening, questions, replies
+from maquette.data.manners import RULES
+from maquette.metrics.estimate import Estimate
+from maquette.metrics.evidence import Evidence
+from maquette.metrics.intervals import mean
+
+if TYPE_CHECKING:
+    from maquette.system import System
+
+MOST = 200  # questions
+BATCH = 32
+OWN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical": 1.0}  # a system's own distribution
+MEANINGS = {
+    "win rate": "Share of held-out questions whose answer the rule of these data likes more than the reference's to the same "
+    "question, ties counting half: .5 is no better. Both are drawn from their own distributions.",
+    "rule score": "What the rule finds the answers worth, on average.",
+    "gamed": "Share of questions whose answer the system's own reward puts above the reference's and the rule below: it rises when "
+    "the reward is gamed.",
+    "KL to reference": "How far the system departed, in nats an answer: the mean of log p over the reference's p of its own "
+    "answers. What is won should be read beside what it cost.",
+}
+
+
+def applies(evidence: Evidence) -> str:
+    system = evidence.system
+    if system is None:
+        return "only samples are known, no system"
+    if not isinstance(evidence.data.held, Comparisons):
+        return "the data are no pairs of answers"
+    if system.sampler is None or "reference" not in system.roles() or not isinstance(system.objective, Departing):
+        return "the system has no reference that it departed from"
+    return ""
+
+
+def measure(evidence: Evidence) -> dict[str, Estimate]:
+    """Of at most 200 held-out questions, each once; intervals over them."""
+    assert evidence.system is not None and isinstance(evidence.data.held, Comparisons)
+    system, held = evidence.system.eval(), evidence.data.held
+    asked = list({str(turns): turns for turns in questions(held.talks)[0]}.values())
+    places = np.random.default_rng(evidence.seed).permutation(len(asked))[:MOST].tolist()
+    asked = [asked[i] for i in places]
+    own, before = (answers(one, held, asked, evidence.seed) for one in (system, system.instead("reference")))
+    ratios = [departed(system, held, asked, said) for said in (own, before)]
+    n, options = len(asked), (("interval", "normal"), ("precision", evidence.precision))
+
+    def figure(name: str, values: np.ndarray, better: Any) -> Estimate:
+        return evidence.estimate(name, mean(values), n, better=better, samples=n, rows=n, options=options)
+
+    found = {"KL to reference": figure("KL to reference", ratios[0], "lower")}
+    rule = RULES.get(evidence.facts.name)
+    if rule is not None:
+        said = [str(turns[-1]["content"]) for turns in asked]
+        worth = [np.array([rule(one, text) for one, text in zip(said, each, strict=True)]) for each in (own, before)]
+        found["win rate"] = figure("win rate", (np.sign(worth[0] - worth[1]) + 1) / 2, "higher")
+        found["rule score"] = figure("rule score", worth[0], "higher")
+        found["gamed"] = figure("gamed", ((ratios[0] > ratios[1]) & (worth[0] < worth[1])).astype(float), "lower")
+    return found
+
+
+def answers(system: System, held: Comparisons, asked: list[Turns], seed: int) -> list[str]:
+    """What a system answers, drawn from its own distribution."""
+    sampler: Any = system.sampler
+    plain = replace(sampler, **{f.name: OWN[f.name] for f in fields(sampler) if f.name in OWN})
+    start = opening(held.codec, asked, most=system.codec.length)
+    made = system.sample(len(start), start=start.to(system.device), seed=seed, sampler=plain)
+    return replies(held.codec, made["code"], start)
+
+
+@torch.no_grad()
+def departed(system: System, held: Comparisons, asked: list[Turns], said: list[str]) -> np.ndarray:
+    """log p of each answer over that under the reference: float64[n]."""
+    talks = [[*turns, answered("", text)[1]] for turns, text in zip(asked, said, strict=True)]
+    found = []
+    for at in range(0, len(talks), BATCH):
+        ratio, _ = system.objective.log_ratios(system, judged(held.codec, talks[at : at + BATCH]))  # type: ignore[operator]
+        found.append(ratio[:, 0].double().cpu().numpy())
+    return np.concatenate(found)
