@@ -183,7 +183,7 @@ def _compared(row: dict[str, Any], name: str) -> Document:
     if before is None and not isinstance(told, str):
         raise Skip("has no 'prompt', which 'chosen' and 'rejected' would answer")
     better, worse = answers
-    if before is None or isinstance(told, str) and not before:
+    if before is None or (isinstance(told, str) and not before):
         return Document(name, better, source=_checked(told), certain=True, rejected=worse)
     whole = [*before, {"role": "assistant", "content": better}]
     return Document(name, _checked(render(whole)), messages=whole, rejected=worse)
