@@ -69,9 +69,7 @@ def sample_verb(
             help="Draw so many for each that is kept: the likeliest text, the picture closest to its caption by --judge."
         ),
     ] = 1,
-    judge: Annotated[
-        str, typer.Option(help="The folder of a run that judges: pictures by captions (clip), answers (reward).")
-    ] = "",
+    judge: Annotated[str, typer.Option(help="The folder of a run that judges: pictures (clip), answers (reward).")] = "",
     quiet: Quiet = False,
     trust: Trust = False,
     as_json: Json = False,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maquette.contracts import Batch, Conversing, Turns
+from maquette.contracts import IGNORE, Batch, Conversing, Turns
 from maquette.data.conversations import CHUNK, Written, conversations, stacked, taught
 from maquette.data.core import Data, Split
 from maquette.data.errors import DataError
@@ -84,21 +84,19 @@ def judged(codec: Conversing, talks: list[Turns]) -> Batch:
 
 
 def unrelated(batch: Batch) -> tuple[Tensor, ...]:
-    """Each row's question with the better answer of the row before: code, learnt and document [B,T'] (Ethayarajh 2024, sec. 4).
+    """Each question with another's answer: code, learnt and document [2B,T'], the better answers first, each moved on by one row,
+    the last to the worse ones' first (Ethayarajh 2024, sec. 4.1).
 
     What stands behind a question is an answer alone, so that both are found by what is learnt.
     """
-    code, learnt, document = (batch[name][:, 0] for name in ("code", "learnt", "document"))
-    rows = []
-    for i in range(len(code)):
-        first, other = int(learnt[i].long().argmax()), learnt[i - 1]
-        begun = code[i, :first]
-        rows.append((torch.cat([begun, code[i - 1][other]]), torch.arange(first + int(other.sum())) >= first, document[i, 0]))
-    length = max(len(symbols) for symbols, _, _ in rows)
-    made = code.new_full((len(code), length), -1)
+    code, learnt, document = (batch[name].transpose(0, 1).flatten(0, 1) for name in ("code", "learnt", "document"))
+    begun = [code[i, : int(said.long().argmax())] for i, said in enumerate(learnt)]
+    length = max(len(begun[i]) + int(learnt[i - 1].sum()) for i in range(len(code)))
+    made = code.new_full((len(code), length), IGNORE)
     said = torch.zeros(made.shape, dtype=torch.bool)
     of = torch.full(made.shape, 2)
-    for i, (symbols, own, begins) in enumerate(rows):
-        made[i, : len(symbols)], said[i, : len(own)], of[i, : len(symbols) + 1] = symbols, own, 1
-        of[i, 0] = begins
+    for i, first in enumerate(begun):
+        symbols = torch.cat([first, code[i - 1][learnt[i - 1]]])
+        made[i, : len(symbols)], said[i, len(first) : len(symbols)], of[i, : len(symbols) + 1] = symbols, True, 1
+        of[i, 0] = document[i, 0]
     return made, said, of

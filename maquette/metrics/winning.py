@@ -1,4 +1,4 @@
-"""Are the answers of a tuned system better than the reference's, and how far did it depart for that? By a rule, where there is one.
+"""Are a tuned system's answers better than the reference's, by a rule where there is one, and how far did it depart for that?
 
 Knows pairs of answers, the rules of built-in data, and an objective that knows its reference.
 """
@@ -29,8 +29,8 @@ MEANINGS = {
     "win rate": "Share of held-out questions whose answer the rule of these data likes more than the reference's to the same "
     "question, ties counting half: .5 is no better. Both are drawn from their own distributions.",
     "rule score": "What the rule finds the answers worth, on average.",
-    "gamed": "Share of questions whose answer the system's own reward puts above the reference's and the rule below: it rises when "
-    "the reward is gamed.",
+    "gamed": "Share of questions whose answer the system's own reward puts above the reference's and the rule below: it rises "
+    "when the reward is gamed.",
     "KL to reference": "How far the system departed, in nats an answer: the mean of log p over the reference's p of its own "
     "answers. What is won should be read beside what it cost.",
 }

@@ -93,7 +93,7 @@ class Preference(Objective):
         return ratio.view(shape), flat[1].sum(2)
 
     def worth(self, system: System, batch: Batch) -> Tensor:
-        """The reward that its policy is the best for (Rafailov 2023, eq. 5), up to what is the same for all answers: float32[B,K]."""
+        """The reward that the policy is the best one for (Rafailov 2023, eq. 5), but for what a question adds: float32[B,K]."""
         return self.beta * self.log_ratios(system, batch)[0]
 
     def _ratio(self, system: System, code: Tensor, learnt: Tensor, document: Tensor) -> Tensor:
