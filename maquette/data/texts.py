@@ -161,12 +161,12 @@ def _compared(row: dict[str, Any], name: str) -> Document:
     """Two answers to one question, the better and the worse: texts, or conversations that differ in the last message."""
     answers = []
     told: Any = row.get("prompt")
-    before = _messages(told) if isinstance(told, list) else None
+    given = _messages(told) if isinstance(told, list) else []
+    before = given or None
     for key in ("chosen", "rejected"):
         said = row.get(key)
         if isinstance(said, list):
-            turns = [*(before or ()), *said] if before or not isinstance(told, str) else said
-            *turns, last = _messages(turns)
+            *turns, last = _messages([*given, *said])
             if last["role"] != "assistant":
                 raise Skip(f"{key!r} does not end with an answer but with a message of role {last['role']!r}")
             if before is not None and key == "rejected" and turns != before:

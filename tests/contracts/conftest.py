@@ -23,7 +23,7 @@ TINY |= {"reads": 24, "writes": 16, "symbols": 16, "books": 2, "delay": 2, "pret
 # every recipe by itself, and those of a second stage also on a run of the first
 FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec", "mmdit": "kl_codec", "imagen": "imagen_base", "dalle": "vqgan"}
 FIRST |= {"recaption": "kl_codec", "controlnet": "latent_diffusion", "dreambooth": "mmdit", "textual_inversion": "mmdit"}
-FIRST |= {"unclip": "clip", "text_classifier": "bert"}
+FIRST |= {"unclip": "clip", "text_classifier": "bert", "sft": "gpt", "dpo": "sft", "reward": "sft"}
 STAGES = ("codec", "base", "run", "encoder")  # what arguments that name a first stage's run are called
 CASES = [(name, False) for name in recipes.catalogue()]
 CASES += [(name, True) for name, listed in recipes.catalogue().items() if set(STAGES) & set(listed.arguments)]
@@ -38,6 +38,8 @@ def tiny(name: str, text: Path, captioned: Path) -> dict[str, Any]:
         found["data"] = str(text)
     if known.get("data") == "chores":
         found["data"] = str(paired(text))
+    if known.get("data") in ("instructions", "manners"):
+        found["data"] = str(answered(text))
     if known.get("data") == "packages":
         found["data"] = str(labelled(text))
     if known.get("data") in ("scenes", "scenes_terse"):
@@ -54,6 +56,16 @@ def paired(text: Path) -> Path:
         path.parent.mkdir()
         whole = [each.read_text() for each in sorted(text.glob("*.py"))]
         path.write_text("".join(json.dumps({"source": one[3:60], "text": one[60:90]}) + "\n" for one in whole))
+    return path
+
+
+def answered(text: Path) -> Path:
+    """Short questions, each with a right answer and a wrong one."""
+    path = text / "answered" / "rows.jsonl"
+    if not path.exists():
+        path.parent.mkdir()
+        sums = [{"prompt": f"{a} + {b}", "chosen": str(a + b), "rejected": str(a - b - 1)} for a in range(15) for b in range(15)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in sums))
     return path
 
 

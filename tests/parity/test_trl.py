@@ -117,16 +117,16 @@ def test_the_loss_of_fine_tuning(folder: Path, tmp_path: Path, packed: bool) -> 
 def test_the_losses_of_preferences(folder: Path, tmp_path: Path, loss: str, name: str) -> None:
     made = [{"prompt": q, "chosen": a, "rejected": b} for q, a, b in PAIRS]
     split = rows(tmp_path / "rows.jsonl", made)
-    turn = [{"prompt": [{"role": "user", "content": q}], "chosen": [{"role": "assistant", "content": a}], "rejected":
-             [{"role": "assistant", "content": b}]} for q, a, b in zip(*(split.columns[k] for k in ("source", "text", "rejected")),
-             strict=True)]  # fmt: skip
-    told = datasets.Dataset.from_list(turn)
+    names = {"prompt": ("source", "user"), "chosen": ("text", "assistant"), "rejected": ("rejected", "assistant")}
+    turned = [
+        {key: [{"role": role, "content": split.columns[name][i]}] for key, (name, role) in names.items()}
+        for i in range(len(PAIRS))
+    ]
+    told = datasets.Dataset.from_list(turned)
     kind = "KTO" if loss == "kto" else "DPO"
     size = {"per_device_train_batch_size": 2 * len(PAIRS)} if loss == "kto" else {}
     args = settings(f"{kind}Config", tmp_path / "out", **size, loss_type=name if loss == "kto" else [name], beta=0.1)
-    model, tokenizer = (
-        make.from_pretrained(folder) for make in (transformers.AutoModelForCausalLM, transformers.AutoTokenizer)
-    )
+    model, tokenizer = (make.from_pretrained(folder) for make in (transformers.AutoModelForCausalLM, transformers.AutoTokenizer))
     with torch.no_grad():
         shift(model.named_parameters())
     before = transformers.AutoModelForCausalLM.from_pretrained(folder)
