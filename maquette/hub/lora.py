@@ -25,6 +25,7 @@ from maquette.system import System
 
 FILE, PEFT, WORDS = "pytorch_lora_weights.safetensors", "adapter_model.safetensors", "learned_embeds.safetensors"
 METADATA = "lora_adapter_metadata"  # in the header, where diffusers keeps peft's configuration
+SIZES = ".lora_magnitude_vector"
 _NAMED = 8
 # how published files have called the two factors of a layer, oldest last
 _SPELT = (
@@ -79,7 +80,7 @@ def read(path: Path) -> dict[str, Low]:
         FileNotFoundError: there is none.
         Unsafe: there is, as a pickle alone.
         Damaged: the file is cut short, or holds one factor of a layer without the other.
-        Unfit: it holds what is no plain low-rank change (a magnitude, a bias, a product of Hadamard).
+        Unfit: it holds what is no low-rank change (a bias, a product of Hadamard).
     """
     path = _found(path)
     try:
@@ -94,8 +95,9 @@ def read(path: Path) -> dict[str, Low]:
     sides: dict[str, dict[str, Tensor]] = {}
     alphas = {name.removesuffix(".alpha"): float(tensor) for name, tensor in held.items() if name.endswith(".alpha")}
     strange = []
+    sized = {key.removesuffix(SIZES).removeprefix("base_model.model."): key for key in held if key.endswith(SIZES)}
     for key, tensor in held.items():
-        if key.endswith(".alpha"):
+        if key.endswith((".alpha", SIZES)):
             continue
         name, side = _spelt(key)
         if not name:
@@ -107,7 +109,19 @@ def read(path: Path) -> dict[str, Low]:
     if halves:
         raise Damaged(f"{path} holds one factor without the other: {_listed(halves)}")
     alphas = {_spelt(f"{name}.lora_down.weight")[0] or name: alpha for name, alpha in alphas.items()}
-    return {name: Low(pair["A"], pair["B"], _scale(name, len(pair["A"]), alphas, said)) for name, pair in sides.items()}
+    if odd := [key for name, key in sized.items() if name not in sides]:
+        raise Damaged(f"{path} holds the sizes of rows that it does not change: {_listed(odd)}")
+    return {
+        name: Low(pair["A"], pair["B"], _scale(name, len(pair["A"]), alphas, said), held[sized[name]] if name in sized else None)
+        for name, pair in sides.items()
+    }
+
+
+def base_of(path: Path) -> str:
+    """Which model an adapter is for, as peft's files say it; "" where they do not."""
+    beside = (path if path.is_dir() else path.parent) / "adapter_config.json"
+    said = json.loads(beside.read_text()) if beside.is_file() else {}
+    return str(said.get("base_model_name_or_path") or "")
 
 
 def _found(path: Path) -> Path:

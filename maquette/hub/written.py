@@ -6,26 +6,28 @@ Knows which of their classes a transformer is, by building that class's and comp
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor, nn
 
 from maquette.codecs.text import END, Bytes, Text
 from maquette.conditioners.reader import Reader
 from maquette.data.tokens import Learned
-from maquette.hub import families, renaming, weights
+from maquette.hub import families, lora, renaming, weights
 from maquette.hub.export import staged
 from maquette.hub.language import GENERATION
 from maquette.hub.lora import PEFT
 from maquette.networks.own_mask import OwnMask
 from maquette.networks.transformer import Transformer
 from maquette.nn.experts import Experts
-from maquette.nn.lora import Adapted
+from maquette.nn.lora import Adapted, Low, plain
 from maquette.nn.positions import Linear, Llama3, Stretch, YaRN
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.storage import dump, write_durably
@@ -101,7 +103,7 @@ def adapter(net: Adapted, source: Path, out: Path) -> str:
         FileExistsError: the folder is there and is not empty.
     """
     said = families.full(weights.config(source))
-    rows = {row.name: row for row in renaming.rows(net.net, families.family_of(said).table(said))}
+    rows = {row.name: row for row in renaming.rows(plain(net.net), families.family_of(said).table(said))}
     held: dict[str, Tensor] = {}
     names, flipped = [], False
     for name in net.names:
@@ -126,6 +128,45 @@ def adapter(net: Adapted, source: Path, out: Path) -> str:
         weights.write(held, folder, PEFT.partition(".")[0])
         write_durably(folder / "adapter_config.json", dump(config))
     return "PeftModel.from_pretrained"
+
+
+@torch.no_grad()
+def onto(net: nn.Module, source: Path, path: Path) -> int:
+    """Merge an adapter that peft wrote into a published model's network; returns how many of its layers changed.
+
+    Args:
+        source: the folder that the network was opened from.
+        path: the adapter's folder, or its file.
+
+    Raises:
+        Unfit: it has layers that the model lacks, or of another shape: it is for another base, which it names where it can.
+        FileNotFoundError, Unsafe, Damaged: as `lora.read`.
+    """
+    said, changes = families.full(weights.config(source)), lora.read(path)
+    places: dict[str, tuple[Tensor, renaming.Part]] = {}
+    held = net.state_dict(keep_vars=True)
+    for row in renaming.rows(net, families.family_of(said).table(said)):
+        if held[row.name].ndim == 2:
+            for part, some in zip(row.parts, held[row.name].data.split([part.rows for part in row.parts]), strict=True):
+                places[part.name.removesuffix(".weight")] = some, part
+    wrong = []
+    for layer, low in changes.items():
+        shape, like = (len(low.up), low.down.shape[1]), places[layer][0].shape if layer in places else None
+        if like is None:
+            near = next(iter(difflib.get_close_matches(layer, places, 1, 0.7)), "")
+            wrong.append(f"it has no layer {layer}{f'; nearest is {near}' if near else ''}")
+        elif like != shape:
+            wrong.append(f"{layer} is {tuple(like)} there, and the adapter's is {shape}")
+    if wrong:
+        base = lora.base_of(path)
+        whose = f"an adapter for {base}, and not for" if base and base != str(source) else "an adapter for another base than"
+        raise weights.Unfit(f"{path} is {whose} {source}:\n  " + "\n  ".join(wrong[:8]))
+    for layer, low in changes.items():
+        weight, part = places[layer]
+        order = list(part.order) or slice(None)
+        size = None if low.size is None else low.size[order]
+        weight.copy_(Low(low.down, low.up[order], low.scale, size).changed(weight))
+    return len(changes)
 
 
 # -- which class a network is --------------------------------------------------------------------------------------------

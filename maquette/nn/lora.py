@@ -173,11 +173,7 @@ def whole(net: Network) -> Network:
     """A network that stands by itself: of an adapted one a copy with its changes merged in, else itself."""
     if not isinstance(net, Adapted):
         return net
-    made = copy.deepcopy(net.net)
-    for path, module in list(made.named_modules()):
-        if isinstance(module, Packed):
-            _plant(made, path, unpacked(module))
-    made.float()
+    made = plain(net.net)
     merge(made, {name: net.change(name) for name in net.names})
     kept = dict(made.named_parameters())
     with torch.no_grad():
@@ -185,6 +181,15 @@ def whole(net: Network) -> Network:
             if name.removesuffix(".weight") in net.fresh:
                 kept[name].copy_(weight)
     return made
+
+
+def plain(net: Network) -> Network:
+    """A copy of a network whose matrices lie in as many bits as it computes in."""
+    made = copy.deepcopy(net)
+    packed = [(path, module) for path, module in made.named_modules() if isinstance(module, Packed)]
+    for path, module in packed:
+        _plant(made, path, unpacked(module))
+    return made.float() if packed else made
 
 
 def unpacked(layer: Packed) -> nn.Linear:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from maquette.codecs.text import OVER, TURNS, Bytes, Pieces, Text
 from maquette.contracts import Network
 from maquette.experiment import Fit
-from maquette.hub import language
+from maquette.hub import language, written
 from maquette.networks.transformer import Transformer
 from maquette.nn.lora import Adapted, matched, whole
 from maquette.nn.packed import quantised
@@ -41,13 +41,15 @@ class Ground:
     fresh: int = 0
 
 
-def ground(recipe: str, run: str, context: int) -> Ground:
+def ground(recipe: str, run: str, context: int, adapter: str = "") -> Ground:
     """A run, or a folder of transformers' models, to be tuned, with symbols for the turns of a conversation.
 
     Args:
         context: symbols of a row; 0 = as many as it reads, at most 512 of a published model.
+        adapter: a folder of peft's, which a published model is changed by before.
 
     Raises:
+        Unfit: the adapter is for another base.
         RunError: no such run, or none of its checkpoints can be used.
         ValueError: it is no causal model of text; or a context that it does not read.
     """
@@ -59,6 +61,10 @@ def ground(recipe: str, run: str, context: int) -> Ground:
         system, name = experiment.system, str(found.record["recipe"])
         fit = Fit(steps=400, batch=16, lr=1e-3, betas=(0.9, 0.99), decay=0.5, bf16=experiment.fit.bf16)
     net, codec = whole(cast(Network, system.steady("main"))), system.codec
+    if adapter and not published:
+        raise ValueError(f"adapter is {adapter!r}, which changes a published model; {run} is a run")
+    if adapter:
+        written.onto(net, folder, Path(adapter).resolve())
     if system.conditioner is not None or not (isinstance(net, Transformer) and net.causal) or not isinstance(codec, Text):
         what = f"a run of {name}" if name else "no causal model"
         raise ValueError(

@@ -27,6 +27,7 @@ def sft(
     bits: int = 0,
     context: int = 0,
     packed: bool = True,
+    adapter: str = "",
     depth: int = 4,
     vocab: int = 0,
 ) -> Experiment:
@@ -47,6 +48,7 @@ def sft(
             memory; 0 = they stay as they are.
         context: symbols of a row; 0 = as many as the run reads (of a published model at most 512), 128 without a run.
         packed: several conversations share a row.
+        adapter: a folder of peft's with what changes the published model before it is tuned.
         depth: blocks, without a run.
         vocab: symbols of the BPE, without a run; 0 reads bytes.
     """
@@ -57,7 +59,7 @@ def sft(
         system = System({"main": small}, NextToken(codec.bos), Autoregressive(temperature=0.3), codec)
         fit = Fit(steps=1200, batch=20, lr=1e-2, betas=(0.9, 0.99), decay=0.5, muon=0.02, bf16=True)
         return Experiment(system, conversed(rows, codec, codec.length, packed), fit, SFT)
-    base = ground("sft", run, context)
+    base = ground("sft", run, context, adapter)
     net, before = tuned(base, rank, alpha, dora, bits)
     tuning, frozen = ({"main": net, "base": before}, ("base", "codec")) if rank else ({"main": net}, ("codec",))
     system = System(tuning, NextToken(base.codec.bos), base.sampler, base.codec, frozen=frozen)

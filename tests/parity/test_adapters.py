@@ -198,7 +198,7 @@ def test_an_adapter_for_another_base_is_refused_by_name(saved: Path, tmp_path: P
     assert f"unet.{first} is (16, 16); the file's factors are (16, 2) and (2, 9)" in str(caught.value)
     assert all(torch.equal(p, before[name]) for name, p in system.nets["main"].named_parameters())
     for held, error, says in [
-        ({"unet.a.lora_magnitude_vector": torch.ones(2)}, Unfit, "lora_magnitude_vector"),
+        ({"unet.a.lora_magnitude_vector": torch.ones(2)}, Damaged, "lora_magnitude_vector"),
         ({"unet.a.lora_A.weight": torch.ones(2, 2)}, Damaged, "one factor without the other: unet.a"),
     ]:
         save_file(held, tmp_path / lora.FILE)

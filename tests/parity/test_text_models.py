@@ -18,6 +18,7 @@ from maquette.cli import app
 from maquette.contracts import Condition
 from maquette.hub import language
 from maquette.hub.weights import Unfit, Unsafe
+from maquette.hub.written import onto
 from maquette.networks.transformer import Transformer
 from maquette.runs import RunError
 from maquette.samplers.autoregressive import Autoregressive
@@ -484,6 +485,31 @@ def test_an_adapter_is_pefts(saved: Any, corpus: Path, tmp_path: Path, case: str
     kept = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert {key.replace(".default", "") for key in adapted.state_dict() if "lora_" in key} == set(kept)
     assert run.system.steady("main").names
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+@pytest.mark.parametrize(("bits", "case"), [(0, "gpt2"), (8, "qwen3")])
+def test_sizes_are_pefts_and_come_back_onto_their_base_alone(saved: Any, tmp_path: Path, bits: int, case: str) -> None:
+    """What sft learnt, on matrices of so many bits: peft's logits, and ours when a base is changed by the file."""
+    peft = pytest.importorskip("peft")
+    model, folder = saved(case)
+    rows = [{"prompt": f"a stitch in {i}", "completion": "time saves nine"} for i in range(30)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = {"run": str(folder), "data": str(tmp_path / "rows.jsonl"), "rank": 3, "alpha": 6.0, "batch": 4, "lr": 0.01}
+    run = maquette.train("sft", dora=True, bits=bits, steps=3, out=tmp_path / "run", quiet=True, **given)
+    maquette.export(tmp_path / "run", tmp_path / "out")
+    adapted = peft.PeftModel.from_pretrained(type(model).from_pretrained(folder).eval(), tmp_path / "out").eval()
+    net = language.network(folder, torch.float32)
+    assert onto(net, folder, tmp_path / "out") == (4 if bits else 2) * SIZE["num_hidden_layers"]
+    with torch.no_grad():
+        before, want, found = model(symbols()).logits, adapted(symbols()).logits, net(symbols())
+        learnt = run.system.steady("main")(symbols()).float()
+    assert (want - before).abs().max() > 0.02 and (found - want).abs().max() < 2e-5 * want.abs().max()
+    if not bits:
+        assert (learnt - want).abs().max() < 2e-5 * want.abs().max()
+    other = saved("llama 2")[1]
+    with pytest.raises(Unfit, match=rf"is an adapter for {folder}, and not for {other}"):
+        onto(language.network(other, torch.float32), other, tmp_path / "out")
 
 
 def test_all_weights_learn_and_go_back_to_their_folder(saved: Any, corpus: Path, tmp_path: Path) -> None:
