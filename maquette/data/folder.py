@@ -142,8 +142,8 @@ def _texts(about: Facts, documents: list[Document], bad: list[tuple[str, str]]) 
     content = [sha1((document.text if document.source is None else document.source).encode()) for document in documents]
     compared = [document for document in documents if document.rejected is not None]
     if compared and len(compared) < len(documents):
-        bare = next(document.name for document in documents if document.rejected is None)
-        raise DataError(f"some rows compare two answers ({compared[0].name}) and others bring one ({bare}); give all or none")
+        other = next(document.name for document in documents if document.rejected is None)
+        raise DataError(f"some rows compare two answers ({compared[0].name}) and others bring one ({other}); give all or none")
     whole = [sha1("\0".join(map(str, (d.source, d.text, *([d.rejected] if compared else ())))).encode()) for d in documents]
     parted = divide(content, whole, [document.part for document in documents], about.name)
     columns: dict[str, dict[str, Column]] = {}

@@ -101,8 +101,10 @@ def _documents(file: File, table: Any, columns: list[str], documents: list[Docum
     """
     pairs = [name for name in ("source", "text") if name in columns and "text" in columns]
     asked = [name for name in ("prompt", "completion") if {"prompt", "completion"} <= {*columns}]
-    compared = [name for name in ("prompt", "chosen", "rejected") if name in columns and {"chosen", "rejected"} <= {*columns}]
-    wanted = compared or (["messages"] if "messages" in columns else pairs or asked)
+    compared: list[str] = [
+        name for name in ("prompt", "chosen", "rejected") if name in columns and {"chosen", "rejected"} <= {*columns}
+    ]
+    wanted: list[str] = compared or ["messages"] * ("messages" in columns) or pairs or asked
     wanted += ["label"] if wanted and "label" in columns else []
     if not wanted:
         near = nearest("text", columns) or nearest("messages", columns)

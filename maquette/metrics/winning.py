@@ -84,7 +84,7 @@ def answers(system: System, held: Comparisons, asked: list[Turns], seed: int) ->
 @torch.no_grad()
 def departed(system: System, held: Comparisons, asked: list[Turns], said: list[str]) -> np.ndarray:
     """log p of each answer over that under the reference: float64[n]."""
-    talks = [[*turns, answered("", text)[1]] for turns, text in zip(asked, said, strict=True)]
+    talks: list[Turns] = [[*turns, answered("", text)[1]] for turns, text in zip(asked, said, strict=True)]
     found = []
     for at in range(0, len(talks), BATCH):
         ratio, _ = system.objective.log_ratios(system, judged(held.codec, talks[at : at + BATCH]))  # type: ignore[operator]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from maquette.contracts import IGNORE, Batch, Condition, Logs, Network, Objective, Phase, phase
+from maquette.contracts import IGNORE, Batch, Condition, Logs, Objective, Phase, phase
 from maquette.data.comparisons import unrelated
 from maquette.nn.entropy import each_cross_entropy
 from maquette.streams import Streams
@@ -43,7 +43,7 @@ def kto(ratio: Tensor, count: Tensor, beta: float, apart: Tensor) -> Tensor:
 LOSSES: dict[str, Callable[[Tensor, Tensor, float, Tensor], Tensor]] = {"dpo": dpo, "ipo": ipo, "kto": kto}
 
 
-def log_chance(net: Network, code: Tensor, learnt: Tensor, document: Tensor, bos: int) -> Tensor:
+def log_chance(net: nn.Module, code: Tensor, learnt: Tensor, document: Tensor, bos: int) -> Tensor:
     """log p of what is learnt of each row [N,T], summed: float32[N]."""
     before = torch.cat([torch.full_like(code[:, :1], bos), code[:, :-1]], 1)
     target = code.masked_fill(~learnt, IGNORE)
