@@ -1,8 +1,8 @@
 """What fine-tuning takes: memory beyond the model's own process, and tokens a second, of all weights and of adapters; beside trl.
 
 A Qwen 3 of random weights and its chat template, on rows of one length, each way in a process of its own, one thread. Memory is
-the most that the process held while it learnt, less what it held before there was any model; time is the process's own, without the first
-two steps. trl is asked where it is installed. Writes benchmarks/DATE-sft.md and .json.
+the most that the process held while it learnt, less what it held before there was any model; time is the process's own, without
+the first two steps. trl is asked where it is installed. Writes benchmarks/DATE-sft.md and .json.
 
     python benchmarks/sft.py
 """
@@ -10,6 +10,7 @@ two steps. trl is asked where it is installed. Writes benchmarks/DATE-sft.md and
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import os
@@ -69,6 +70,10 @@ def held() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
+def figures(peak: int, pace: float, losses: list[float]) -> dict[str, float]:
+    return {"MB": peak / 1e6, "tokens/s": BATCH * LENGTH * pace, "first loss": losses[0], "last loss": losses[-1]}
+
+
 def ours(folder: Path, rows: Path, steps: int, way: dict[str, Any]) -> dict[str, float]:
     from maquette.runs import build
     from maquette.train import Progress, run
@@ -76,20 +81,13 @@ def ours(folder: Path, rows: Path, steps: int, way: dict[str, Any]) -> dict[str,
     before, kept, losses = held(), 0.0, []
     experiment, _ = build("sft", {"run": str(folder), "data": str(rows), "packed": False, "context": LENGTH, **way}, 0)
     experiment.data.train.rows(torch.arange(2))
-    import dataclasses
-
     fit = dataclasses.replace(experiment.fit, steps=steps, batch=BATCH, lr=1e-4)
     for step, logs in enumerate(run(experiment.system, experiment.data, Progress(fit)), 1):
         losses.append(float(logs["predict/loss"]))
         kept = time.process_time() if step == WARM else kept
     used = time.process_time() - kept
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-    return {
-        "MB": peak / 1e6,
-        "tokens/s": BATCH * LENGTH * (steps - WARM) / used,
-        "first loss": losses[0],
-        "last loss": losses[-1],
-    }
+    return figures(peak, (steps - WARM) / used, losses)
 
 
 def theirs(folder: Path, rows: Path, steps: int, rank: int) -> dict[str, float]:
@@ -118,12 +116,7 @@ def theirs(folder: Path, rows: Path, steps: int, rank: int) -> dict[str, float]:
     used = time.process_time() - marks["kept"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    return {
-        "MB": peak / 1e6,
-        "tokens/s": BATCH * LENGTH * (steps - WARM) / used,
-        "first loss": losses[0],
-        "last loss": losses[-1],
-    }
+    return figures(peak, (steps - WARM) / used, losses)
 
 
 def main() -> None:
@@ -177,7 +170,7 @@ def report(told: dict[str, dict[str, float]], said: dict[str, Any]) -> None:
 
 
 def _doc() -> list[str]:
-    return [line for line in (__doc__ or "").strip().splitlines()[:6] if line]
+    return [line for line in (__doc__ or "").strip().splitlines()[2:7] if line]
 
 
 if __name__ == "__main__":

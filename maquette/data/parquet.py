@@ -99,8 +99,8 @@ def _documents(file: File, table: Any, columns: list[str], documents: list[Docum
     Raises:
         DataError: it has no column that is read.
     """
-    pairs = [name for name in ("source", "text") if name in columns and "text" in columns]
-    asked = [name for name in ("prompt", "completion") if {"prompt", "completion"} <= {*columns}]
+    pairs: list[str] = [name for name in ("source", "text") if name in columns and "text" in columns]
+    asked: list[str] = [name for name in ("prompt", "completion") if {"prompt", "completion"} <= {*columns}]
     compared: list[str] = [
         name for name in ("prompt", "chosen", "rejected") if name in columns and {"chosen", "rejected"} <= {*columns}
     ]
