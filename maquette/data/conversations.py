@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -120,6 +120,15 @@ def questions(talks: Sequence[Turns]) -> tuple[list[Turns], list[str]]:
     return [turns[:i] for turns, i in zip(talks, lasts, strict=True)], answers
 
 
+class Kept(NamedTuple):
+    """A conversation in symbols, which of them are answers', and which row of the split it is."""
+
+    turns: Turns
+    symbols: list[int]
+    said: list[bool]
+    place: int
+
+
 class Conversations(Split):
     """Rows of several conversations each: {"code", "learnt", "document"}, each [B,length]. Tokenised when first asked for.
 
@@ -142,8 +151,8 @@ class Conversations(Split):
         self.codec, self.length, self.packed = codec, length, packed
 
     @cached_property
-    def written(self) -> list[tuple[Turns, list[int], list[bool]]]:
-        """Every conversation that fits, its symbols, and which of them are learnt."""
+    def written(self) -> list[Kept]:
+        """Every conversation that fits."""
         every, found = conversations(self), []
         for at in range(0, len(every), CHUNK):
             found += taught(self.codec, every[at : at + CHUNK])
@@ -156,17 +165,18 @@ class Conversations(Split):
                 f"{left} of {len(found)} conversations cannot be learnt: {mute} have no answer, the others "
                 f"more than {self.length} symbols; the longest has {most}: --context {most}"
             )
-        return [(turns, *row) for turns, row, fits in zip(every, found, kept, strict=True) if fits]
+        rows = zip(every, found, kept, strict=True)
+        return [Kept(turns, *row, place) for place, (turns, row, fits) in enumerate(rows) if fits]
 
     @property
     def talks(self) -> list[Turns]:
         """The conversations that fit."""
-        return [turns for turns, _, _ in self.written]
+        return [each.turns for each in self.written]
 
     @cached_property
     def packs(self) -> list[list[int]]:
         """Which conversations share each row: the longest first, each into the fullest row that has room for it."""
-        lengths = [len(symbols) + bool(self.codec.begins) for _, symbols, _ in self.written]
+        lengths = [len(each.symbols) + bool(self.codec.begins) for each in self.written]
         if not self.packed:
             return [[i] for i in range(len(lengths))]
         rows: list[list[int]] = []
@@ -188,7 +198,7 @@ class Conversations(Split):
 
     def rows(self, index: Tensor) -> Batch:
         """The rows at int64[B] positions."""
-        shared = [[self.written[i][1:] for i in self.packs[row]] for row in index.tolist()]
+        shared = [[self.written[i][1:3] for i in self.packs[row]] for row in index.tolist()]
         return stacked(self.codec, shared, self.length)
 
 

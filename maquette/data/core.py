@@ -32,7 +32,8 @@ class Facts:
     kind: "real", "rendered", "simulated" or "own"; factors: a column's name -> what its values 0, 1, ... stand for, where
     what made a row is known; few: a few pictures of one thing, of which none is held out; asks: what stands between question and
     answer, where each line of a text is an example of one task; talks: whether each row is a conversation, in "messages";
-    compares: whether each row has a worse answer beside, as "rejected".
+    compares: whether each row has a worse answer beside, as "rejected"; check: by which of data/checks.py an answer to a
+    row is right or wrong.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Facts:
     asks: str = ""
     talks: bool = False
     compares: bool = False
+    check: str = ""
 
     def asdict(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,0 +1,81 @@
+"""Language models that think before they answer: one recipe per published way of teaching them to."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+from maquette.codecs.text import TURNS
+from maquette.contracts import Network
+from maquette.data import open_data
+from maquette.data.checks import check_of, graded
+from maquette.data.conversations import replies
+from maquette.data.questions import asking
+from maquette.experiment import Experiment, Fit
+from maquette.networks import presets
+from maquette.networks.transformer import Transformer
+from maquette.objectives.during import During
+from maquette.objectives.likelihood import NextToken
+from maquette.objectives.reinforce import Reinforce
+from maquette.objectives.together import Together
+from maquette.recipes._causal import SIZE, heads_of, tokenizer_of
+from maquette.recipes._tuned import ground
+from maquette.samplers.autoregressive import Autoregressive
+from maquette.system import System
+
+# by itself, from scratch, after 300 training seconds on one CPU thread
+REASONER = {"solved": (0.75, 1.0)}
+GENTLE = 0.2  # share of the rate of what is learnt from shown steps
+
+
+def reasoner(
+    run: str = "",
+    data: str = "sums",
+    check: str = "",
+    group: int = 8,
+    beta: float = 0.0,
+    start: int = 200,
+    context: int = 0,
+    depth: int = 4,
+) -> Experiment:
+    """A model that learns to reason from its own answers, rewarded by a check alone (DeepSeek-AI 2025, arXiv:2501.12948).
+
+    Answers are drawn in groups, and each is made likelier by how much better than its group it did (GRPO; Shao 2024,
+    arXiv:2402.03300). Without a run the same network first learns, for some steps, from answers that are shown.
+
+    Args:
+        run: a run of sft or of another causal model of text, or a folder of transformers' models, that answers some of the
+            questions; it must stay there until training ends.
+        data: questions whose answers can be checked: sums, countdown, or a .jsonl of yours with "prompt", "completion" and
+            "answer".
+        check: what an answer is checked by: final (what stands behind the last "=") or countdown; empty = the data's own.
+        group: answers to each question.
+        beta: weight of the divergence from the run, or from what shown answers taught, in nats; 0 = none.
+        start: steps that learn from shown answers, without a run.
+        context: symbols of question and answer; 0 = as many as the run reads, 96 without a run.
+        depth: blocks, without a run.
+    """
+    opened = open_data(data)
+    named = check or opened.facts.check
+    if opened.facts.field != "text" or not named:
+        raise ValueError(f"reasoner learns from answers that can be checked, and data {data!r} has none; sums and countdown have")
+    reward = partial(graded, check_of(named))
+    if not run and start < 1:
+        raise ValueError(f"start is {start}; without a run there must be 1 step or more that learns from shown answers")
+    sampler = Autoregressive()
+    reinforce = Reinforce(reward, sampler, replies, group, beta)
+    if run:
+        base = ground("reasoner", run, context)
+        found: dict[str, Network] = {"main": copy.deepcopy(base.net).requires_grad_(True)}
+        found |= {"reference": base.net} if beta else {}
+        system = System(found, reinforce, sampler, base.codec, frozen=("reference", "codec") if beta else ("codec",))
+        fit = Fit(steps=200, batch=16, lr=base.fit.lr / 2, betas=(0.9, 0.99), decay=0.5, bf16=base.fit.bf16)
+        return Experiment(system, asking(opened, base.codec, base.codec.length), fit, REASONER, within=300)
+    heads, codec = heads_of(depth), tokenizer_of("reasoner", "bytes", 0, context or 96, TURNS)
+    small = Transformer(codec.vocab, heads * SIZE, depth, heads, style=presets.small())
+    stages = Together(During(NextToken(codec.bos), until=start), During(reinforce, since=start, pace=GENTLE))
+    nets: dict[str, Network] = {"main": small, **({"reference": copy.deepcopy(small)} if beta else {})}
+    follow = {"reference": ("main", 0.5, start)} if beta else {}
+    system = System(nets, stages, sampler, codec, follow=follow)
+    fit = Fit(steps=400, batch=16, lr=1e-2, betas=(0.9, 0.99), decay=0.5, muon=0.02, bf16=True)
+    return Experiment(system, asking(opened, codec, codec.length), fit, REASONER, within=300)
