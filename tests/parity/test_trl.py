@@ -16,6 +16,7 @@ from maquette.data.conversations import Conversations
 from maquette.hub import language
 from maquette.objectives.likelihood import NextToken
 from maquette.objectives.preference import Preference
+from maquette.objectives.reinforce import advantages, grpo
 from maquette.streams import Streams
 from maquette.system import System
 
@@ -140,3 +141,47 @@ def test_the_losses_of_preferences(folder: Path, tmp_path: Path, loss: str, name
         found, logs = system.objective.prefer(system, Comparisons(split, system.codec, 256).all(), Streams.of(0, 4), 0)
     assert float(logs["better"].abs()) > 0.01
     assert abs(float(found) - want) < 1e-4 * max(1.0, want)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_the_loss_of_answers_in_groups(folder: Path, tmp_path: Path, beta: float) -> None:
+    """Answers of unlike lengths to two questions, drawn by a model that has moved since: clipped where it moved too far."""
+    rng = torch.Generator().manual_seed(1)
+    asked, said = torch.randint(0, 256, (8, 5), generator=rng), torch.randint(0, 256, (8, 7), generator=rng)
+    lengths = torch.tensor([7, 3, 5, 1, 7, 2, 6, 4])
+    worth = torch.tensor([[1.0, 0, 0, 0.5], [0, 1, 1, 0]])
+    model, before = (transformers.AutoModelForCausalLM.from_pretrained(folder) for _ in range(2))
+    size = {"num_generations": 4, "per_device_train_batch_size": 8}
+    args = settings("GRPOConfig", tmp_path / "out", loss_type="grpo", beta=beta, use_bias_correction_kl=False, **size)
+    told = datasets.Dataset.from_list([{"prompt": "x"}] * 8)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    trainer = trl.GRPOTrainer(
+        model=model, reward_funcs=lambda completions, **_: [0.0], args=args, train_dataset=told, processing_class=tokenizer
+    )
+    with torch.no_grad():
+        shift(model.named_parameters())
+        whole = torch.cat([asked, said], 1)
+        far = before(whole).logits.log_softmax(-1)[:, 4:-1].gather(2, said[..., None])[..., 0]
+    mask = torch.arange(7) < lengths[:, None]
+    better = advantages(worth).flatten()
+    inputs = {
+        "prompt_ids": asked,
+        "prompt_mask": torch.ones_like(asked),
+        "completion_ids": said,
+        "completion_mask": mask.long(),
+        "advantages": better,
+        "old_per_token_logps": far,
+        "ref_per_token_logps": far,
+        "num_items_in_batch": mask.sum(),
+    }
+    model.eval()
+    with torch.no_grad():
+        want = float(trainer._compute_loss(model, inputs))
+    system = language.read(folder, torch.float32).system
+    net = system.nets["main"].eval()
+    with torch.no_grad():
+        shift(net.named_parameters())
+        logp = net(whole).log_softmax(-1)[:, 4:-1].gather(2, said[..., None])[..., 0]
+        found = float(grpo(logp, far, better, mask, far=far if beta else None, beta=beta))
+    assert float((logp - far).abs()[mask].max()) > 0.25  # some are beyond what is clipped
+    assert abs(found - want) < 1e-4 * max(1.0, abs(want))
