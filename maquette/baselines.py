@@ -1,5 +1,6 @@
 """What any model must beat on a data set: its training rows, a Gaussian, independent pixels; for text, a compressor; for texts
-that are made from others, these others themselves, and what was made of the most similar training one.
+that are made from others, these others themselves, what was made of the most similar training one, and, to find the one by the
+other, the words that both share.
 
 Knows the metrics through `judge`, no recipe and no system. A model that does not beat these has learnt nothing worth showing.
 """
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from maquette.data import Data
 from maquette.evaluate import choose, judge
+from maquette.metrics import retrieval
 from maquette.metrics.evidence import MOST, Evidence
 from maquette.streams import Streams
 
@@ -48,7 +50,7 @@ def judge_baselines(data: Data, seed: int = 0) -> dict[str, dict[str, dict[str, 
     if data.facts.field == "text":
         return {
             "xz given the training text": {"bits/byte": compressed(data)},
-            **(written(data, seed) if data.facts.sources else {}),
+            **({**written(data, seed), "BM25": sought(data, seed)} if data.facts.sources else {}),
         }
     if data.facts.field != "image":
         return {}
@@ -88,6 +90,41 @@ def most_similar(texts: list[str], known: list[str]) -> list[int]:
     there = count.fit_transform(known).T.tocsr()
     here = count.transform(texts)
     return [int(i) for at in range(0, len(texts), 64) for i in np.asarray((here[at : at + 64] @ there).argmax(1)).ravel()]
+
+
+def sought(data: Data, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """Held-out texts found by their sources and sources by their texts, by the words they share, judged as an embedder is.
+
+    BM25 (Robertson 1994, k1 1.2, b .75); words within names count by themselves (`read_csv`, `readCsv`), none is stemmed.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    sides = ("source", "text")
+    every = {side: [*data.held.columns[side][:MOST], *data.train.columns[side]] for side in sides}
+    counter = CountVectorizer(analyzer=words_of).fit([*every["source"], *every["text"]])
+    count = {side: counter.transform(texts).tocsr() for side, texts in every.items()}
+    weight = {side: _weighed(counts) for side, counts in count.items()}
+
+    def near(asked: str, kept: str, rows: Tensor) -> Tensor:
+        return torch.from_numpy((count[asked][rows.numpy()] @ weight[kept][rows.numpy()].T).toarray())
+
+    figures = retrieval.retrieval(Evidence(data, writes=bare, seed=seed), sides, near)
+    return {figure: {"value": e.value, "low": e.low, "high": e.high, "n": e.n} for figure, e in figures.items()}
+
+
+def words_of(text: str) -> list[str]:
+    """Words in small letters, those within names too: "read_csv(HTTPError)" -> read, csv, http, error."""
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+", text)]
+
+
+def _weighed(counts: Any) -> Any:
+    """What each word of each text adds where it is asked for, of counts [N,W] (sparse)."""
+    rows = counts.astype(np.float64).tocoo()
+    long = np.asarray(counts.sum(1)).ravel()
+    have = np.asarray((counts > 0).sum(0)).ravel()
+    rare = np.log1p((counts.shape[0] - have + 0.5) / (have + 0.5))
+    rows.data = rare[rows.col] * rows.data * 2.2 / (rows.data + 1.2 * (0.25 + 0.75 * (long / long.mean())[rows.row]))
+    return rows.tocsr()
 
 
 def drawn(data: Data, draw: Draw, seed: int = 0) -> Evidence:

@@ -330,10 +330,12 @@ class Exhibiting(Protocol):
 
 @runtime_checkable
 class Comparing(Protocol):
-    """An objective whose system puts pictures and texts into one space."""
+    """An objective whose system puts two fields of a batch into one space, its `sides`: "image" and "text", "source" and "text"."""
+
+    sides: tuple[str, ...]
 
     def embed(self, system: System, batch: Batch) -> dict[str, Tensor]:
-        """Unit vectors [B,P] of what a batch brings: "image", "text"."""
+        """Unit vectors [B,P] of those of its sides that a batch brings."""
 
 
 @runtime_checkable
