@@ -330,7 +330,7 @@ class Exhibiting(Protocol):
 
 @runtime_checkable
 class Comparing(Protocol):
-    """An objective whose system puts two fields of a batch into one space, its `sides`: "image" and "text", "source" and "text"."""
+    """An objective whose system puts two fields of a batch, its `sides`, into one space: "image" and "text", two texts."""
 
     sides: tuple[str, ...]
 

@@ -28,7 +28,9 @@ MEANINGS = {
     "zero-shot": "Share of held-out pictures closest to the name of their own class; chance is 1 / the number of classes.",
     "zero-shot, captions": "The same, a class told by the mean of training captions that name it (Radford 2021, sec. 3.1.4).",
 }
-Near = Callable[[str, str, Tensor], Tensor]  # (asked, kept, rows int64[n]) -> how near each row's one side is to each's other, [n,n]
+Near = Callable[
+    [str, str, Tensor], Tensor
+]  # (asked, kept, rows int64[n]) -> how near each row's one side is to each's other, [n,n]
 
 
 def applies(evidence: Evidence) -> str:
@@ -102,7 +104,7 @@ def apart(texts: Sequence[Sequence[str]], rows: Iterable[int]) -> list[int]:
 
 
 def grouped(texts: Sequence[Sequence[str]], size: int, seed: int) -> Tensor:
-    """Rows in groups, in a seeded order, each with texts that all differ on every side: int64[G,size]. A row is in one at most."""
+    """Rows in groups, in a seeded order, each with texts that all differ: int64[G,size]. A row is in one group at most."""
     left: list[int] = np.random.default_rng(seed).permutation(len(texts[0])).tolist()
     first: dict[str, int] = {}
     for at, row in enumerate(left):

@@ -362,7 +362,10 @@ class Transformer(Network):
             none = torch.zeros_like(h[:, :1])
             last = self.embedded(state.symbols[:, first - 1 : first]) if state is not None and first else none
             smeared = h + self.smear * torch.cat([last, h[:, :-1]], 1)
-            h = smeared if self.smear_back is None else smeared + self.smear_back * torch.cat([h[:, 1:], none], 1)
+            if self.smear_back is not None:
+                real = h.masked_fill((x == IGNORE)[..., None], 0)  # what fills up a row is not behind its last symbol
+                smeared = smeared + self.smear_back * torch.cat([real[:, 1:], none], 1)
+            h = smeared
         if self.kinds is not None:
             told = cond.field if cond is not None else None
             h = h + (self.kinds(told[:, 0]) if told is not None else self.kinds.weight[0])
