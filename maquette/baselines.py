@@ -83,13 +83,22 @@ def bare(sources: list[str]) -> list[str]:
 
 
 def most_similar(texts: list[str], known: list[str]) -> list[int]:
-    """For each text the place of the known one that shares most, by the cosine of rare groups of two to four letters."""
+    """For each text the place of the known one that is most like it."""
+    return [place for place, _ in most_like(texts, known)]
+
+
+def most_like(texts: list[str], known: list[str]) -> list[tuple[int, float]]:
+    """For each text the place of the known one that shares most, and how much: by the cosine of rare groups of 2 to 4 letters."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     count = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
     there = count.fit_transform(known).T.tocsr()
     here = count.transform(texts)
-    return [int(i) for at in range(0, len(texts), 64) for i in np.asarray((here[at : at + 64] @ there).argmax(1)).ravel()]
+    found: list[tuple[int, float]] = []
+    for at in range(0, len(texts), 64):
+        near = (here[at : at + 64] @ there).toarray()
+        found += [(int(place), float(row[place])) for row, place in zip(near, near.argmax(1), strict=True)]
+    return found
 
 
 def sought(data: Data, seed: int = 0) -> dict[str, dict[str, Any]]:
