@@ -24,6 +24,7 @@ from maquette.networks.transformer import Transformer
 from maquette.objectives.contrastive import distinct
 from maquette.recipes.embedding import embedder
 from maquette.recipes.masked_language import BOTH_WAYS
+from maquette.report.card import card
 from maquette.train import Progress, take_step
 
 ABOUT = Facts("pairs", "text", "own", "", "", "", {})
@@ -81,6 +82,13 @@ def test_training_finds_what_was_held_out_and_chance_does_not(run):
     sides = ("source", "text")
     perfect = retrieval.retrieval(Evidence(thousand, writes=list), sides, lambda asked, kept, some: eye[some] @ eye[some].T)
     assert perfect["retrieval@10 of 1000, text to source"].value == 1 and len(perfect) == 6
+
+
+def test_its_card_compares_and_a_classifiers_names(run):
+    page = (run.run.path / "README.md").read_text()
+    assert "sentence-similarity" in page and 'found["source"] @ found["text"].T' in page and "draws no samples" in page
+    other = card({**run.run.record, "compares": []}, None)
+    assert "text-classification" in other and "objective.logits(run.system, rows)" in other
 
 
 def test_shared_words_are_a_floor_and_words_within_names_count():

@@ -91,7 +91,8 @@ def symbols(system: System, batch: Batch, field: str) -> Tensor:
 
 def pictures(system: System, batch: Batch) -> Tensor:
     """The pictures of a batch, squares as large as the network takes them."""
-    return _squared(system.encode(batch), system.nets["main"].plan.vision.image_size)
+    net: Any = system.nets["main"]
+    return _squared(system.encode(batch), net.plan.vision.image_size)
 
 
 def _squared(x: Tensor, side: int) -> Tensor:

@@ -146,6 +146,7 @@ SLOW += (
     "grok",
     "diffusion_lm",
     "text_classifier",
+    "embedder",
     "pix2pix",
     "guidance_distilled",
     "palette",
