@@ -102,23 +102,30 @@ def most_like(texts: list[str], known: list[str]) -> list[tuple[int, float]]:
 
 
 def sought(data: Data, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """Held-out texts found by their sources and sources by their texts, by the words they share, judged as an embedder is.
-
-    BM25 (Robertson 1994, k1 1.2, b .75); words within names count by themselves (`read_csv`, `readCsv`), none is stemmed.
-    """
-    from sklearn.feature_extraction.text import CountVectorizer
-
+    """Held-out texts found by their sources and sources by their texts, by the words they share, judged as an embedder is."""
     sides = ("source", "text")
-    every = {side: [*data.held.columns[side][:MOST], *data.train.columns[side]] for side in sides}
-    counter = CountVectorizer(analyzer=words_of).fit([*every["source"], *every["text"]])
-    count = {side: counter.transform(texts).tocsr() for side, texts in every.items()}
-    weight = {side: _weighed(counts) for side, counts in count.items()}
-
-    def near(asked: str, kept: str, rows: Tensor) -> Tensor:
-        return torch.from_numpy((count[asked][rows.numpy()] @ weight[kept][rows.numpy()].T).toarray())
-
-    figures = retrieval.retrieval(Evidence(data, writes=bare, seed=seed), sides, near)
+    figures = retrieval.retrieval(Evidence(data, writes=bare, seed=seed), sides, BM25(data, sides).near)
     return {figure: {"value": e.value, "low": e.low, "high": e.high, "n": e.n} for figure, e in figures.items()}
+
+
+class BM25:
+    """How near texts are by the rare words they share (Robertson 1994, k1 1.2, b .75): the held-out rows' two sides.
+
+    Words within names count by themselves (`read_csv`, `readCsv`), none is stemmed; how rare one is, all rows say.
+    """
+
+    def __init__(self, data: Data, sides: tuple[str, str]):
+        from sklearn.feature_extraction.text import CountVectorizer
+
+        every = {side: [*data.held.columns[side][:MOST], *data.train.columns[side]] for side in sides}
+        counter = CountVectorizer(analyzer=words_of).fit([text for texts in every.values() for text in texts])
+        self.count = {side: counter.transform(texts).tocsr() for side, texts in every.items()}
+        self.weight = {side: _weighed(counts) for side, counts in self.count.items()}
+
+    def near(self, asked: str, kept: str, rows: Tensor) -> Tensor:
+        """Of held-out rows int64[n], how near each one's side is to each one's other: [n,n]."""
+        some = rows.numpy()
+        return torch.from_numpy((self.count[asked][some] @ self.weight[kept][some].T).toarray())
 
 
 def words_of(text: str) -> list[str]:
