@@ -3,7 +3,8 @@
     python benchmarks/retrieving.py [--data functions,apiqa] [--seeds 0] [--budget 150s] [--keep FOLDER]
 
 Each seed is trained by `maquette train` on one thread, and judged by maquette/metrics/retrieval.py, as BM25 is on the same rows
-(maquette/baselines.py). Both together: the mean of the two scores, each brought to deviation 1 over its hundred or thousand rows.
+(maquette/baselines.py). Both together, as `maquette search` has it: the sum of the two scores, each brought to deviation 1 over
+what is to be found.
 95 % by Wilson over rows. Losses included. Writes benchmarks/DATE-retrieving.md and .json.
 """
 
@@ -22,10 +23,11 @@ import torch
 from tables import side_by_side
 from torch import Tensor
 
-from maquette.baselines import BM25
+from maquette.baselines import shared
 from maquette.contracts import Comparing
 from maquette.data import open_data
 from maquette.metrics import retrieval
+from maquette.metrics.bm25 import joined
 from maquette.metrics.evidence import Evidence
 from maquette.opened import load
 from maquette.runs import versions
@@ -45,8 +47,8 @@ def main() -> None:
     told: dict[str, dict[str, dict[str, Any]]] = {}
     for name in given.data.split(","):
         evidence = Evidence(open_data(name), writes=list)
-        words = BM25(evidence.data, SIDES)
-        told[name] = {"BM25": shares(evidence, words.near)}
+        words = shared(evidence.data)
+        told[name] = {"BM25": shares(evidence, words)}
         for seed in map(int, given.seeds.split(",")):
             place = folder / f"{name}-seed{seed}"
             if not (place / "README.md").exists():
@@ -75,7 +77,7 @@ def main() -> None:
             column["commit"] = run.trained.record["versions"]["git"][:8]
             column["matched of a training batch, at last"] = sum(row["match/matched"] for row in rows[-20:]) / len(rows[-20:])
             told[name][f"embedder, seed {seed}"] = {**column, "losses": [[row["step"], row["match/loss"]] for row in rows]}
-            told[name][f"both, seed {seed}"] = shares(evidence, both(own, words.near))
+            told[name][f"both, seed {seed}"] = shares(evidence, both(own, words))
     path = HERE / f"{date.today()}-retrieving.md"
     path.write_text("\n".join(report(told)) + "\n")
     path.with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n")
@@ -92,11 +94,7 @@ def near_of(vectors: dict[str, Tensor]) -> retrieval.Near:
 
 
 def both(*some: retrieval.Near) -> retrieval.Near:
-    def near(asked: str, kept: str, rows: Tensor) -> Tensor:
-        scores = [each(asked, kept, rows).double() for each in some]
-        return torch.stack([score / score.std() for score in scores]).sum(0)
-
-    return near
+    return lambda asked, kept, rows: joined(*(each(asked, kept, rows) for each in some))
 
 
 def shares(evidence: Evidence, near: retrieval.Near) -> dict[str, Any]:

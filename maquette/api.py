@@ -355,6 +355,7 @@ def search(
     query: str,
     k: int = 5,
     *,
+    words: bool = True,
     step: int | None = None,
     device: str = "auto",
     trust: bool = False,
@@ -364,9 +365,10 @@ def search(
     Args:
         source: as `embed` has it; or what it wrote.
         query: words; or a picture's file, of a run that compares pictures.
+        words: the words that a passage shares with the query count, too; else its vector alone.
     """
     found = load(path, step=step, device=device, trust=trust)
-    return finding.nearest(found, finding.shelved(found, Path(source)), query, k)
+    return finding.nearest(found, finding.shelved(found, Path(source)), query, k, words)
 
 
 # -- compress ------------------------------------------------------------------------------------------------------------

@@ -13,13 +13,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from maquette.data import Data
 from maquette.evaluate import choose, judge
 from maquette.metrics import retrieval
+from maquette.metrics.bm25 import BM25
 from maquette.metrics.evidence import MOST, Evidence
 from maquette.streams import Streams
 
@@ -103,44 +103,20 @@ def most_like(texts: list[str], known: list[str]) -> list[tuple[int, float]]:
 
 def sought(data: Data, seed: int = 0) -> dict[str, dict[str, Any]]:
     """Held-out texts found by their sources and sources by their texts, by the words they share, judged as an embedder is."""
-    sides = ("source", "text")
-    figures = retrieval.retrieval(Evidence(data, writes=bare, seed=seed), sides, BM25(data, sides).near)
+    figures = retrieval.retrieval(Evidence(data, writes=bare, seed=seed), ("source", "text"), shared(data))
     return {figure: {"value": e.value, "low": e.low, "high": e.high, "n": e.n} for figure, e in figures.items()}
 
 
-class BM25:
-    """How near texts are by the rare words they share (Robertson 1994, k1 1.2, b .75): the held-out rows' two sides.
+def shared(data: Data) -> retrieval.Near:
+    """How near held-out sources and texts are by the words they share."""
+    sides = ("source", "text")
+    held = {side: list(data.held.columns[side][:MOST]) for side in sides}
+    words = {side: BM25(held[side], data.train.columns[side]) for side in sides}
 
-    Words within names count by themselves (`read_csv`, `readCsv`), none is stemmed; how rare one is, all rows say.
-    """
+    def near(asked: str, kept: str, rows: Tensor) -> Tensor:
+        return words[kept].near([held[asked][row] for row in rows.tolist()])[:, rows]
 
-    def __init__(self, data: Data, sides: tuple[str, str]):
-        from sklearn.feature_extraction.text import CountVectorizer
-
-        every = {side: [*data.held.columns[side][:MOST], *data.train.columns[side]] for side in sides}
-        counter = CountVectorizer(analyzer=words_of).fit([text for texts in every.values() for text in texts])
-        self.count = {side: counter.transform(texts).tocsr() for side, texts in every.items()}
-        self.weight = {side: _weighed(counts) for side, counts in self.count.items()}
-
-    def near(self, asked: str, kept: str, rows: Tensor) -> Tensor:
-        """Of held-out rows int64[n], how near each one's side is to each one's other: [n,n]."""
-        some = rows.numpy()
-        return torch.from_numpy((self.count[asked][some] @ self.weight[kept][some].T).toarray())
-
-
-def words_of(text: str) -> list[str]:
-    """Words in small letters, those within names too: "read_csv(HTTPError)" -> read, csv, http, error."""
-    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+", text)]
-
-
-def _weighed(counts: Any) -> Any:
-    """What each word of each text adds where it is asked for, of counts [N,W] (sparse)."""
-    rows = counts.astype(np.float64).tocoo()
-    long = np.asarray(counts.sum(1)).ravel()
-    have = np.asarray((counts > 0).sum(0)).ravel()
-    rare = np.log1p((counts.shape[0] - have + 0.5) / (have + 0.5))
-    rows.data = rare[rows.col] * rows.data * 2.2 / (rows.data + 1.2 * (0.25 + 0.75 * (long / long.mean())[rows.row]))
-    return rows.tocsr()
+    return near
 
 
 def drawn(data: Data, draw: Draw, seed: int = 0) -> Evidence:

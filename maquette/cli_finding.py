@@ -46,6 +46,7 @@ def search_verb(
     source: Annotated[str, typer.Argument(help="as embed has it, or the .npz or .safetensors that embed wrote")],
     query: Annotated[str, typer.Argument(help="words; or a picture's file")],
     k: Annotated[int, typer.Option("-k", help="How many are shown, the nearest first.")] = 5,
+    words: Annotated[bool, typer.Option(help="Words that a passage shares with the query count, too.")] = True,
     step: Step = -1,
     device: Device = "auto",
     threads: Threads = 0,
@@ -59,7 +60,7 @@ def search_verb(
     from maquette import api
 
     use_threads(threads)
-    found = api.search(run, source, query, k, step=None if step < 0 else step, device=device, trust=trust)
+    found = api.search(run, source, query, k, words=words, step=None if step < 0 else step, device=device, trust=trust)
     if as_json:
         return print_json(found)
     for one in found:

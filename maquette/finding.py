@@ -23,6 +23,7 @@ from maquette.contracts import Comparing
 from maquette.data import DataError
 from maquette.data.listing import IMAGE, File, choose, kind_of, walk
 from maquette.data.texts import read_jsonl, read_texts
+from maquette.metrics.bm25 import BM25, joined, words_of
 from maquette.opened import Loaded
 from maquette.recipes import UnknownName
 
@@ -72,8 +73,12 @@ def shelved(found: Loaded, source: Path) -> Shelf:
     return Shelf(_embedded(found, "text", texts), names, texts, _by(found))
 
 
-def nearest(found: Loaded, shelf: Shelf, query: str, k: int) -> list[dict[str, Any]]:
+def nearest(found: Loaded, shelf: Shelf, query: str, k: int, words: bool = True) -> list[dict[str, Any]]:
     """The k things nearest to a text, or to the picture of a file of that name, the nearest first: name, cosine, text.
+
+    Args:
+        words: what is nearest among texts is said by the rare words it shares with the query, too, as much as by the cosine: the
+            two err on different rows (benchmarks/retrieving.py).
 
     Raises:
         ValueError: fewer than one is wanted, or the query is empty.
@@ -83,14 +88,17 @@ def nearest(found: Loaded, shelf: Shelf, query: str, k: int) -> list[dict[str, A
     if not query.strip():
         raise ValueError("the query is empty; give some words, or the name of a picture's file")
     sides = sides_of(found)
-    if "image" in sides and Path(query).suffix.lower() in IMAGE and Path(query).is_file():
+    pictured = "image" in sides and Path(query).suffix.lower() in IMAGE and Path(query).is_file()
+    if pictured:
         asked = _embedded(found, "image", parcel.pictures(Path(query), found.facts, exact=False)[0])
     else:
         asked = _embedded(found, next(side for side in sides if side != "image"), [query])
-    near, rows = (shelf.vectors @ asked[0]).topk(min(k, len(shelf.names)))
+    cosines = shelf.vectors @ asked[0]
+    texts = words and not pictured and any(words_of(text) for text in shelf.texts)
+    score = joined(cosines, BM25(shelf.texts).near([query])[0]) if texts else cosines
     return [
-        {"name": shelf.names[row], "cosine": round(cosine, 6), "text": shelf.texts[row]}
-        for row, cosine in zip(rows.tolist(), near.tolist(), strict=True)
+        {"name": shelf.names[row], "cosine": round(float(cosines[row]), 6), "text": shelf.texts[row]}
+        for row in score.topk(min(k, len(shelf.names))).indices.tolist()
     ]
 
 

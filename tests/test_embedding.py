@@ -11,13 +11,14 @@ import torch
 from torch.nn import functional as F
 
 from maquette import api, cli, finding
-from maquette.baselines import sought, words_of
+from maquette.baselines import sought
 from maquette.contracts import IGNORE, Comparing
 from maquette.data.core import Facts
 from maquette.data.docstrings import _coded
 from maquette.data.paired import paired
 from maquette.distributed import World
 from maquette.metrics import retrieval
+from maquette.metrics.bm25 import BM25, words_of
 from maquette.metrics.evidence import Evidence
 from maquette.networks.embedder import Embedder
 from maquette.networks.transformer import Transformer
@@ -93,6 +94,11 @@ def test_its_card_compares_and_a_classifiers_names(run):
 
 def test_shared_words_are_a_floor_and_words_within_names_count():
     assert words_of("read_csv(HTTPError, maxSize=12)") == ["read", "csv", "http", "error", "max", "size", "12"]
+    kept = ["the cat sat", "the dog sat sat", "a bird in the tree by the brook", ""]
+    rare, known = np.log1p((4 - 1 + 0.5) / 1.5), np.log1p((4 - 2 + 0.5) / 2.5)  # of 4 texts: "dog" in one, "sat" in two
+    held_back = 1.2 * (0.25 + 0.75 * 4 / (15 / 4))
+    wanted = rare * 2.2 / (1 + held_back) + known * 2 * 2.2 / (2 + held_back)
+    assert BM25(kept).near(["Sat dog!"])[0, 1].item() == pytest.approx(wanted)
     data = paired(ABOUT, [(str(i), f"what is item{i} of row{i}", "is " * (i % 3) + f"row{i} item{i}") for i in range(1500)])
     told = sought(data)
     assert told["retrieval@1 of 100, source to text"]["value"] == 1  # a number is in one row alone
@@ -181,16 +187,17 @@ def test_passages_are_found_and_vectors_kept_are_found_again(run, tmp_path, caps
     assert shelf.names == ["a.md:1", "a.md:4", "b.txt:3"] and shelf.texts[1] == "bread's wool no. 901"
     torch.testing.assert_close(shelf.vectors.norm(dim=1), torch.ones(3))
     asked = run.system.objective.embed(run.system.eval(), {"source": ["which glass of rain? 902"]})["source"][0]
-    found = api.search(path, notes, "which glass of rain? 902", 2)
+    found = api.search(path, notes, "which glass of rain? 902", 2, words=False)
     near = (shelf.vectors @ asked).sort(descending=True)
     assert [one["name"] for one in found] == [shelf.names[i] for i in near.indices[:2].tolist()]
     assert found[0]["cosine"] == pytest.approx(near.values[0].item(), abs=1e-5)
     for suffix in (".npz", ".safetensors"):
         finding.keep(shelf, tmp_path / f"kept{suffix}")
-        assert api.search(path, tmp_path / f"kept{suffix}", "which glass of rain? 902", 2) == found
+        assert api.search(path, tmp_path / f"kept{suffix}", "which glass of rain? 902", 2, words=False) == found
+    assert [one["name"] for one in api.search(path, notes, "bread wool 901", 1)] == ["a.md:4"]  # shared words weigh as much
     api.embed(path, notes, tmp_path / "bare.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "bare.npy"), shelf.vectors.numpy())
-    cli.app(["search", str(path), str(out), "which glass of rain? 902", "-k", "1", "--json"], standalone_mode=False)
+    cli.app(["search", str(path), str(out), "which glass of rain? 902", "-k", "1", "--no-words", "--json"], standalone_mode=False)
     assert json.loads(capsys.readouterr().out) == found[:1]
 
 

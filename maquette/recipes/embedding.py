@@ -15,7 +15,8 @@ from maquette.recipes.classification import encoder_of
 from maquette.recipes.masked_language import BOTH_WAYS
 from maquette.system import System
 
-EXPECTED = {"retrieval@10 of 1000, source to text": (0.1, 1.0)}
+# after 150 training seconds on the default data, one CPU thread; one run, .547
+EXPECTED = {"retrieval@10 of 1000, source to text": (0.42, 0.9)}
 
 
 def embedder(
@@ -49,4 +50,4 @@ def embedder(
     objective = Contrastive({side: partial(symbols, field=side) for side in ("source", "text")})
     system = System({"main": Embedder(encoder, size)}, objective, None, codec, frozen=("codec",) if run else ())
     fit = Fit(steps=1000, batch=128, lr=1e-2, betas=(0.9, 0.99), warmup=0.05, decay=0.7, muon=0.02, bf16=True)
-    return Experiment(system, opened, fit, EXPECTED, within=240)
+    return Experiment(system, opened, fit, EXPECTED, within=150)
