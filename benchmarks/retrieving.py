@@ -75,7 +75,9 @@ def main() -> None:
             own = near_of(vectors)
             column: dict[str, Any] = shares(evidence, own) | {"step": run.progress.step, "seconds": run.progress.seconds}
             column["commit"] = run.trained.record["versions"]["git"][:8]
-            column["matched of a training batch, at last"] = sum(row["match/matched"] for row in rows[-20:]) / len(rows[-20:])
+            column["matched of a training batch, at last, %"] = (
+                100 * sum(row["match/matched"] for row in rows[-20:]) / len(rows[-20:])
+            )
             told[name][f"embedder, seed {seed}"] = {**column, "losses": [[row["step"], row["match/loss"]] for row in rows]}
             told[name][f"both, seed {seed}"] = shares(evidence, both(own, words))
     path = HERE / f"{date.today()}-retrieving.md"
