@@ -1,4 +1,5 @@
-"""The verbs: train, resume, sample, interpolate, vary, evaluate, compare, export, compress, decompress, load, show, doctor.
+"""The verbs: train, resume, sample, interpolate, vary, evaluate, compare, embed, search, export, compress, decompress, load,
+show, doctor.
 
 The command line says the same ones. Knows runs, reports and how work is shown; decides no exit code and parses no command line.
 """
@@ -14,11 +15,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from maquette import exhibits, lossless, opened, parcel, recipes, storage
+from maquette import exhibits, finding, lossless, opened, parcel, recipes, storage
 from maquette.baselines import judge_baselines
 from maquette.between import ends_of
 from maquette.compare import compare
-from maquette.contracts import IGNORE, Batch, Code, Turns
+from maquette.contracts import IGNORE, Batch, Code, Comparing, Turns
 from maquette.data import open_data
 from maquette.dials import described, dials_of, turned
 from maquette.doctor import doctor
@@ -46,6 +47,7 @@ __all__ = [
     "compress",
     "decompress",
     "doctor",
+    "embed",
     "evaluate",
     "export",
     "interpolate",
@@ -53,6 +55,7 @@ __all__ = [
     "pursue",
     "resume",
     "sample",
+    "search",
     "show",
     "train",
     "vary",
@@ -330,6 +333,54 @@ def _to_ggml(found: Loaded, out: Path) -> str:
     return ggml.write(found.system, out, _source(found, "config.json"))
 
 
+# -- embed and search ----------------------------------------------------------------------------------------------------
+
+
+def embed(
+    path: str | Path,
+    source: str | Path,
+    out: str | Path = "",
+    *,
+    step: int | None = None,
+    device: str = "auto",
+    trust: bool = False,
+) -> finding.Shelf:
+    """The vectors that a run which compares gives to pictures, or to passages of text; written by `out`'s suffix if it is given.
+
+    Args:
+        source: pictures, a folder or an .npz, of a run that compares some; or text, a folder, a file, or JSONL rows with "text".
+        out: .npz or .safetensors, which `search` takes in place of the source; or .npy, the array alone.
+    """
+    if out:
+        finding.check_suffix(Path(out))
+    shelf = finding.shelved(load(path, step=step, device=device, trust=trust), Path(source))
+    if out:
+        finding.keep(shelf, Path(out))
+    return shelf
+
+
+def search(
+    path: str | Path,
+    source: str | Path,
+    query: str,
+    k: int = 5,
+    *,
+    words: bool = True,
+    step: int | None = None,
+    device: str = "auto",
+    trust: bool = False,
+) -> list[dict[str, Any]]:
+    """The k pictures or passages of a source that are nearest to a query: "name", "cosine", "text" of each, the nearest first.
+
+    Args:
+        source: as `embed` has it; or what it wrote.
+        query: words; or a picture's file, of a run that compares pictures.
+        words: the words that a passage shares with the query count, too; else its vector alone.
+    """
+    found = load(path, step=step, device=device, trust=trust)
+    return finding.nearest(found, finding.shelved(found, Path(source)), query, k, words)
+
+
 # -- compress ------------------------------------------------------------------------------------------------------------
 
 
@@ -484,6 +535,7 @@ def anatomy(experiment: Experiment) -> dict[str, Any]:
             "guidance": system.conditioner is not None and "guidance" in dials_of(system.sampler),
             "interpolation, variation": ends_of(system, system.sampler),
             "given pictures": uses_of_pictures(system, experiment.data.facts),
+            "comparison": list(system.objective.sides) if isinstance(system.objective, Comparing) else [],
             "lossless coding": not lossless.unfit(system),
             "incremental decoding": main is not None and hasattr(main, "begin") and main.begin(1, 2) is not None,
         },

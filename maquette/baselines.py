@@ -1,5 +1,6 @@
 """What any model must beat on a data set: its training rows, a Gaussian, independent pixels; for text, a compressor; for texts
-that are made from others, these others themselves, and what was made of the most similar training one.
+that are made from others, these others themselves, what was made of the most similar training one, and, to find the one by the
+other, the words that both share.
 
 Knows the metrics through `judge`, no recipe and no system. A model that does not beat these has learnt nothing worth showing.
 """
@@ -12,12 +13,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from maquette.data import Data
 from maquette.evaluate import choose, judge
+from maquette.metrics import retrieval
+from maquette.metrics.bm25 import BM25
 from maquette.metrics.evidence import MOST, Evidence
 from maquette.streams import Streams
 
@@ -48,7 +50,7 @@ def judge_baselines(data: Data, seed: int = 0) -> dict[str, dict[str, dict[str, 
     if data.facts.field == "text":
         return {
             "xz given the training text": {"bits/byte": compressed(data)},
-            **(written(data, seed) if data.facts.sources else {}),
+            **({**written(data, seed), "BM25": sought(data, seed)} if data.facts.sources else {}),
         }
     if data.facts.field != "image":
         return {}
@@ -81,13 +83,40 @@ def bare(sources: list[str]) -> list[str]:
 
 
 def most_similar(texts: list[str], known: list[str]) -> list[int]:
-    """For each text the place of the known one that shares most, by the cosine of rare groups of two to four letters."""
+    """For each text the place of the known one that is most like it."""
+    return [place for place, _ in most_like(texts, known)]
+
+
+def most_like(texts: list[str], known: list[str]) -> list[tuple[int, float]]:
+    """For each text the place of the known one that shares most, and how much: by the cosine of rare groups of 2 to 4 letters."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     count = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
     there = count.fit_transform(known).T.tocsr()
     here = count.transform(texts)
-    return [int(i) for at in range(0, len(texts), 64) for i in np.asarray((here[at : at + 64] @ there).argmax(1)).ravel()]
+    found: list[tuple[int, float]] = []
+    for at in range(0, len(texts), 64):
+        near = (here[at : at + 64] @ there).toarray()
+        found += [(int(place), float(row[place])) for row, place in zip(near, near.argmax(1), strict=True)]
+    return found
+
+
+def sought(data: Data, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """Held-out texts found by their sources and sources by their texts, by the words they share, judged as an embedder is."""
+    figures = retrieval.retrieval(Evidence(data, writes=bare, seed=seed), ("source", "text"), shared(data))
+    return {figure: {"value": e.value, "low": e.low, "high": e.high, "n": e.n} for figure, e in figures.items()}
+
+
+def shared(data: Data) -> retrieval.Near:
+    """How near held-out sources and texts are by the words they share."""
+    sides = ("source", "text")
+    held = {side: list(data.held.columns[side][:MOST]) for side in sides}
+    words = {side: BM25(held[side], data.train.columns[side]) for side in sides}
+
+    def near(asked: str, kept: str, rows: Tensor) -> Tensor:
+        return words[kept].near([held[asked][row] for row in rows.tolist()])[:, rows]
+
+    return near
 
 
 def drawn(data: Data, draw: Draw, seed: int = 0) -> Evidence:

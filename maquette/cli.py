@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maquette import __version__, cli_drawing, recipes
+from maquette import __version__, cli_drawing, cli_finding, recipes
 from maquette.cli_words import (
     Device,
     Every,
@@ -40,6 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(cli_drawing.app)
+app.add_typer(cli_finding.app)
 _OPEN = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 FAILED, BAD_INPUT, STORAGE, NUMERICAL, RESUMABLE = 1, 2, 73, 74, 75

@@ -362,10 +362,12 @@ class Exhibiting(Protocol):
 
 @runtime_checkable
 class Comparing(Protocol):
-    """An objective whose system puts pictures and texts into one space."""
+    """An objective whose system puts two fields of a batch, its `sides`, into one space: "image" and "text", two texts."""
+
+    sides: tuple[str, ...]
 
     def embed(self, system: System, batch: Batch) -> dict[str, Tensor]:
-        """Unit vectors [B,P] of what a batch brings: "image", "text"."""
+        """Unit vectors [B,P] of those of its sides that a batch brings."""
 
 
 @runtime_checkable

@@ -289,8 +289,8 @@ def best_of(
     if n < 1 or of < 1:
         raise ValueError(f"n is {n} and the best of {of} is wanted; both must be 1 or more")
     compare = judge.system.objective
-    if not isinstance(compare, Comparing):
-        raise ValueError(f"{judge.run.path} is a run of {judge.run.record['recipe']}, which compares nothing; clip does")
+    if not isinstance(compare, Comparing) or set(compare.sides) != {"image", "text"}:
+        raise ValueError(f"{judge.run.path} is a run of {judge.run.record['recipe']}, which compares no pictures; clip does")
     if judge.facts.shape != found.facts.shape:
         mine, theirs = ("x".join(map(str, facts.shape)) for facts in (found.facts, judge.facts))
         raise ValueError(f"{judge.run.path} compares pictures of {theirs}, and {found.run.path} draws {mine}")

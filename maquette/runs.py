@@ -27,6 +27,7 @@ import torch
 
 import maquette
 from maquette import checkpoint, recipes, storage
+from maquette.contracts import Comparing
 from maquette.data import Facts, recall
 from maquette.distributed import World
 from maquette.experiment import Experiment, Fit
@@ -276,6 +277,7 @@ def build(recipe: str, arguments: dict[str, Any], seed: int) -> tuple[Experiment
 def record_of(recipe: str, arguments: dict[str, Any], seed: int, experiment: Experiment) -> dict[str, Any]:
     """What run.json says of a run before its first step."""
     runs = [value for value in arguments.values() if isinstance(value, str) and value and (Path(value) / "run.json").is_file()]
+    objective = experiment.system.objective
     return {
         "recipe": recipe,
         "arguments": {**recipes.signature(recipes.find(recipe)), **arguments},
@@ -286,6 +288,7 @@ def record_of(recipe: str, arguments: dict[str, Any], seed: int, experiment: Exp
         "draws": experiment.system.sampler is not None,
         "makes": experiment.system.codec.field,
         "converses": bool(getattr(experiment.system.codec, "converses", False)),
+        "compares": list(objective.sides) if isinstance(objective, Comparing) else [],
         "parameters": {k: sum(p.numel() for p in net.parameters()) for k, net in experiment.system.roles().items()},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(sys.argv),

@@ -89,7 +89,10 @@ def test_a_perfect_encoder_finds_all_and_a_random_one_finds_one_in_a_hundred():
 
     for embed, low, high in ((perfect, 1.0, 1.0), (random, 0.0, 0.03)):
         system = SimpleNamespace(
-            objective=SimpleNamespace(embed=embed), conditioner=None, sampler=None, codec=SimpleNamespace(field="image")
+            objective=SimpleNamespace(embed=embed, sides=("image", "text")),
+            conditioner=None,
+            sampler=None,
+            codec=SimpleNamespace(field="image"),
         )
         system.eval = lambda system=system: system
         evidence = Evidence(data, system)  # type: ignore[arg-type]
@@ -102,14 +105,22 @@ def test_a_perfect_encoder_finds_all_and_a_random_one_finds_one_in_a_hundred():
         assert set(found) >= {"zero-shot", "zero-shot, captions"}
 
 
-def test_hundreds_hold_each_row_once_and_each_caption_once():
+def test_groups_hold_each_row_once_and_each_text_once():
     texts = [f"caption {i % 230}" for i in range(700)]
-    groups = retrieval.hundreds(texts, seed=0)
+    groups = retrieval.grouped([texts], 100, seed=0)
     assert groups.shape == (6, 100) and len(groups.unique()) == 600
     assert all(len({texts[i] for i in group.tolist()}) == 100 for group in groups)
-    assert not torch.equal(groups, retrieval.hundreds(texts, seed=1))
-    tie = F.normalize(torch.ones(100, 4), dim=1)
-    assert retrieval.retrieved(tie, tie, torch.arange(100)[None]).sum() == 0  # an encoder that says the same of all finds none
+    assert not torch.equal(groups, retrieval.grouped([texts], 100, seed=1))
+    other = [f"answer {i % 150}" for i in range(700)]  # a pair shares neither side with another of its group
+    both = retrieval.grouped([texts, other], 100, seed=0)
+    assert len(both) >= 4 and all(len({side[i] for i in group.tolist()}) == 100 for group in both for side in (texts, other))
+    assert retrieval.grouped([texts], 1000, seed=0).shape == (0, 1000)
+
+
+def test_what_is_as_near_as_a_rows_own_stands_before_it():
+    near = torch.tensor([[0.5, 0.5, 0.1], [0.9, 0.8, 0.8], [0.0, 0.2, 0.3]])
+    assert retrieval.nearer(near).tolist() == [1, 2, 0]
+    assert retrieval.nearer(torch.ones(100, 100)).min() == 99  # an encoder that says the same of all finds none
 
 
 def test_training_brings_pairs_together_and_keeps_the_scale_within_100(captioned):
@@ -154,7 +165,7 @@ def test_a_run_that_draws_nothing_says_so_and_is_scored(captioned, tmp_path):
     assert api.show("clip")["sampler"] == {"name": "none"} and api.show("clip")["can"]["given pictures"] == []
     told = api.evaluate(run.run.path)
     assert "draws nothing" in told["skipped"]["frechet"] or "draws nothing" in str(told["skipped"])
-    assert "captions that differ are needed" in told["skipped"]["retrieval"]
+    assert "rows that differ are needed" in told["skipped"]["retrieval"]
     page = (run.run.path / "README.md").read_text()
     assert "draws no samples" in page and "run.sample" not in page and "zero-shot-image-classification" in page
     again = api.load(run.run.path)
@@ -187,7 +198,7 @@ class Eye:
 
     def __init__(self, shape: tuple[int, ...]):
         self.facts, self.run = SimpleNamespace(shape=shape), SimpleNamespace(path="eye", record={"recipe": "eye"})
-        self.system = SimpleNamespace(objective=self)
+        self.system, self.sides = SimpleNamespace(objective=self), ("image", "text")
 
     def embed(self, system, batch):
         seen = (batch["image"].flatten(1).mean(1) * 4).round().long()
@@ -207,7 +218,7 @@ def test_the_best_of_some_samples_is_the_one_closest_to_its_caption():
         opened.best_of(dice, eye, 2, 0)
     with pytest.raises(ValueError, match=r"3x4x4, and dice draws 3x8x8"):
         opened.best_of(dice, Eye((3, 4, 4)), 2, 2)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="compares nothing; clip does"):
+    with pytest.raises(ValueError, match="compares no pictures; clip does"):
         opened.best_of(dice, dice, 2, 2)
     dice.system.conditioner = None
     with pytest.raises(ValueError, match="hears no captions"):

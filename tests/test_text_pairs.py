@@ -182,7 +182,7 @@ def mo(path: Path, messages: dict[str, str]) -> None:
 
 
 def test_translations_are_read_from_catalogs(tmp_path, monkeypatch):
-    monkeypatch.setattr(catalogs, "FOLDERS", (str(tmp_path),))
+    monkeypatch.setenv("TEXTDOMAINDIR", str(tmp_path))
     header = {"": "Content-Type: text/plain; charset=UTF-8\nPlural-Forms: nplurals=2; plural=n!=1;\n"}
     messages = {f"cannot open file {name}": f"Datei {name} geht nicht auf" for name in map(chr, range(97, 123))}
     messages |= {"same": "same", "%s: %d": "%s - %d", "": "", "menu\x04_Save as": "_Sichern als", "x" * 500: "y" * 500}
@@ -202,7 +202,7 @@ def test_translations_are_read_from_catalogs(tmp_path, monkeypatch):
 
 def test_a_machine_without_catalogs_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(catalogs, "FOLDERS", (str(tmp_path),))
-    with pytest.raises(DataError, match=r"no message catalogs of de or fr in .*Use terms or dates, or rows of your own"):
+    with pytest.raises(DataError, match=r"no message catalogs of de or fr in .*TEXTDOMAINDIR, use terms or dates, or rows"):
         open_data("translations")
     mo(tmp_path / "fr" / "LC_MESSAGES" / "good.mo", {"a": "b"})
     with pytest.raises(DataError, match="hold no sentence"):

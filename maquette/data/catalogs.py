@@ -8,6 +8,7 @@ from __future__ import annotations
 import gettext
 import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -19,19 +20,24 @@ from maquette.data.errors import DataError
 from maquette.data.paired import paired
 
 LANGUAGES = ("de", "fr")
+NAMED = "TEXTDOMAINDIR"  # gettext's own variable for the folder of catalogs
 FOLDERS = ("/usr/share/locale", "/usr/local/share/locale", f"{sys.prefix}/share/locale")
 LONGEST = 400  # characters of a message
 _WORDS = re.compile(r"[^\W\d_]{2,}")
 
 
 def translations() -> Data:
-    """Pairs, "de: No such file" -> "Datei nicht gefunden", into German and French: messages of this machine's programs."""
-    found = {language: sorted(_catalogs(language)) for language in LANGUAGES}
+    """Pairs, "de: No such file" -> "Datei nicht gefunden", into German and French: messages of this machine's programs.
+
+    Their catalogs are read where systems keep them, or in the folder that the variable TEXTDOMAINDIR names, as gettext has it.
+    """
+    folders = _folders()
+    found = {language: sorted(_catalogs(language, folders)) for language in LANGUAGES}
     if not any(found.values()):
         raise DataError(
-            f"this machine has no message catalogs of {' or '.join(LANGUAGES)} in {', '.join(FOLDERS)}: slim images leave them "
-            "out, and other systems keep none. Use terms or dates, or rows of your own: a .jsonl with "
-            '{"source": ..., "text": ...} in each line'
+            f"there are no message catalogs of {' or '.join(LANGUAGES)} in {', '.join(folders)}: slim images leave them out, and "
+            f"other systems keep none. Name a folder that has some (de/LC_MESSAGES/*.mo) as {NAMED}, use terms or dates, or rows "
+            'of your own: a .jsonl with {"source": ..., "text": ...} in each line'
         )
     key = hashlib.sha256(b"1")
     for language, files in found.items():
@@ -65,9 +71,15 @@ def translations() -> Data:
     return paired(about, rows)
 
 
-def _catalogs(language: str) -> Iterator[Path]:
+def _folders() -> tuple[str, ...]:
+    """Where catalogs are looked for: in the folder that the user named, else where systems keep them."""
+    named = os.environ.get(NAMED, "")
+    return (named,) if named else FOLDERS
+
+
+def _catalogs(language: str, folders: tuple[str, ...]) -> Iterator[Path]:
     """Files of messages; not the lists of countries and languages, which are no sentences."""
-    for folder in FOLDERS:
+    for folder in folders:
         for file in (Path(folder) / language / "LC_MESSAGES").glob("*.mo"):
             if not file.stem.startswith("iso_"):
                 yield file

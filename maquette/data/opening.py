@@ -17,7 +17,7 @@ from maquette.data.catalogs import translations
 from maquette.data.characters import characters
 from maquette.data.chores import chores
 from maquette.data.core import Data, Facts, Split, recalled
-from maquette.data.docstrings import apiqa, docstrings, prose, summaries
+from maquette.data.docstrings import apiqa, docstrings, functions, prose, summaries
 from maquette.data.emoji import emoji
 from maquette.data.errors import DataError, nearest
 from maquette.data.folder import read_own
@@ -59,6 +59,7 @@ BUILTINS: tuple[Callable[..., Data], ...] = (  # one that takes a size draws at 
     tasks,
     summaries,
     apiqa,
+    functions,
     dates,
     terms,
     translations,

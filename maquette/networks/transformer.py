@@ -370,7 +370,14 @@ class Transformer(Network):
             if documents is not None:  # the last symbol of one document is not before the first of the next
                 last = last.masked_fill((places_in(documents) == 0)[..., None], 0)
             smeared = h + self.smear * last
-            h = smeared if self.smear_back is None else smeared + self.smear_back * torch.cat([h[:, 1:], none], 1)
+            if self.smear_back is not None:
+                real = h.masked_fill((x == IGNORE)[..., None], 0)  # what fills up a row is not behind its last symbol
+                following = torch.cat([real[:, 1:], none], 1)
+                if documents is not None:
+                    begins = torch.nn.functional.pad(places_in(documents)[:, 1:] == 0, (0, 1))
+                    following = following.masked_fill(begins[..., None], 0)
+                smeared = smeared + self.smear_back * following
+            h = smeared
         if self.kinds is not None:
             told = cond.field if cond is not None else None
             h = h + (self.kinds(told[:, 0]) if told is not None else self.kinds.weight[0])

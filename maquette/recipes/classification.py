@@ -44,7 +44,7 @@ def text_classifier(
     if opened.facts.field != "text" or not opened.facts.classes:
         raise ValueError(f"text_classifier names the kinds of texts, and data {data!r} has none; `packages` has")
     if run:
-        encoder, codec = _encoder_of(run)
+        encoder, codec = encoder_of(run)
     else:
         codec, heads = BPE(vocab, context), heads_of(depth)
         encoder = Transformer(vocab + 1, heads * SIZE, depth, heads, out=None, causal=False, style=BOTH_WAYS)
@@ -60,7 +60,7 @@ def text_classifier(
     return Experiment(system, labelled(opened, rows), fit, EXPECTED)
 
 
-def _encoder_of(run: str) -> tuple[Transformer, BPE]:
+def encoder_of(run: str) -> tuple[Transformer, BPE]:
     """The network of a run without its scores, and its symbols.
 
     Raises:

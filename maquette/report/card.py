@@ -21,7 +21,7 @@ LICENCES = {  # as data says it -> as the hub names it
 }
 _PIPELINES = {"image": "unconditional-image-generation", "text": "text-generation"}
 _DESCRIBES = "image-to-text"
-_COMPARES = "zero-shot-image-classification"  # of a run that draws nothing
+_COMPARES = {"image": "zero-shot-image-classification", "source": "sentence-similarity"}  # by one of the sides
 _PLAIN = str.maketrans({"|": "\\|", "\n": " ", "\r": " ", "<": "&lt;", ">": "&gt;", "`": "'", "[": "\\["})
 
 
@@ -68,7 +68,8 @@ def front_matter(run: dict[str, Any], evaluation: dict[str, Any] | None) -> str:
 
     facts = run.get("data") or {}
     recipe, data = _recipe(run), PurePath(str(facts.get("name") or "data")).name
-    task = _PIPELINES.get(str(facts.get("field")), "other") if _draws(run) else _COMPARES
+    task = _PIPELINES.get(str(facts.get("field")), "other") if _draws(run) else "text-classification"
+    task = _COMPARES.get(next(iter(_compares(run)), ""), task)
     task = _DESCRIBES if _describes(run, facts) else task
     metrics = (evaluation or {}).get("metrics") or {}
     results = [
@@ -151,6 +152,11 @@ def _draws(run: dict[str, Any]) -> bool:
     return bool(run.get("draws", True))
 
 
+def _compares(run: dict[str, Any]) -> list[str]:
+    """What the run puts into one space; runs of before that draw nothing compare pictures and captions."""
+    return list(run.get("compares", [] if _draws(run) else ["image", "text"]))
+
+
 def _makes(run: dict[str, Any]) -> str:
     """The field of what the run makes; runs of before say only what their data hold."""
     return str(run.get("makes") or (run.get("data") or {}).get("field") or "image")
@@ -160,8 +166,13 @@ def _loading(run: dict[str, Any], facts: dict[str, Any]) -> str:
     lines = ["import maquette", "", 'run = maquette.load("PATH/TO/THIS/FOLDER")']
     if not _draws(run):
         lines.append("rows = {name: column[:16] for name, column in run.data.held.all().items()}")
-        lines.append('found = run.system.objective.embed(run.system, rows)  # unit vectors: found["image"] @ found["text"].T')
-        return "## Load and compare\n\n```python\n" + "\n".join(lines) + "\n```\n\nNothing here is a pickle. It draws no samples."
+        if sides := _compares(run):
+            near = " @ ".join(f'found["{side}"]' for side in sides)
+            lines.append(f"found = run.system.objective.embed(run.system, rows)  # unit vectors: {near}.T")
+        else:
+            lines.append("kinds = run.system.objective.logits(run.system, rows).argmax(1)")
+        what = "compare" if sides else "name"
+        return f"## Load and {what}\n\n```python\n" + "\n".join(lines) + "\n```\n\nNothing here is a pickle. It draws no samples."
     classes = facts.get("classes") or []
     if _describes(run, facts):
         lines.append('print(run.sample(1, seed=0, **run.begun("picture.png", 1))["text"][0])')

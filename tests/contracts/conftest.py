@@ -23,7 +23,8 @@ TINY |= {"reads": 24, "writes": 16, "symbols": 16, "books": 2, "delay": 2, "pret
 # every recipe by itself, and those of a second stage also on a run of the first
 FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec", "mmdit": "kl_codec", "imagen": "imagen_base", "dalle": "vqgan"}
 FIRST |= {"recaption": "kl_codec", "controlnet": "latent_diffusion", "dreambooth": "mmdit", "textual_inversion": "mmdit"}
-FIRST |= {"unclip": "clip", "text_classifier": "bert", "sft": "gpt", "dpo": "sft", "reward": "sft"}
+FIRST |= {"unclip": "clip", "text_classifier": "bert", "embedder": "bert", "sft": "gpt", "dpo": "sft", "reward": "sft"}
+FIRST |= {"reasoner": "sft"}
 STAGES = ("codec", "base", "run", "encoder")  # what arguments that name a first stage's run are called
 CASES = [(name, False) for name in recipes.catalogue()]
 CASES += [(name, True) for name, listed in recipes.catalogue().items() if set(STAGES) & set(listed.arguments)]
@@ -36,7 +37,7 @@ def tiny(name: str, text: Path, captioned: Path) -> dict[str, Any]:
     found = {key: value for key, value in TINY.items() if key in known}
     if str(known.get("data")).startswith(("stdlib", "tasks")):
         found["data"] = str(text)
-    if known.get("data") == "chores":
+    if known.get("data") in ("chores", "functions"):
         found["data"] = str(paired(text))
     if known.get("data") in ("instructions", "manners"):
         found["data"] = str(answered(text))
@@ -158,6 +159,7 @@ SLOW += (
     "grok",
     "diffusion_lm",
     "text_classifier",
+    "embedder",
     "pix2pix",
     "guidance_distilled",
     "palette",
