@@ -373,14 +373,19 @@ def evaluate(
     step: int | None = None,
     device: str = "auto",
     trust: bool = False,
+    allow_code_exec: bool = False,
 ) -> dict[str, Any]:
-    """Score a run on its held-out data; writes eval.json, report.html and the model card, and returns what eval.json holds."""
+    """Score a run on its held-out data; writes eval.json, report.html and the model card, and returns what eval.json holds.
+
+    Args:
+        allow_code_exec: run the programs that it writes, walled in (`maquette.sandbox`), where its data have checks for them.
+    """
     if seed < 0:
         raise ValueError(f"--seed {seed}: a seed of evaluation is 0 or more")
     chosen = choose(only)
     found = load(path, step=step, device=device, trust=trust)
     run = found.trained
-    evidence = Evidence(found.data, found.system, n=n or None, seed=seed)
+    evidence = Evidence(found.data, found.system, n=n or None, seed=seed, executes=allow_code_exec)
     with undisturbed(found.system):
         result = judge(evidence, chosen)
     record = run.record

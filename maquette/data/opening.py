@@ -22,6 +22,7 @@ from maquette.data.emoji import emoji
 from maquette.data.errors import DataError, nearest
 from maquette.data.folder import read_own
 from maquette.data.fonts import font_digits, glyphs, glyphs1
+from maquette.data.functions import functions
 from maquette.data.images import resized
 from maquette.data.listing import signature
 from maquette.data.localized import dates, terms
@@ -54,6 +55,7 @@ BUILTINS: tuple[Callable[..., Data], ...] = (  # one that takes a size draws at 
     prose,
     packages,
     tasks,
+    functions,
     summaries,
     apiqa,
     dates,
