@@ -69,6 +69,7 @@ def sample(
     seed: int = 0,
     about: dict[str, Any] | None = None,
     prompt: str = "",
+    suffix: str = "",
     start: str | Path = "",
     hide: str = "",
     mask: str | Path = "",
@@ -89,6 +90,7 @@ def sample(
     """Draw n samples from a run or a published pipeline; written by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
 
     Args:
+        suffix: how a text ends, of a run that fills holes (codex): what is written stands between the prompt and it.
         start: pictures to grow from, a file, a folder or an .npz: to describe, to translate, to rebuild, to vary (as far as the
             dial `strength` says), to find in a space of styles; or, with part of each unseen, to complete: the rest stays, to the
             bit.
@@ -108,7 +110,7 @@ def sample(
         bits: of the matrices of a transformer that writes: 32, 16, 8 or 4; fewer are faster and lose a little. 0 = as trained.
         quiet: no progress, which of published pipelines is shown on stderr.
     """
-    _check_best_of(best_of, judge, start)
+    _check_best_of(best_of, judge, start or suffix)
     if n < 1:
         raise ValueError(f"-n {n} is not above 0")
     found = load(path, step=step, device=device, trust=trust, size=size, bits=bits)
@@ -133,7 +135,7 @@ def sample(
             steps = sampler.drafts(whole="start" in begun and "seen" not in begun)
             watch = _watched(stack, f"{found.run.record['recipe']}, {n} samples", steps)
         if tell is not None:
-            watch = _told_of(found, sampler, tell)
+            watch = _told_of(found, sampler, tell, grows=not suffix)
         if judge:
             by = load(judge, device=device, trust=trust)
             batch = opened.best_of(found, by, n, best_of, seed=seed, about=told, prompt=prompt, sampler=sampler)
@@ -144,6 +146,7 @@ def sample(
                 seed=seed,
                 about=told,
                 prompt=prompt,
+                suffix=suffix,
                 sampler=sampler,
                 watch=watch,
                 batch=256 if tell is None else 1,
@@ -157,7 +160,7 @@ def sample(
         for note in found.system.conditioner.notes(batch):
             print(f"note: {note}", file=sys.stderr)
     if out:
-        asked = {"seed": seed, "prompt": prompt, "about": about or {}}
+        asked = {"seed": seed, "prompt": prompt, "about": about or {}} | ({"suffix": suffix} if suffix else {})
         asked |= {"best_of": best_of, "judge": str(judge)} if judge else {}
         asked |= {"bits": bits} if bits else {}
         _save(found, batch, out, asked, sampler)
@@ -251,7 +254,7 @@ def _check_best_of(best_of: int, judge: str | Path, start: str | Path) -> None:
         raise ValueError(f"--judge orders samples by their captions, and is no use for what begins with --start {start}")
 
 
-def _told_of(found: Loaded, sampler: Any, tell: Callable[[int, str], None]) -> Pieces:
+def _told_of(found: Loaded, sampler: Any, tell: Callable[[int, str], None], grows: bool = True) -> Pieces:
     """What hears of drafts and tells of their texts.
 
     Raises:
@@ -260,7 +263,7 @@ def _told_of(found: Loaded, sampler: Any, tell: Callable[[int, str], None]) -> P
     field = found.system.codec.field
     if field != "text":
         raise ValueError(f"this run makes {field}s; only a text can be told of piece by piece")
-    return Pieces(found.system.codec, tell, dials_of(sampler).get("stop", ()), getattr(sampler, "grows", False))
+    return Pieces(found.system.codec, tell, dials_of(sampler).get("stop", ()), grows and getattr(sampler, "grows", False))
 
 
 def _watched(stack: ExitStack, title: str, steps: int) -> Callable[[int, int, Code], None]:

@@ -39,6 +39,7 @@ def sample_verb(
     seed: Seed = 0,
     about: About = "",
     prompt: Annotated[str, typer.Option(help="How a text begins; what a picture shows; what is read.")] = "",
+    suffix: Annotated[str, typer.Option(help="How a text ends: what is written fills the gap (codex).")] = "",
     length: Annotated[int, typer.Option(help="Symbols to write (text).")] = 0,
     start: Annotated[
         str, typer.Option(help="Pictures to describe, translate, rebuild, vary, invert, complete: a file, folder, .npz.")
@@ -95,6 +96,7 @@ def sample_verb(
         seed=seed,
         about=told,
         prompt=prompt,
+        suffix=suffix,
         start=start,
         hide=hide,
         mask=mask,

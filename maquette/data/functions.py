@@ -1,7 +1,8 @@
 """Built-in code: functions of a list that are said in words, written in Python, and checked by what they give. Simulated.
 
-Each is a chain of parts, which numbers, what becomes of them, what is made of all. Held out are chains, so that no held-out
-function was seen, and each of its parts was. Knows what is right by computing it here; runs no text.
+Each is a chain of parts, which numbers, what becomes of them, what is made of all. Held out are shapes of code, chains without
+their numbers, so that no held-out function was seen, nor one that differs by a number; each of its parts was. Knows what is right
+by computing it here; runs no text.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +26,7 @@ NAMES = ("xs", "values", "numbers", "items")
 
 @dataclass(frozen=True)
 class Part:
-    """Words and code, "{k}" in both for a number, {xs} for a list's name and {each} for what goes through it; what it computes."""
+    """Words and code, {k} in both for a number, {xs} for a list's name, {each} for what goes through it; and what it does."""
 
     words: tuple[str, ...]
     code: str
@@ -65,13 +67,13 @@ WHOLE = (
 
 
 def functions() -> Data:
-    """Small Python functions, said in words, with checks: 8,000, and 300 whose chains of parts no training one has, simulated."""
+    """Small Python functions, said in words, with checks: 8,000, and 300 of shapes that no training one has, simulated."""
     columns: dict[str, dict[str, Column]] = {}
     for part, held in (("train", False), ("held", True)):
         rng, rows = random.Random(f"functions {part}"), dict[str, tuple[str, str]]()
         while len(rows) < ROWS[part]:
             chain = [rng.randrange(len(parts)) for parts in (WHICH, WHAT, WHOLE)]
-            if held_out(sha1(f"functions {chain}".encode())) is held:
+            if held_out(sha1(shape(chain).encode())) is held:
                 prompt, text, check = written(chain, rng)
                 rows.setdefault(text, (prompt, check))
         columns[part] = {
@@ -87,10 +89,19 @@ def functions() -> Data:
         attribution="maquette",
         hash="",
         rows={},
-        split=f"by chain of parts: held out where the first 32 bits of its SHA-1 modulo 100 are below {HELD}",
-        notes=("functions are templated: passing here says that known parts are put together anew, not that programs are written",),
+        split="by the shape of the code, without its numbers: held out where "
+        f"the first 32 bits of its SHA-1 modulo 100 are below {HELD}",
+        notes=(
+            "functions are templated: passing here says that known parts are put together anew, not that programs are written",
+        ),
     )
     return text_data(about, columns)
+
+
+def shape(chain: Sequence[int]) -> str:
+    """The code of a chain without its numbers: even, odd and multiples have one shape."""
+    codes = (parts[i].code for parts, i in zip((WHICH, WHAT, WHOLE), chain, strict=True))
+    return " ".join(re.sub(r"\{k\}|\d+", "k", code) for code in codes)
 
 
 def written(chain: Sequence[int], rng: random.Random) -> tuple[str, str, str]:

@@ -22,8 +22,8 @@ from maquette.sandbox import Limits, Outcome, Sandbox
 TASKS, SAMPLES, KS = 50, 20, (1, 10)
 ROOM = 96  # symbols of a completion at most
 MEANINGS = {
-    "pass@": "Share of held-out tasks that one of so many programs solves: each was run, walled in, and gave what every check asks "
-    "for (unbiased: Chen 2021, eq. 1). With chosen numbers of samples and of a temperature, which the signature names.",
+    "pass@": "Share of held-out tasks that one of so many programs solves: each was run, walled in, and gave what every check "
+    "asks for (unbiased: Chen 2021, eq. 1). It depends on the temperature, and on how many are drawn: see the signature.",
     "programs that run": "Share of the written programs that ran through their checks without an error, right or wrong.",
 }
 

@@ -54,6 +54,11 @@ def forked(most: int) -> bool:
             os.waitpid(child, 0)
 
 
+def rooted() -> bool:
+    os.setuid(0)
+    return True
+
+
 def tried(told: dict[str, Any]) -> list[str]:
     """The names of what succeeded."""
     places = [told["folder"], "/", "/usr", sys.prefix, os.path.dirname(os.__file__)]
@@ -69,7 +74,7 @@ def tried(told: dict[str, Any]) -> list[str]:
         "memory": lambda: bytearray((told["megabytes"] + 256) << 20),
         "disk": lambda: filled(told["file"]),
         "signals": lambda: os.kill(told["process"], 0),
-        "privilege": lambda: os.geteuid() == 0 or os.seteuid(0) is None,
+        "privilege": lambda: os.geteuid() == 0 or rooted(),
         "namespaces": lambda: ctypes.CDLL(None).unshare(0x10000000) == 0,
     }
     return [name for name, attempt in attempts.items() if got(attempt)]

@@ -34,7 +34,7 @@ def tiny(name: str, text: Path, captioned: Path) -> dict[str, Any]:
     """Arguments for the smallest system of a recipe, on digits or on a small folder of text or of captioned pictures."""
     known = recipes.catalogue()[name].arguments
     found = {key: value for key, value in TINY.items() if key in known}
-    if str(known.get("data")).startswith(("stdlib", "tasks")):
+    if str(known.get("data")).startswith(("stdlib", "tasks", "functions")):
         found["data"] = str(text)
     if known.get("data") == "chores":
         found["data"] = str(paired(text))
