@@ -25,6 +25,7 @@ from maquette.objectives.likelihood import NextToken
 from maquette.runs import build
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.sandbox import Limits, Sandbox, Uncontained
+from maquette.sandbox.checking import alike, judged
 from maquette.system import System
 
 TEXT = "def f(x):\n    y = x + 1\n    return 2 * y\n"
@@ -52,11 +53,11 @@ def test_functions_pass_their_checks_and_others_fail_them(functions, sandbox):
     chosen = random.Random(0).sample(range(len(columns["text"])), 5)
     for i, other in zip(chosen, chosen[1:] + chosen[:1], strict=True):
         prompt, text, check = (columns[name][i] for name in ("prompt", "text", "check"))
-        assert text.startswith(prompt) and passing.judged(sandbox, text, json.loads(check)) == (True, True)
-        assert passing.judged(sandbox, prompt + "    return None\n", json.loads(check)) == (False, True)
+        assert text.startswith(prompt) and judged(sandbox, text, json.loads(check)) == (True, True)
+        assert judged(sandbox, prompt + "    return None\n", json.loads(check)) == (False, True)
         if columns["check"][other] != check:
-            assert not passing.judged(sandbox, columns["text"][other], json.loads(check))[0]
-    assert passing.judged(sandbox, "def f(x:\n", json.loads(columns["check"][0])) == (False, False)
+            assert not judged(sandbox, columns["text"][other], json.loads(check))[0]
+    assert judged(sandbox, "def f(x:\n", json.loads(columns["check"][0])) == (False, False)
 
 
 def test_no_held_out_chain_of_parts_is_trained_on_and_every_part_is(functions):
@@ -132,12 +133,10 @@ def test_passing_runs_nothing_unless_it_may_and_then_says_how_many_pass(function
 
 def test_a_function_ends_where_its_indentation_does():
     assert passing.ended("    return 1\n\n    # more\nprint(2)\n    x") == "    return 1\n\n    # more\n"
-    assert passing.alike(
+    assert alike(
         "Traceback (most recent call last):\n  ...\nValueError: no\n", "Traceback (most recent call last):\nValueError: x\n"
     )
-    assert not passing.alike("1\n", "Traceback (most recent call last):\nValueError: x\n") and passing.alike(
-        "[1, ...]\n", "[1, 2]\n"
-    )
+    assert not alike("1\n", "Traceback (most recent call last):\nValueError: x\n") and alike("[1, ...]\n", "[1, 2]\n")
 
 
 @pytest.mark.parametrize("late", [False, True])

@@ -182,6 +182,8 @@ def test_corpora_lists_every_built_in():
         "prose",
         "packages",
         "tasks",
+        "functions",
+        "gradeable",
         "summaries",
         "apiqa",
         "dates",

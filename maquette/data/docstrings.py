@@ -140,7 +140,7 @@ def _every(own: bool = False) -> list[Said]:
     files: dict[str, Path] = {}
     for package, root in packages:
         key.update(f"{package} {version_of(package)}".encode())
-        files |= dict(_files(package, root))
+        files |= dict(files_of(package, root))
 
     def read() -> bytes:
         texts = {**library, **{path: file.read_text("utf-8", errors="replace") for path, file in files.items()}}
@@ -149,7 +149,7 @@ def _every(own: bool = False) -> list[Said]:
     return [(path, name, text) for path, name, text in json.loads(cached("docstrings", key.hexdigest(), read))]
 
 
-def _files(package: str, root: Path) -> Iterator[tuple[str, Path]]:
+def files_of(package: str, root: Path) -> Iterator[tuple[str, Path]]:
     """(package/path, file) of a package's sources, without its tests, in path order."""
     for place, folders, names in os.walk(root):
         folders[:] = sorted(folder for folder in folders if folder not in LEFT_OUT | _TESTS)

@@ -7,7 +7,6 @@ by computing it here; runs no text.
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import re
@@ -17,6 +16,7 @@ from typing import Any
 
 from maquette.data.core import Column, Data, Facts, text_data
 from maquette.data.shares import HELD, held_out, sha1
+from maquette.sandbox.checking import checked
 from maquette.sandbox.inside import told
 
 ROWS = {"train": 8_000, "held": 300}
@@ -123,13 +123,3 @@ def written(chain: Sequence[int], rng: random.Random) -> tuple[str, str, str]:
 
     inputs = [[rng.randint(-20, 20) for _ in range(rng.randint(4, 9))] for _ in range(CHECKS - 1)]
     return prompt, prompt + body, checked([(f"f({numbers!r})", told(right(numbers))) for numbers in [*inputs, []]])
-
-
-def checked(pairs: Sequence[tuple[str, str]], shown: bool = False, before: str = "") -> str:
-    """Checks as a row of data keeps them: calls, and what each is to give, as `sandbox.inside` tells it.
-
-    Args:
-        shown: calls are lines as at Python's prompt, and what it is to show is what is right.
-        before: what is run before the program.
-    """
-    return json.dumps({"calls": [c for c, _ in pairs], "right": [r for _, r in pairs], "shown": shown, "before": before})

@@ -23,6 +23,7 @@ from maquette.data.errors import DataError, nearest
 from maquette.data.folder import read_own
 from maquette.data.fonts import font_digits, glyphs, glyphs1
 from maquette.data.functions import functions
+from maquette.data.gradeable import gradeable
 from maquette.data.images import resized
 from maquette.data.listing import signature
 from maquette.data.localized import dates, terms
@@ -56,6 +57,7 @@ BUILTINS: tuple[Callable[..., Data], ...] = (  # one that takes a size draws at 
     packages,
     tasks,
     functions,
+    gradeable,
     summaries,
     apiqa,
     dates,

@@ -5,7 +5,6 @@ Knows rows with a beginning and checks, and causal systems of text; not what the
 
 from __future__ import annotations
 
-import doctest
 import json
 import math
 from dataclasses import replace
@@ -17,7 +16,8 @@ from maquette.contracts import IGNORE
 from maquette.metrics.estimate import Estimate
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.intervals import proportion
-from maquette.sandbox import Limits, Outcome, Sandbox
+from maquette.sandbox import Limits, Sandbox
+from maquette.sandbox.checking import judged
 
 TASKS, SAMPLES, KS = 50, 20, (1, 10)
 ROOM = 96  # symbols of a completion at most
@@ -46,7 +46,8 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     prompts, checks = ([str(columns[name][i]) for i in chosen] for name in ("prompt", "check"))
     written = completed(system, prompts, SAMPLES, evidence.seed)
     right, ran = [], 0
-    with Sandbox(limits=Limits(seconds=10.0, cpu=5)) as sandbox:
+    needed = {name for check in checks for name in json.loads(check).get("imports", ())}
+    with Sandbox(limits=Limits(seconds=10.0, cpu=5), imports=sorted(needed)) as sandbox:
         for prompt, texts, check in zip(prompts, written, checks, strict=True):
             done = {text: judged(sandbox, prompt + text, json.loads(check)) for text in set(texts)}
             right.append(sum(done[text][0] for text in texts))
@@ -66,28 +67,6 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
 def at_least_one(n: int, right: int, k: int) -> float:
     """The chance that k of n samples, `right` of which are right, have a right one among them (Chen 2021, eq. 1)."""
     return 1.0 - math.comb(n - right, k) / math.comb(n, k)
-
-
-def judged(sandbox: Sandbox, program: str, check: dict[str, Any]) -> tuple[bool, bool]:
-    """Whether a program gives what its checks ask for, and whether it ran through them. What is right is known here alone."""
-    outcome = sandbox.run(check["before"] + program, check["calls"], shown=check["shown"])
-    return passes(outcome, check), outcome.ended == "finished"
-
-
-def passes(outcome: Outcome, check: dict[str, Any]) -> bool:
-    """Whether each call gave what is right; what Python's prompt shows may differ as doctests may."""
-    if outcome.ended != "finished" or len(outcome.values) != len(check["right"]) or not check["right"]:
-        return False
-    pairs = zip(check["right"], outcome.values, strict=True)
-    return all(alike(right, value) if check["shown"] else right == value for right, value in pairs)
-
-
-def alike(right: str, value: str) -> bool:
-    """Whether what the prompt shows is what a docstring says it shows; of a traceback, only its end counts."""
-    head = "Traceback (most recent call last):\n"
-    if right.startswith(head):
-        return value.startswith(head) and right.rstrip().rsplit("\n", 1)[-1].split(":")[0] in value
-    return doctest.OutputChecker().check_output(right, value, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import _signal
 import ctypes
 import os
-import resource
 import struct
 import sys
 from _json import encode_basestring_ascii as quoted
@@ -108,6 +107,8 @@ def alone(processes: int) -> None:
 
     How many already count against this user's limit differs between kernels and namespaces, so that it is tried out.
     """
+    import resource
+
     hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
     room = hard if hard != resource.RLIM_INFINITY else 1 << 20
 
@@ -138,6 +139,8 @@ def alone(processes: int) -> None:
 
 def bounded(limits: dict[str, Any], base: int) -> None:
     """The limits that a process has of itself. `base`: bytes of address space that it had before."""
+    import resource  # not every system has it, and `told` is for all
+
     memory = base + (limits["megabytes"] << 20)
     bounds = {"AS": memory, "CPU": limits["cpu"], "FSIZE": limits["file"] << 20, "NOFILE": 64, "CORE": 0}
     bounds |= {"MEMLOCK": 0, "MSGQUEUE": 0, "RTPRIO": 0, "NICE": 0, "SIGPENDING": 64}
