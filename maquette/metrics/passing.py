@@ -14,9 +14,9 @@ import torch
 
 from maquette.contracts import IGNORE
 from maquette.metrics.estimate import Estimate
-from maquette.metrics.evidence import Evidence
+from maquette.metrics.evidence import Evidence, UnfitSamples
 from maquette.metrics.intervals import proportion
-from maquette.sandbox import Limits, Sandbox
+from maquette.sandbox import Limits, Sandbox, Uncontained
 from maquette.sandbox.checking import judged
 
 TASKS, SAMPLES, KS = 50, 20, (1, 10)
@@ -48,6 +48,10 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     right, ran = [], 0
     needed = {name for check in checks for name in json.loads(check).get("imports", ())}
     with Sandbox(limits=Limits(seconds=10.0, cpu=5), imports=sorted(needed)) as sandbox:
+        try:
+            sandbox.start()
+        except Uncontained as error:
+            raise UnfitSamples(str(error)) from None
         for prompt, texts, check in zip(prompts, written, checks, strict=True):
             done = {text: judged(sandbox, prompt + text, json.loads(check)) for text in set(texts)}
             right.append(sum(done[text][0] for text in texts))

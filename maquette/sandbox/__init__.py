@@ -29,11 +29,12 @@ _MEANS = {  # what the self-test tries, and what it means when it succeeds
     "processes": "it starts processes",
     "memory": "it takes more memory than it may",
     "disk": "it writes a larger file than it may",
+    "files together": "its files together are larger than they may be",
     "signals": "it sees this process",
     "privilege": "it becomes another user",
     "namespaces": "it makes namespaces",
 }
-_WEAK = {"files", "signals", "socket", "network", "writing"}  # what limits alone may leave open
+_WEAK = {"files", "signals", "socket", "network", "writing", "files together"}  # what limits alone may leave open
 _ABSENT = "it is not installed (apt-get install bubblewrap, or dnf, apk, pacman)"
 _HOW = (
     "Install bubblewrap, or allow user namespaces (sysctl -w kernel.unprivileged_userns_clone=1, or "

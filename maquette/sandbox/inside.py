@@ -44,6 +44,7 @@ _CALLS = {  # system calls that no function needs: (on x86_64, on aarch64)
     "bpf": (321, 280),
     "userfaultfd": (323, 282),
 }
+_SIGNALS = ((62, 129), (200, 130), (234, 131), (129, 138), (297, 240))  # kill, tkill, tgkill, and those that send more
 _NEWER = (424, 425, 426, 427, 428, 429, 430, 431, 432, 433, 438, 442)  # one number everywhere: io_uring, mounts, pidfd_getfd
 _CLONE, _CLONE3 = (56, 220), 435
 _NAMESPACES = 0x7E020000  # flags of clone that make any
@@ -56,10 +57,11 @@ class Untied(OSError):
 # -- the ties ------------------------------------------------------------------------------------------------------------
 
 
-def quieted(libc: Any) -> None:
+def quieted(libc: Any, walled: bool) -> None:
     """No system calls that reach for the network, other processes, mounts, keys or new namespaces; where the kernel can filter.
 
-    A filter of classic BPF (seccomp, mode 2), for good; sockets are refused even where the network is not walled off.
+    A filter of classic BPF (seccomp, mode 2), for good; sockets are refused even where the network is not walled off, and where
+    other processes are not, no signal is sent.
     """
     machine = os.uname().machine
     if machine not in _ARCH:
@@ -75,7 +77,8 @@ def quieted(libc: Any) -> None:
     lines = [step(load, 0, 0, 4), step(equal, 1, 0, _ARCH[machine]), kill, step(load, 0, 0, 0)]
     if machine == "x86_64":
         lines += [step(above, 0, 1, 0x40000000), refuse]  # x32's numbers
-    for call in (*(numbers[which] for numbers in _CALLS.values()), *_NEWER):
+    calls = [*_CALLS.values(), *(() if walled else _SIGNALS)]
+    for call in (*(numbers[which] for numbers in calls), *_NEWER):
         lines += [step(equal, 0, 1, call), refuse]
     lines += [step(equal, 0, 1, _CLONE3), unknown]  # its flags lie in memory; C libraries then take clone
     lines += [step(equal, 0, 3, _CLONE[which]), step(load, 0, 0, 16), step(any_of, 0, 1, _NAMESPACES), refuse, allow]
@@ -159,7 +162,7 @@ def readable() -> None:
         raise Untied(13, f"user {os.geteuid()} cannot read Python's library in {place}; install Python where all users can")
 
 
-def tied(limits: dict[str, Any], base: int, uid: int = 0) -> None:
+def tied(limits: dict[str, Any], base: int, uid: int, walled: bool) -> None:
     """All of these.
 
     Raises:
@@ -174,7 +177,7 @@ def tied(limits: dict[str, Any], base: int, uid: int = 0) -> None:
         lowered(libc, uid)
         readable()
         alone(limits["processes"])
-        quieted(libc)
+        quieted(libc, walled)
     else:
         if uid:
             os.setgroups([])
@@ -259,7 +262,7 @@ def _traced(error: BaseException) -> str:
 def serve(asked: dict[str, Any], answers: int, ready: Callable[[], None]) -> None:
     """Be tied, say so, perform, answer on a file descriptor, and end. Never returns."""
     try:
-        tied(asked["limits"], asked["base"], asked["uid"])
+        tied(asked["limits"], asked["base"], asked["uid"], asked["walled"])
         ready()
     except BaseException as error:
         os.write(2, f"{type(error).__name__}: {error}\n".encode())

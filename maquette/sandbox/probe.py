@@ -30,7 +30,22 @@ def filled(megabytes: int) -> None:
     with open("large", "wb", buffering=0) as file:
         for _ in range(megabytes + 1):
             file.write(bytes(1 << 20))
-    os.truncate("large", 0)
+    os.remove("large")
+
+
+def heaped(scratch: int, each: int) -> None:
+    """More files than fit."""
+    made = [f"part{i}" for i in range(scratch // each + 2)]
+    try:
+        for name in made:
+            with open(name, "wb", buffering=0) as file:
+                for _ in range(each):
+                    if file.write(bytes(1 << 20)) < 1 << 20:
+                        raise OSError
+    finally:
+        for name in made:
+            if os.path.exists(name):
+                os.remove(name)
 
 
 def forked(most: int) -> bool:
@@ -73,6 +88,7 @@ def tried(told: dict[str, Any]) -> list[str]:
         "processes": lambda: forked(told["processes"]),
         "memory": lambda: bytearray((told["megabytes"] + 256) << 20),
         "disk": lambda: filled(told["file"]),
+        "files together": lambda: heaped(told["scratch"], told["file"]),
         "signals": lambda: os.kill(told["process"], 0),
         "privilege": lambda: os.geteuid() == 0 or rooted(),
         "namespaces": lambda: ctypes.CDLL(None).unshare(0x10000000) == 0,

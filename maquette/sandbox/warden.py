@@ -62,7 +62,7 @@ class Warden:
         """What became of a program: "ended" (finished, failed, time, memory, output, killed, quiet, or refused where the walls
         were not put up), "values", "error", "output", "seconds"."""
         began = time.monotonic()
-        asked = {**asked, "limits": self.limits, "base": 0, "uid": 0}
+        asked = {**asked, "limits": self.limits, "base": 0, "uid": 0, "walled": self.mode != "limits"}
         pipes = {name: os.pipe() for name in ("answer", "output", "ready")}
         folder = tempfile.mkdtemp(prefix="maquette-") if self.mode == "limits" else ""
         try:
