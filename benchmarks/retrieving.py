@@ -1,6 +1,6 @@
 """embedder on texts that belong together: does it find a held-out row's counterpart, and better than the words that both share?
 
-    python benchmarks/retrieving.py [--data functions,apiqa] [--seeds 0] [--budget 150s] [--keep FOLDER]
+    python benchmarks/retrieving.py [--data documented,apiqa] [--seeds 0] [--budget 150s] [--keep FOLDER]
 
 Each seed is trained by `maquette train` on one thread, and judged by maquette/metrics/retrieval.py, as BM25 is on the same rows
 (maquette/baselines.py). Both together, as `maquette search` has it: the sum of the two scores, each brought to deviation 1 over
@@ -37,7 +37,7 @@ HERE, SIDES = Path(__file__).parent, ("source", "text")
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--data", default="functions")
+    asked.add_argument("--data", default="documented")
     asked.add_argument("--seeds", default="0")
     asked.add_argument("--budget", default="150s")
     asked.add_argument("--keep", default="")

@@ -74,6 +74,7 @@ def sample(
     about: dict[str, Any] | None = None,
     prompt: str = "",
     chat: str | Turns = "",
+    suffix: str = "",
     start: str | Path = "",
     hide: str = "",
     mask: str | Path = "",
@@ -95,6 +96,7 @@ def sample(
 
     Args:
         chat: what a user says, or a whole conversation, [{"role": "user", "content": ...}, ...], for a run that answers.
+        suffix: how a text ends, of a run that fills holes (codex): what is written stands between the prompt and it.
         start: pictures to grow from, a file, a folder or an .npz: to describe, to translate, to rebuild, to vary (as far as the
             dial `strength` says), to find in a space of styles; or, with part of each unseen, to complete: the rest stays, to the
             bit.
@@ -114,7 +116,7 @@ def sample(
         bits: of the matrices of a transformer that writes: 32, 16, 8 or 4; fewer are faster and lose a little. 0 = as trained.
         quiet: no progress, which of published pipelines is shown on stderr.
     """
-    _check_best_of(best_of, judge, start)
+    _check_best_of(best_of, judge, start or suffix)
     if n < 1:
         raise ValueError(f"-n {n} is not above 0")
     if chat and (prompt or start):
@@ -142,7 +144,7 @@ def sample(
             watch = _watched(stack, f"{found.run.record['recipe']}, {n} samples", steps)
         if tell is not None:
             known = asked_by(found.system, chat, sampler) if chat else None
-            watch = _told_of(found, sampler, tell, 0 if known is None else int((known != IGNORE).sum()))
+            watch = _told_of(found, sampler, tell, 0 if known is None else int((known != IGNORE).sum()), grows=not suffix)
         if judge:
             by = load(judge, device=device, trust=trust)
             if found.system.codec.field == "text":
@@ -157,6 +159,7 @@ def sample(
                 about=told,
                 prompt=prompt,
                 chat=chat,
+                suffix=suffix,
                 sampler=sampler,
                 watch=watch,
                 batch=256 if tell is None else 1,
@@ -171,6 +174,7 @@ def sample(
             print(f"note: {note}", file=sys.stderr)
     if out:
         asked = {"seed": seed, "prompt": prompt, "about": about or {}, **({"chat": chat} if chat else {})}
+        asked |= {"suffix": suffix} if suffix else {}
         asked |= {"best_of": best_of, "judge": str(judge)} if judge else {}
         asked |= {"bits": bits} if bits else {}
         _save(found, batch, out, asked, sampler)
@@ -264,7 +268,7 @@ def _check_best_of(best_of: int, judge: str | Path, start: str | Path) -> None:
         raise ValueError(f"--judge orders samples by their captions, and is no use for what begins with --start {start}")
 
 
-def _told_of(found: Loaded, sampler: Any, tell: Callable[[int, str], None], after: int = 0) -> Pieces:
+def _told_of(found: Loaded, sampler: Any, tell: Callable[[int, str], None], after: int = 0, grows: bool = True) -> Pieces:
     """What hears of drafts and tells of their texts.
 
     Raises:
@@ -273,7 +277,8 @@ def _told_of(found: Loaded, sampler: Any, tell: Callable[[int, str], None], afte
     field = found.system.codec.field
     if field != "text":
         raise ValueError(f"this run makes {field}s; only a text can be told of piece by piece")
-    return Pieces(found.system.codec, tell, dials_of(sampler).get("stop", ()), getattr(sampler, "grows", False), after)
+    grows = grows and getattr(sampler, "grows", False)
+    return Pieces(found.system.codec, tell, dials_of(sampler).get("stop", ()), grows, after)
 
 
 def _watched(stack: ExitStack, title: str, steps: int) -> Callable[[int, int, Code], None]:
@@ -434,14 +439,19 @@ def evaluate(
     step: int | None = None,
     device: str = "auto",
     trust: bool = False,
+    allow_code_exec: bool = False,
 ) -> dict[str, Any]:
-    """Score a run on its held-out data; writes eval.json, report.html and the model card, and returns what eval.json holds."""
+    """Score a run on its held-out data; writes eval.json, report.html and the model card, and returns what eval.json holds.
+
+    Args:
+        allow_code_exec: run the programs that it writes, walled in (`maquette.sandbox`), where its data have checks for them.
+    """
     if seed < 0:
         raise ValueError(f"--seed {seed}: a seed of evaluation is 0 or more")
     chosen = choose(only)
     found = load(path, step=step, device=device, trust=trust)
     run = found.trained
-    evidence = Evidence(found.data, found.system, n=n or None, seed=seed)
+    evidence = Evidence(found.data, found.system, n=n or None, seed=seed, executes=allow_code_exec)
     with undisturbed(found.system):
         result = judge(evidence, chosen)
     record = run.record

@@ -257,6 +257,9 @@ def eval_verb(
     device: Device = "auto",
     threads: Threads = 0,
     trust: Trust = False,
+    allow_code_exec: Annotated[
+        bool, typer.Option("--allow-code-exec", help="Run the programs that it writes, walled in (pass@k).")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Score a run on its held-out data, every figure with a 95 % interval and the signature of how it was made."""
@@ -264,7 +267,16 @@ def eval_verb(
 
     use_threads(threads)
     only = [name for name in metrics.split(",") if name] or None
-    told = api.evaluate(run, n=n, seed=seed, only=only, step=None if step < 0 else step, device=device, trust=trust)
+    told = api.evaluate(
+        run,
+        n=n,
+        seed=seed,
+        only=only,
+        step=None if step < 0 else step,
+        device=device,
+        trust=trust,
+        allow_code_exec=allow_code_exec,
+    )
     if as_json:
         return print_json(told)
     rows = [

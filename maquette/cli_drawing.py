@@ -40,6 +40,7 @@ def sample_verb(
     about: About = "",
     prompt: Annotated[str, typer.Option(help="How a text begins; what a picture shows; what is read.")] = "",
     chat: Annotated[str, typer.Option(help="What a user says, to be answered; or messages, as JSON.")] = "",
+    suffix: Annotated[str, typer.Option(help="How a text ends: what is written fills the gap (codex).")] = "",
     length: Annotated[int, typer.Option(help="Symbols to write (text).")] = 0,
     start: Annotated[
         str, typer.Option(help="Pictures to describe, translate, rebuild, vary, invert, complete: a file, folder, .npz.")
@@ -97,6 +98,7 @@ def sample_verb(
         about=told,
         prompt=prompt,
         chat=_messages(chat),
+        suffix=suffix,
         start=start,
         hide=hide,
         mask=mask,

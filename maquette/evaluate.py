@@ -32,6 +32,7 @@ def evaluate(
     seed: int = 0,
     only: Iterable[str] | None = None,
     progress: Tell | None = None,
+    executes: bool = False,
 ) -> dict[str, Any]:
     """Put every metric that applies to a system and its data.
 
@@ -40,6 +41,7 @@ def evaluate(
         seed: of the samples and of everything random in the metrics.
         only: names of metrics (files of maquette/metrics); None = all that apply.
         progress: called with (metric, share done) before each metric.
+        executes: whether code that the system writes may be run, walled in.
 
     Returns:
         "metrics": figure -> Estimate; "skipped": metric -> why it does not apply; "metrics_seconds": wall-clock of the metrics,
@@ -50,7 +52,7 @@ def evaluate(
     """
     chosen = choose(only)
     with undisturbed(system):
-        return judge(Evidence(data, system, n=n, seed=seed), chosen, progress)
+        return judge(Evidence(data, system, n=n, seed=seed, executes=executes), chosen, progress)
 
 
 def choose(only: Iterable[str] | None) -> dict[str, Metric]:

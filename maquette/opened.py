@@ -17,12 +17,14 @@ from torch import Tensor
 
 from maquette import checkpoint, parcel, storage
 from maquette.between import between, ends_of, vary
+from maquette.codecs.text import Text
 from maquette.completion import fitting, hidden, started
 from maquette.contracts import (
     IGNORE,
     Adopting,
     Batch,
     Code,
+    Codec,
     Comparing,
     Completing,
     Conversing,
@@ -108,6 +110,7 @@ class Loaded:
         batch: int = 256,
         logprobs: bool = False,
         truncate: bool = False,
+        suffix: str = "",
     ) -> Batch:
         """n samples.
 
@@ -122,6 +125,7 @@ class Loaded:
             batch: samples drawn side by side; what each is does not depend on it.
             truncate: leave out the beginning of a text's prompt that is longer than the run's context.
             logprobs: add what `wording.spoken` says of the symbols of texts, where they were written one after another.
+            suffix: how a text ends: what is written stands between the prompt and it (runs of codex).
         """
         if n < 1:
             raise ValueError(f"n is {n}; it must be 1 or more")
@@ -133,8 +137,8 @@ class Loaded:
         told = fields_of(self.system, self.facts, about or {}, n)
         if chat:
             start = asked_by(self.system, chat, sampler).expand(n, -1).to(self.system.device)
-        elif prompt:
-            start = _prompted(self.system, prompt, n, sampler, truncate)
+        elif prompt or suffix:
+            start = _prompted(self.system, prompt, n, sampler, truncate, suffix)
         elif start is not None and told is None:
             told = fitting(self.system, start, Streams.of(seed, n, device=self.system.device).fork(2)) or untold(self.system, n)
         made = self.system.sample(n, batch=batch, about=told, start=start, seed=seed, sampler=sampler, watch=watch)
@@ -498,20 +502,22 @@ def pick_device(name: str = "auto") -> torch.device:
         raise ValueError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}") from None
 
 
-def _prompted(system: System, prompt: str, n: int, sampler: Sampler, truncate: bool = False) -> Code:
+def _prompted(system: System, prompt: str, n: int, sampler: Sampler, truncate: bool = False, suffix: str = "") -> Code:
     """A prompt as the start of n samples: its code, then room to write as much as the sampler's length says.
+
+    Where a text is to end with a suffix, that stands before the room too, as the codec has texts with a hole.
 
     Raises:
         ValueError: a system that makes no texts; a prompt that leaves no room in the context, unless it may be truncated.
     """
     if system.codec.field != "text":
         raise ValueError(f"this run makes {system.codec.field}s; --prompt is for text")
-    code = system.codec.encode([prompt])
+    code = _around(system.codec, prompt, suffix) if suffix else system.codec.encode([prompt])
     if system.codec.whole:
         return code.expand(n, -1).to(system.device)
     most, asked = system.codec.length, dials_of(sampler).get("length", 0)
     if (over := code.shape[1] - most + 1) > 0:
-        if not truncate:
+        if not truncate or suffix:
             raise ValueError(
                 f"the prompt has {code.shape[1]} symbols, {over} more than the {most - 1} that leave room in this run's context "
                 f"of {most}; shorten it, or give --truncate to leave out its beginning"
@@ -519,6 +525,17 @@ def _prompted(system: System, prompt: str, n: int, sampler: Sampler, truncate: b
         code = code[:, -max(1, most - (asked or most // 2)) :]
     room = asked or most - code.shape[1]
     return torch.nn.functional.pad(code, (0, room), value=IGNORE).expand(n, -1).to(system.device)
+
+
+def _around(codec: Codec, prompt: str, suffix: str) -> Code:
+    """A text with a hole, int64[1,T].
+
+    Raises:
+        ValueError: a codec that knows none.
+    """
+    if not isinstance(codec, Text) or not codec.holed:
+        raise ValueError("this run only continues texts: --suffix is for one that fills holes, of the recipe codex")
+    return codec.filled([codec.around(prompt, suffix)])
 
 
 def drafted(

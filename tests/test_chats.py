@@ -52,7 +52,7 @@ def test_a_hostile_template_is_refused_and_leaves_nothing(name):
         chat.render([TALK])
     child = chat._child
     chat.close()
-    assert child is None or child.poll() is not None
+    assert child is None or child.gone
 
 
 def test_a_template_may_neither_read_nor_write_nor_start_anything(monkeypatch):
@@ -61,7 +61,7 @@ def test_a_template_may_neither_read_nor_write_nor_start_anything(monkeypatch):
     chat = Chat(PLAIN)
     chat.render([TALK])
     assert chat._child is not None
-    place = Path(f"/proc/{chat._child.pid}")
+    place = Path(f"/proc/{chat._child.process.pid}")
     if not place.exists():
         pytest.skip("no /proc here")
     limits = {line[:26].strip(): line[26:].split()[0] for line in (place / "limits").read_text().splitlines()[1:]}
@@ -80,12 +80,13 @@ def test_one_process_serves_many_and_a_late_one_is_replaced():
     assert chat.render([quick]) == ["done"] and chat._child is first
     with pytest.raises(DataError, match=r"longer than 1.5 seconds|process died|memory"):
         chat.render([late])
-    assert first is not None and first.poll() is not None
+    assert first is not None and first.gone
     assert chat.render([quick]) == ["done"] and chat._child is not first
-    child = chat._child
+    assert chat._child is not None
+    process = chat._child.process
     del chat
     gc.collect()
-    assert child is not None and child.poll() is not None
+    assert process.poll() is not None
 
 
 def test_rendering_costs_little_once_begun():

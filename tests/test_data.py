@@ -182,12 +182,19 @@ def test_corpora_lists_every_built_in():
         "prose",
         "packages",
         "tasks",
+        "documented",
+        "gradeable",
         "summaries",
         "apiqa",
+        "functions",
         "dates",
         "terms",
         "translations",
         "chores",
+        "instructions",
+        "manners",
+        "sums",
+        "countdown",
     ]
     assert list(corpora()) == [*pictures, *known, *text] and all(corpora().values())
 

@@ -138,8 +138,8 @@ def pairs_file(folder):
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ({"data": "stdlib_prose"}, "`functions` has them"),
-        ({"data": "digits"}, "`functions` has them"),
+        ({"data": "stdlib_prose"}, "`documented` has them"),
+        ({"data": "digits"}, "`documented` has them"),
         ({"size": 1}, "size is 1"),
     ],
 )

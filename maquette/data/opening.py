@@ -17,11 +17,13 @@ from maquette.data.catalogs import translations
 from maquette.data.characters import characters
 from maquette.data.chores import chores
 from maquette.data.core import Data, Facts, Split, recalled
-from maquette.data.docstrings import apiqa, docstrings, functions, prose, summaries
+from maquette.data.docstrings import apiqa, docstrings, documented, prose, summaries
 from maquette.data.emoji import emoji
 from maquette.data.errors import DataError, nearest
 from maquette.data.folder import read_own
 from maquette.data.fonts import font_digits, glyphs, glyphs1
+from maquette.data.functions import functions
+from maquette.data.gradeable import gradeable
 from maquette.data.images import resized
 from maquette.data.instructions import instructions
 from maquette.data.listing import signature
@@ -57,6 +59,8 @@ BUILTINS: tuple[Callable[..., Data], ...] = (  # one that takes a size draws at 
     prose,
     packages,
     tasks,
+    documented,
+    gradeable,
     summaries,
     apiqa,
     functions,

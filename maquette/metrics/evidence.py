@@ -43,6 +43,7 @@ class Evidence:
         n: samples to draw; None = as many as there are training rows, at most 10,000.
         seed: of the samples and of everything random in the measurements.
         writes: what writes a text of each source, in place of the system.
+        executes: whether code that the system writes may be run, walled in.
 
     Raises:
         ValueError: neither system nor samples nor what writes, or fewer than 20 samples.
@@ -56,10 +57,11 @@ class Evidence:
         n: int | None = None,
         seed: int = 0,
         writes: Callable[[list[str]], list[str]] | None = None,
+        executes: bool = False,
     ):
         if system is None and samples is None and writes is None:
             raise ValueError("evidence needs a system or samples")
-        self.writes = writes
+        self.writes, self.executes = writes, executes
         self.data, self.system, self.seed, self._samples = data, system, seed, samples
         self.facts, self.sampling_seconds = data.facts, 0.0
         drawn = len(next(iter(samples.values()))) if samples is not None else n

@@ -14,8 +14,11 @@ Z95 = 1.959963984540054
 Interval = tuple[float, float, float]  # value, low, high
 
 
-def proportion(hits: int, n: int) -> Interval:
-    """A share with Wilson's score interval (Wilson 1927), which keeps to 0..1 and is not empty at 0 or n hits."""
+def proportion(hits: float, n: int) -> Interval:
+    """A share with Wilson's score interval (Wilson 1927), which keeps to 0..1 and is not empty at 0 or n hits.
+
+    Where each of n is itself a share, not 0 or 1, their sum spreads no wider than hits would.
+    """
     if n < 1:
         raise ValueError("a proportion of nothing")
     share = hits / n

@@ -20,7 +20,7 @@ EXPECTED = {"retrieval@10 of 1000, source to text": (0.42, 0.9)}
 
 
 def embedder(
-    data: str = "functions", run: str = "", depth: int = 2, vocab: int = 8192, context: int = 64, size: int = 128
+    data: str = "documented", run: str = "", depth: int = 2, vocab: int = 8192, context: int = 64, size: int = 128
 ) -> Experiment:
     """Sentence embeddings: texts and what they belong to, close in one space; the batch's others are apart (Reimers 2019).
 
@@ -37,7 +37,7 @@ def embedder(
     """
     opened = open_data(data)
     if opened.facts.field != "text" or not opened.facts.sources:
-        raise ValueError(f"embedder learns from pairs of texts, and data {data!r} has none; `functions` has them")
+        raise ValueError(f"embedder learns from pairs of texts, and data {data!r} has none; `documented` has them")
     if not 1 <= depth <= 48:
         raise ValueError(f"depth is 1 .. 48 blocks, not {depth}; nearest is {min(max(depth, 1), 48)}")
     if size < 2:

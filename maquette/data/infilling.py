@@ -1,0 +1,115 @@
+"""Documents as rows of which many have a hole, what fills it at the end: what a causal model learns infilling from.
+
+Knows a tokenizer of texts with holes by what it needs of it; no model.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from maquette.contracts import IGNORE, Batch
+from maquette.data.core import Data, Split
+from maquette.data.errors import DataError
+
+WAYS = 8  # each piece is cut in so many ways, some of them not at all
+MARKS = 4  # symbols that a row has besides its text: three marks and the end
+
+
+class Holed(Protocol):
+    """The part of a text codec that this file needs."""
+
+    bos: int
+
+    def tokenize(self, texts: list[str]) -> list[list[int]]: ...
+
+    def around(self, prefix: str, suffix: str, late: bool = False) -> list[int]: ...
+
+
+class Holes(Split):
+    """Rows {"code": int64[B,length]}, each a piece of a document: as it is, or cut at two places and its middle told last.
+
+    Pieces end with lines, and are cut between any two characters (Bavarian 2022, sec. 3 and table 1). Which piece a row is, and
+    how it is cut, follows from its position alone. Behind what ends a document, or a hole, stands `bos`.
+
+    Args:
+        documents: a split with a column "text".
+        codec: must have learnt before the first row is asked for.
+        length: symbols of a row at most; what lies beyond is cut off.
+        rate: share of rows with a hole.
+        late: share of these whose prefix stands last, right before what fills the hole.
+    """
+
+    def __init__(self, documents: Split, codec: Holed, length: int, rate: float, late: float):
+        super().__init__(documents.columns)
+        self.codec, self.length, self.rate, self.late = codec, length, rate, late
+
+    @cached_property
+    def pieces(self) -> list[tuple[str, bool]]:
+        """(a run of lines that fits, whether its document ends there)."""
+        found: list[tuple[str, bool]] = []
+        for text in self.columns["text"]:
+            found += cut(str(text), self.codec, self.length - MARKS)
+        if not found:
+            raise DataError(f"no line of these texts fits into {self.length} symbols; a longer context is needed")
+        return found
+
+    def __len__(self) -> int:
+        return len(self.pieces) * WAYS
+
+    def rows(self, index: Tensor) -> Batch:
+        code = torch.full((len(index), self.length), IGNORE, dtype=torch.int64)
+        for row, place in zip(code, index.tolist(), strict=True):
+            symbols = self.row(place)[: self.length]
+            row[: len(symbols)] = torch.tensor(symbols, dtype=torch.int64)
+        return {"code": code}
+
+    def row(self, place: int) -> list[int]:
+        """The symbols of a row."""
+        text, last = self.pieces[place // WAYS]
+        rng = random.Random(f"hole {place}")
+        if rng.random() >= self.rate:
+            return [*self.codec.tokenize([text])[0], *([self.codec.bos] if last else [])]
+        first, second = sorted(rng.randint(0, len(text)) for _ in range(2))
+        asked = self.codec.around(text[:first], text[second:], rng.random() < self.late)
+        return [*asked, *self.codec.tokenize([text[first:second]])[0], self.codec.bos]
+
+
+def cut(text: str, codec: Holed, most: int) -> list[tuple[str, bool]]:
+    """Runs of a text's lines of at most `most` symbols each, and whether the text ends there; longer lines are left out."""
+    lines = text.splitlines(keepends=True)
+    pieces, some, held = list[str](), list[str](), 0
+    for line, symbols in zip(lines, codec.tokenize(lines), strict=True):
+        if held + len(symbols) > most and some:
+            pieces.append("".join(some))
+            some, held = [], 0
+        if len(symbols) <= most:
+            some.append(line)
+            held += len(symbols)
+    if some:
+        pieces.append("".join(some))
+    return [(piece, i + 1 == len(pieces)) for i, piece in enumerate(pieces)]
+
+
+def infilled(data: Data, codec: Holed, length: int, rate: float, late: float) -> Data:
+    """The same data, its training rows with holes; what is held out stays as it is."""
+    return Data(data.facts, lambda: {**data.splits, "train": Holes(data.splits["train"], codec, length, rate, late)})
+
+
+def lines_of(texts: Sequence[str], rng: random.Random) -> list[tuple[str, str, str]]:
+    """(what stands before a line, the line, what stands after) of a line of each text, chosen at random among those that say
+    something and have both."""
+    found = []
+    for text in texts:
+        lines = text.splitlines(keepends=True)
+        said = [i for i, line in enumerate(lines) if 0 < i < len(lines) - 1 and len(line.strip()) >= 4]
+        if said:
+            i = rng.choice(said)
+            line = lines[i].rstrip("\r\n")
+            found.append(("".join(lines[:i]), line, lines[i][len(line) :] + "".join(lines[i + 1 :])))
+    return found

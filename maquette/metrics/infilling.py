@@ -1,0 +1,78 @@
+"""Does knowing what follows help to write a line? Held-out lines, filled in between their neighbours and continued without.
+
+Knows causal systems of texts with holes, and documents; not what they are about.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from maquette.contracts import IGNORE
+from maquette.data.infilling import lines_of
+from maquette.metrics.estimate import Estimate
+from maquette.metrics.evidence import Evidence
+from maquette.metrics.intervals import mean, proportion
+
+LINES, ROOM = 200, 48  # lines that are asked for; symbols of one at most
+MEANINGS = {
+    "lines infilled": "Share of held-out lines that are written just as they were, sign for sign, by a model that sees what "
+    "stands before and after; the likeliest symbols, one after another.",
+    "lines continued": "The same where it sees only what stands before.",
+    "lines gained": "By how much the first share is above the second, line by line: what seeing the rest is worth.",
+}
+
+
+def applies(evidence: Evidence) -> str:
+    if evidence.system is None:
+        return "only samples are known, no system"
+    if not getattr(evidence.system.codec, "holed", False):
+        return "the system knows no texts with holes"
+    return "" if "text" in evidence.data.held.columns else "no texts are held out"
+
+
+def measure(evidence: Evidence) -> dict[str, Estimate]:
+    """Both shares with Wilson's interval, and their difference with a normal one over the lines, which are the same."""
+    texts = [str(text) for text in evidence.data.held.columns["text"]]
+    rng = random.Random(evidence.seed)
+    rng.shuffle(texts)
+    texts = texts * -(-LINES // len(texts))  # of few long ones, several lines each
+    asked = list(dict.fromkeys(lines_of(texts[:LINES], rng)))
+    filled = [text == line for text, (_, line, _) in zip(written(evidence.system, asked, True), asked, strict=True)]
+    alone = [text == line for text, (_, line, _) in zip(written(evidence.system, asked, False), asked, strict=True)]
+    n, options = len(asked), (("lines", "held out"), ("drawn", f"greedy, {ROOM} symbols"))
+    figures = {}
+    for name, right in {"lines infilled": filled, "lines continued": alone}.items():
+        told = (*options, ("interval", "Wilson"))
+        figures[name] = evidence.estimate(name, proportion(sum(right), n), n, better="higher", rows=n, options=told)
+    gain = mean(np.array(filled, float) - np.array(alone, float))
+    told = (*options, ("interval", "normal, paired"))
+    return {**figures, "lines gained": evidence.estimate("lines gained", gain, n, better="higher", rows=n, options=told)}
+
+
+@torch.no_grad()
+def written(system: Any, asked: list[tuple[str, str, str]], filled: bool) -> list[str]:
+    """What the system writes in place of each line, with what follows it known, or not; without the end of the line.
+
+    Of what does not fit into the context, the nearest is seen.
+    """
+    codec, rows = system.codec, []
+    most = codec.length - min(ROOM, codec.length // 3) - 3
+    for before, _, after in asked:
+        left, right = codec.tokenize([before, after])
+        right = right[: most // 3]
+        left = left[-(most - len(right)) :]
+        prefix, suffix, middle = (codec.special[name] for name in ("<|prefix|>", "<|suffix|>", "<|middle|>"))
+        rows.append([prefix, *left, suffix, *right, middle] if filled else left)
+    width = min(codec.length, max(map(len, rows)) + ROOM)
+    start = torch.full((len(rows), width), IGNORE, dtype=torch.int64)
+    for place, row in enumerate(rows):
+        start[place, : len(row)] = torch.tensor(row, dtype=torch.int64)
+    sampler = replace(system.sampler, temperature=0.0, length=width)
+    code = system.sample(len(rows), start=start.to(system.device), sampler=sampler)["code"]
+    texts = [codec.decode(symbols[None, len(row) :])[0] for symbols, row in zip(code, rows, strict=True)]
+    return [text if filled else text.split("\n", 1)[0] for text in texts]

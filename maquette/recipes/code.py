@@ -1,0 +1,40 @@
+"""Models of code: one recipe per published system."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from maquette.codecs.text import HOLE
+from maquette.data.infilling import MARKS, infilled
+from maquette.experiment import Experiment
+from maquette.networks import presets
+from maquette.recipes._causal import causal, tokenizer_of
+
+EXPECTED = {"bits/byte": (0.2, 1.0)}
+
+
+def codex(
+    data: str = "functions", depth: int = 3, vocab: int = 1024, context: int = 160, rate: float = 0.5, late: float = 0.5
+) -> Experiment:
+    """Codex: a causal transformer of code that also fills holes, judged by running what it writes (Chen 2021; Bavarian 2022).
+
+    Half of what it learns from is cut at two places and its middle told last; a line is then written from what stands before and
+    after (`maquette sample RUN --prompt ... --suffix ...`). Programs are run only where that is allowed: `maquette eval RUN
+    --allow-code-exec`.
+
+    Args:
+        data: code: functions with checks, `stdlib`, or a folder or file of text.
+        depth: the one dial: blocks; width grows with it.
+        vocab: symbols of the tokenizer, the one that ends a text and the three of holes included; 0 reads bytes.
+        context: symbols seen at once.
+        rate: share of rows with a hole; 0 = it only continues texts.
+        late: share of these whose beginning stands right before what fills the hole (SPM), not first (PSM).
+    """
+    for name, share in (("rate", rate), ("late", late)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} is a share, 0 .. 1, not {share}; nearest is {min(max(share, 0.0), 1.0):g}")
+    if context <= 2 * MARKS:
+        raise ValueError(f"context is {context}; a text with a hole needs more than {2 * MARKS} symbols")
+    codec = tokenizer_of("codex", "bpe", vocab, context, HOLE)
+    experiment = causal("codex", data, depth, codec, presets.small(), EXPECTED)
+    return replace(experiment, data=infilled(experiment.data, codec, context, rate, late))
