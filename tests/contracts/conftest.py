@@ -24,10 +24,10 @@ TINY |= {"reads": 24, "writes": 16, "symbols": 16, "books": 2, "delay": 2, "pret
 FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec", "mmdit": "kl_codec", "imagen": "imagen_base", "dalle": "vqgan"}
 FIRST |= {"recaption": "kl_codec", "controlnet": "latent_diffusion", "dreambooth": "mmdit", "textual_inversion": "mmdit"}
 FIRST |= {"unclip": "clip", "text_classifier": "bert", "embedder": "bert", "sft": "gpt", "dpo": "sft", "reward": "sft"}
-FIRST |= {"reasoner": "sft"}
 STAGES = ("codec", "base", "run", "encoder")  # what arguments that name a first stage's run are called
 CASES = [(name, False) for name in recipes.catalogue()]
-CASES += [(name, True) for name, listed in recipes.catalogue().items() if set(STAGES) & set(listed.arguments)]
+ALONE = {"reasoner"}  # of a run of two steps no answer is right, and nothing is learnt from it
+CASES += [(name, True) for name, listed in recipes.catalogue().items() if {*STAGES} & {*listed.arguments} and name not in ALONE]
 TUNED = {"like": "noise", "kind": "noise", "pictures": 8}  # what tunes a run is told of its data
 
 
@@ -42,7 +42,7 @@ def tiny(name: str, text: Path, captioned: Path) -> dict[str, Any]:
     if known.get("data") in ("instructions", "manners"):
         found["data"] = str(answered(text))
     if known.get("data") == "sums":
-        found["context"] = 64
+        found |= {"data": "sums", "context": 64}
     if known.get("data") == "packages":
         found["data"] = str(labelled(text))
     if known.get("data") in ("scenes", "scenes_terse"):
