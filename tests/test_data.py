@@ -188,6 +188,8 @@ def test_corpora_lists_every_built_in():
         "terms",
         "translations",
         "chores",
+        "instructions",
+        "manners",
     ]
     assert list(corpora()) == [*pictures, *known, *text] and all(corpora().values())
 
