@@ -7,7 +7,6 @@ returns nothing does not. Found out behind the walls of a sandbox, once, and kep
 from __future__ import annotations
 
 import ast
-import doctest
 import hashlib
 import json
 import warnings
@@ -112,6 +111,8 @@ def _task(package: str, module: str, node: ast.FunctionDef, source: str) -> tupl
     prose = said.split(">>>")[0].split("\n\n")[0].strip()
     if ">>>" not in said or not rest or not SAID[0] <= len(prose) <= SAID[1] or any(word in said for word in _AWAY):
         return None
+    import doctest  # brings a debugger along
+
     try:
         examples: list[Any] = doctest.DocTestParser().get_examples(said)
     except ValueError:

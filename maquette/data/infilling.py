@@ -17,8 +17,8 @@ from maquette.contracts import IGNORE, Batch
 from maquette.data.core import Data, Split
 from maquette.data.errors import DataError
 
-WAYS = 8  # each piece is cut in so many ways, some of them not at all
-MARKS = 4  # symbols that a row has besides its text: three marks and the end
+WAYS = 8  # rows that begin with the same piece
+MARKS = 4  # symbols that a piece has besides its text: three marks and the end
 
 
 class Holed(Protocol):
@@ -32,16 +32,16 @@ class Holed(Protocol):
 
 
 class Holes(Split):
-    """Rows {"code": int64[B,length]}, each a piece of a document: as it is, or cut at two places and its middle told last.
+    """Rows {"code": int64[B,length]} of pieces of documents: each as it is, or cut at two places and its middle told last.
 
-    Pieces end with lines, and are cut between any two characters (Bavarian 2022, sec. 3 and table 1). Which piece a row is, and
-    how it is cut, follows from its position alone. Behind what ends a document, or a hole, stands `bos`.
+    Pieces end with lines, and are cut between any two characters (Bavarian 2022, sec. 3 and table 1). Which pieces a row has, and
+    how they are cut, follows from its position alone. Behind what ends a document, or fills a hole, stands `bos`.
 
     Args:
         documents: a split with a column "text".
         codec: must have learnt before the first row is asked for.
-        length: symbols of a row at most; what lies beyond is cut off.
-        rate: share of rows with a hole.
+        length: symbols of a row; the last piece is cut off there.
+        rate: share of pieces with a hole.
         late: share of these whose prefix stands last, right before what fills the hole.
     """
 
@@ -65,14 +65,21 @@ class Holes(Split):
     def rows(self, index: Tensor) -> Batch:
         code = torch.full((len(index), self.length), IGNORE, dtype=torch.int64)
         for row, place in zip(code, index.tolist(), strict=True):
-            symbols = self.row(place)[: self.length]
+            symbols = self.row(place)
             row[: len(symbols)] = torch.tensor(symbols, dtype=torch.int64)
         return {"code": code}
 
     def row(self, place: int) -> list[int]:
-        """The symbols of a row."""
-        text, last = self.pieces[place // WAYS]
-        rng = random.Random(f"hole {place}")
+        """The symbols of a row: a piece, and those that follow it, each told in its own way, as many as there is room for."""
+        rng, found, piece = random.Random(f"holes {place}"), list[int](), place // WAYS
+        while len(found) < self.length:
+            found += self.told(piece % len(self.pieces), rng)
+            piece += 1
+        return found[: self.length]
+
+    def told(self, piece: int, rng: random.Random) -> list[int]:
+        """The symbols of a piece: as it is, or with a hole and what fills it."""
+        text, last = self.pieces[piece]
         if rng.random() >= self.rate:
             return [*self.codec.tokenize([text])[0], *([self.codec.bos] if last else [])]
         first, second = sorted(rng.randint(0, len(text)) for _ in range(2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -43,4 +42,6 @@ def alike(right: str, value: str) -> bool:
     if right.startswith(_RAISED):
         name = right.rstrip().rsplit("\n", 1)[-1].split(":")[0].rsplit(".", 1)[-1]
         return value.startswith(_RAISED) and value.removeprefix(_RAISED).split(":")[0].rsplit(".", 1)[-1].strip() == name
+    import doctest  # brings a debugger along
+
     return doctest.OutputChecker().check_output(right, value, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
