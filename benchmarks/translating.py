@@ -103,13 +103,14 @@ def judged(rows: list[Row], written: dict[str, str]) -> dict[str, dict[str, Any]
     """Who -> figure -> value, low, high."""
     wanted = [row[1] for row in rows]
     made = {"t5": [written[row[0]] for row in rows], "memory": [row[2] for row in rows]}
+    made["memory, or t5 where far"] = [row[2] if row[3] >= FAR[0] else written[row[0]] for row in rows]
     made["the English"] = bare([row[0] for row in rows])
     found: dict[str, dict[str, Any]] = {}
     for name, texts in made.items():
         found[name] = {}
         for metric in (BLEU(), CHRF()):
             counts = counted(metric, wanted, texts)[0]
-            found[name][type(metric).__name__] = score(metric, counts, len(rows))
+            found[name]["chrF" if isinstance(metric, CHRF) else "BLEU"] = score(metric, counts, len(rows))
         found[name]["exact, %"] = 100 * sum(map(str.__eq__, wanted, texts)) / max(1, len(rows))
     return found
 
@@ -132,7 +133,8 @@ def report(told: dict[str, Any], data: Data, rows: list[Row], written: dict[str,
         lines += ["", f"## {title}", "", *side_by_side(table)]
     lines += ["", "## As it writes", ""]
     for row in [row for row in rows if row[3] < FAR[1]][:: max(1, len(rows) // 40)][:8]:
-        lines += [f"- {row[0]} -> `{written[row[0]]}` (wanted `{row[1]}`; memory, {row[3]:.2f}: `{row[2]}`)"]
+        source, wanted, memory, own = (" ".join(text.split()) for text in (*row[:3], written[row[0]]))
+        lines += [f"- {source} -> `{own}` (wanted `{wanted}`; memory, {row[3]:.2f}: `{memory}`)"]
     return "\n".join(lines)
 
 
