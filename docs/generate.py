@@ -300,6 +300,32 @@ ROWS = {
         "test_reading.py: what is written depends on what is read; spans there and back; test_transformer.py: cross-attention",
         bench="chores",
     ),
+    "embedder": Row(
+        "one encoder of texts, the mean of its states; pairs close, the batch's others apart",
+        "test_embedding.py: equal rows are no negatives; the nearest is found; BM25 beside it",
+        bench="retrieving",
+    ),
+    "codex": Row(
+        "holes in code, prefix and suffix in either order, filled in the middle; judged by running it",
+        "test_code.py: holes are laid back; pass@k without bias; nothing is run unasked. test_sandbox.py: what attacks come to",
+    ),
+    "sft": Row(
+        "only answers are learnt; conversations share rows unseen by each other; adapters, on matrices in few bits too",
+        "parity/test_trl.py: the loss is trl's, packed or not",
+    ),
+    "dpo": Row(
+        "likelier the better answer, unlikelier the worse, against a frozen reference; dpo, ipo or kto",
+        "parity/test_trl.py: the losses are trl's",
+    ),
+    "reward": Row(
+        "a number for an answer, higher for the better of two; orders what others write",
+        "test_preference.py: pairs and their order",
+    ),
+    "reasoner": Row(
+        "answers drawn in groups, checked by rule, each pushed by how much better than its group it was",
+        "parity/test_trl.py: the loss is trl's; test_reasoning.py: what is rewarded grows, and a reference holds it back",
+        bench="reasoning-sums",
+    ),
     "text_classifier": Row(
         "an encoder's mean and one layer, from a run of bert's or from nothing",
         "test_masked_language.py: filling is not seen; a run's own symbols are read",
