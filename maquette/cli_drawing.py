@@ -86,10 +86,10 @@ def sample_verb(
     if length:
         dials["length"] = length
     dials |= _rules(stop, schema, regex, grammar)
-    told, suffix = _told(about), _suffix(run)
-    if not out and not ((show or as_json) and suffix == "txt"):  # what is drawn is never thrown away
-        out = str(_shelf(run) / f"{f'step-{step:08d}-' if step >= 0 else ''}seed-{seed}.{suffix}")
-    live = show and suffix == "txt" and not as_json and (n == 1 or sys.stdout.isatty())
+    told, kind = _told(about), _suffix(run)
+    if not out and not ((show or as_json) and kind == "txt"):  # what is drawn is never thrown away
+        out = str(_shelf(run) / f"{f'step-{step:08d}-' if step >= 0 else ''}seed-{seed}.{kind}")
+    live = show and kind == "txt" and not as_json and (n == 1 or sys.stdout.isatty())
     batch = api.sample(
         run,
         n,
@@ -110,13 +110,13 @@ def sample_verb(
         judge=judge,
         size=size,
         draft=draft,
-        logprobs=as_json and suffix == "txt",
+        logprobs=as_json and kind == "txt",
         truncate=truncate,
         tell=_teller() if live else None,
         bits=bits,
         quiet=quiet or as_json,
     )
-    texts = batch["text"] if suffix == "txt" else None
+    texts = batch["text"] if kind == "txt" else None
     if as_json:
         spoken = {name: batch[name] for name in ("symbols", "logprobs", "finished") if texts and name in batch}
         return print_json({"run": run, "n": n, "seed": seed, "out": out, "text": texts, **spoken})
