@@ -1,8 +1,8 @@
 """What preferences are worth, by the rule that made them: a policy beside what it was, and a judge that is asked too often.
 
 Of a trained run of dpo on `manners`: preference accuracy, win rate over its reference, KL, and the best of n answers of the
-reference by the judge's reward, for growing n: where the judge's own figure rises and the rule's does not, the judge is gamed (Gao
-2022, arXiv:2210.10760). Without --judge, the policy's own reward judges. Writes benchmarks/DATE-preferences.md and .json.
+reference by the judge's reward, for growing n: where the judge's own figure rises and the rule's does not, the judge is gamed
+(Gao 2022, arXiv:2210.10760). Without --judge, the policy's own reward judges. Writes benchmarks/DATE-preferences.md and .json.
 
     maquette train dpo --budget 120s --out RUN; python benchmarks/preferences.py RUN
 """

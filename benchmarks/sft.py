@@ -75,8 +75,13 @@ def figures(peak: int, pace: float, losses: list[float]) -> dict[str, float]:
 
 
 def ours(folder: Path, rows: Path, steps: int, way: dict[str, Any]) -> dict[str, float]:
+    import torch._dynamo  # the first optimizer imports it, and theirs has by then
+
+    from maquette.recipes.instruction import sft  # what any run imports is nobody's own
     from maquette.runs import build
     from maquette.train import Progress, run
+
+    assert sft and torch._dynamo
 
     before, kept, losses = held(), 0.0, []
     experiment, _ = build("sft", {"run": str(folder), "data": str(rows), "packed": False, "context": LENGTH, **way}, 0)

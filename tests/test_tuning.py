@@ -24,6 +24,7 @@ from maquette.data.conversations import Conversations, opening, questions, repli
 from maquette.data.core import Split
 from maquette.data.instructions import instructions
 from maquette.data.manners import KIND, manners, rule
+from maquette.hub.finetune import PROJECTIONS
 from maquette.networks import presets
 from maquette.networks.scorer import Scorer
 from maquette.networks.style import LLAMA, Near, Style
@@ -33,7 +34,6 @@ from maquette.nn.packed import Packed, quantised
 from maquette.nn.positions import Alibi, Learned
 from maquette.objectives.likelihood import NextToken
 from maquette.objectives.preference import LOSSES, Preference, Reward
-from maquette.recipes._tuned import PROJECTIONS
 from maquette.runs import build
 from maquette.streams import Streams
 from maquette.system import System

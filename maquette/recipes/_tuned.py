@@ -17,6 +17,7 @@ from maquette.codecs.text import OVER, TURNS, Bytes, Pieces, Text
 from maquette.contracts import Network
 from maquette.experiment import Fit
 from maquette.hub import language, written
+from maquette.hub.finetune import PROJECTIONS
 from maquette.networks.transformer import Transformer
 from maquette.nn.lora import Adapted, matched, whole
 from maquette.nn.packed import quantised
@@ -24,7 +25,6 @@ from maquette.runs import trained
 from maquette.samplers.autoregressive import Autoregressive
 
 PLAIN = (nn.Embedding, nn.Linear)
-PROJECTIONS = tuple(f"attention.{name}" for name in ("qkv", "q", "q_down", "kv", "kv_down", "out"))
 
 
 @dataclass(frozen=True)
