@@ -20,8 +20,8 @@ from maquette.metrics.intervals import mean, proportion
 
 LINES, ROOM = 200, 48  # lines that are asked for; symbols of one at most
 MEANINGS = {
-    "lines infilled": "Share of held-out lines that are written just as they were, sign for sign, by a model that sees what "
-    "stands before and after; the likeliest symbols, one after another.",
+    "lines infilled": "Share of held-out lines that are written just as they were, but for white space at their ends, by a "
+    "model that sees what stands before and after; the likeliest symbols, one after another.",
     "lines continued": "The same where it sees only what stands before.",
     "lines gained": "By how much the first share is above the second, line by line: what seeing the rest is worth.",
 }
@@ -42,9 +42,9 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     rng.shuffle(texts)
     texts = texts * -(-LINES // len(texts))  # of few long ones, several lines each
     asked = list(dict.fromkeys(lines_of(texts[:LINES], rng)))
-    filled = [text == line for text, (_, line, _) in zip(written(evidence.system, asked, True), asked, strict=True)]
-    alone = [text == line for text, (_, line, _) in zip(written(evidence.system, asked, False), asked, strict=True)]
-    n, options = len(asked), (("lines", "held out"), ("drawn", f"greedy, {ROOM} symbols"))
+    said = [line.strip() for _, line, _ in asked]
+    filled, alone = ([a == b for a, b in zip(written(evidence.system, asked, how), said, strict=True)] for how in (True, False))
+    n, options = len(asked), (("lines", "held out, without white space at their ends"), ("drawn", f"greedy, {ROOM} symbols"))
     figures = {}
     for name, right in {"lines infilled": filled, "lines continued": alone}.items():
         told = (*options, ("interval", "Wilson"))
@@ -56,7 +56,8 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
 
 @torch.no_grad()
 def written(system: Any, asked: list[tuple[str, str, str]], filled: bool) -> list[str]:
-    """What the system writes in place of each line, with what follows it known, or not; without the end of the line.
+    """What the system writes in place of each line, with what follows it known, or not: the first line of that, without white
+    space at its ends.
 
     Of what does not fit into the context, the nearest is seen.
     """
@@ -75,4 +76,4 @@ def written(system: Any, asked: list[tuple[str, str, str]], filled: bool) -> lis
     sampler = replace(system.sampler, temperature=0.0, length=width)
     code = system.sample(len(rows), start=start.to(system.device), sampler=sampler)["code"]
     texts = [codec.decode(symbols[None, len(row) :])[0] for symbols, row in zip(code, rows, strict=True)]
-    return [text if filled else text.split("\n", 1)[0] for text in texts]
+    return [(text.strip().splitlines() or [""])[0].strip() for text in texts]

@@ -10,7 +10,8 @@ from maquette.experiment import Experiment
 from maquette.networks import presets
 from maquette.recipes._causal import causal, tokenizer_of
 
-EXPECTED = {"bits/byte": (0.2, 1.0)}
+# after 60 training seconds on the default data, one CPU thread
+EXPECTED = {"bits/byte": (0.05, 0.25)}  # one run, 0.117 after 59
 
 
 def codex(
