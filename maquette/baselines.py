@@ -111,7 +111,7 @@ def shared(data: Data) -> retrieval.Near:
     """How near held-out sources and texts are by the words they share."""
     sides = ("source", "text")
     held = {side: list(data.held.columns[side][:MOST]) for side in sides}
-    words = {side: BM25(held[side], data.train.columns[side]) for side in sides}
+    words = {side: BM25(held[side], list(data.train.columns[side])) for side in sides}
 
     def near(asked: str, kept: str, rows: Tensor) -> Tensor:
         return words[kept].near([held[asked][row] for row in rows.tolist()])[:, rows]
