@@ -123,7 +123,7 @@ def test_the_losses_of_preferences(folder: Path, tmp_path: Path, loss: str, name
         {key: [{"role": role, "content": split.columns[name][i]}] for key, (name, role) in names.items()}
         for i in range(len(PAIRS))
     ]
-    told = datasets.Dataset.from_list([turned(i) for i in range(len(PAIRS))])
+    told = datasets.Dataset.from_list(turned)
     kind = "KTO" if loss == "kto" else "DPO"
     size = {"per_device_train_batch_size": 2 * len(PAIRS)} if loss == "kto" else {}
     args = settings(f"{kind}Config", tmp_path / "out", **size, loss_type=name if loss == "kto" else [name], beta=0.1)
