@@ -69,7 +69,7 @@ def reasoner(
         found: dict[str, Network] = {"main": copy.deepcopy(base.net).requires_grad_(True)}
         found |= {"reference": base.net} if beta else {}
         system = System(found, reinforce, sampler, base.codec, frozen=("reference", "codec") if beta else ("codec",))
-        fit = Fit(steps=200, batch=16, lr=base.fit.lr / 2, betas=(0.9, 0.99), decay=0.5, bf16=base.fit.bf16)
+        fit = Fit(steps=200, batch=16, lr=base.fit.lr / 5, betas=(0.9, 0.99), warmup=0.1, decay=0.5, bf16=base.fit.bf16)
         return Experiment(system, asking(opened, base.codec, base.codec.length), fit, REASONER, within=300)
     heads, codec = heads_of(depth), tokenizer_of("reasoner", "bytes", 0, context or 96, TURNS)
     small = Transformer(codec.vocab, heads * SIZE, depth, heads, style=presets.small())
