@@ -64,7 +64,7 @@ def written(system: Any, asked: list[tuple[str, str, str]], filled: bool) -> lis
     codec, rows = system.codec, []
     most = codec.length - min(ROOM, codec.length // 3) - 3
     for before, _, after in asked:
-        left, right = codec.tokenize([before, after])
+        left, right = codec.tokenize([before if filled else before.rstrip(), after])  # a text is not cut behind white space
         right = right[: most // 3]
         left = left[-(most - len(right)) :]
         prefix, suffix, middle = (codec.special[name] for name in ("<|prefix|>", "<|suffix|>", "<|middle|>"))

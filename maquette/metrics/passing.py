@@ -44,6 +44,7 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     columns = evidence.data.held.columns
     chosen = torch.randperm(len(columns["prompt"]), generator=torch.Generator().manual_seed(evidence.seed))[:TASKS].tolist()
     prompts, checks = ([str(columns[name][i]) for i in chosen] for name in ("prompt", "check"))
+    prompts = [prompt.rstrip() for prompt in prompts]  # symbols of a text are not cut behind white space; it is written anew
     written = completed(system, prompts, SAMPLES, evidence.seed)
     right, ran = [], 0
     needed = {name for check in checks for name in json.loads(check).get("imports", ())}
