@@ -308,18 +308,21 @@ ROWS = {
     "codex": Row(
         "holes in code, prefix and suffix in either order, filled in the middle; judged by running it",
         "test_code.py: holes are laid back; pass@k without bias; nothing is run unasked. test_sandbox.py: what attacks come to",
+        bench="codex",
     ),
     "sft": Row(
         "only answers are learnt; conversations share rows unseen by each other; adapters, on matrices in few bits too",
-        "parity/test_trl.py: the loss is trl's, packed or not",
+        "parity/test_trl.py: the loss is trl's, packed or not; test_tuning.py: none sees another",
+        bench="sft",
     ),
     "dpo": Row(
         "likelier the better answer, unlikelier the worse, against a frozen reference; dpo, ipo or kto",
-        "parity/test_trl.py: the losses are trl's",
+        "parity/test_trl.py: the losses are trl's; test_tuning.py",
+        bench="preferences",
     ),
     "reward": Row(
         "a number for an answer, higher for the better of two; orders what others write",
-        "test_preference.py: pairs and their order",
+        "test_tuning.py: the better of two is scored above; the best of several by it",
     ),
     "reasoner": Row(
         "answers drawn in groups, checked by rule, each pushed by how much better than its group it was",
