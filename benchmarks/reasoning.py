@@ -102,10 +102,11 @@ def canary(first: Path, data: str, seed: int, steps: int) -> dict[str, Any]:
     return {"step": steps, "seconds": progress.seconds, **ends(worth), **told(figures)}
 
 
-def ends(worth: list[float]) -> dict[str, float]:
+def ends(worth: list[float]) -> dict[str, str]:
     """The mean reward of the first and of the last tenth of the steps."""
     some = max(1, len(worth) // 10)
-    return {"reward at first": sum(worth[:some]) / some, "reward at last": sum(worth[-some:]) / some} if worth else {}
+    first, last = sum(worth[:some]) / some if worth else 0.0, sum(worth[-some:]) / some if worth else 0.0
+    return {"reward at first": f"{first:.3f}", "reward at last": f"{last:.3f}"} if worth else {}
 
 
 def told(figures: dict[str, Any]) -> dict[str, Any]:
