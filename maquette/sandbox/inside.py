@@ -145,14 +145,15 @@ def bounded(limits: dict[str, Any], base: int) -> None:
     import resource  # not every system has it, and `told` is for all
 
     memory = base + (limits["megabytes"] << 20)
-    bounds = {"AS": memory, "CPU": limits["cpu"], "FSIZE": limits["file"] << 20, "NOFILE": 64, "CORE": 0}
+    bounds = {"AS": memory, "CPU": limits["cpu"] + 1, "FSIZE": limits["file"] << 20, "NOFILE": 64, "CORE": 0}
     bounds |= {"MEMLOCK": 0, "MSGQUEUE": 0, "RTPRIO": 0, "NICE": 0, "SIGPENDING": 64}
     for name, bound in bounds.items():
         kind = getattr(resource, f"RLIMIT_{name}", None)
         if kind is not None:
             top = resource.getrlimit(kind)[1]
             least = bound if top == resource.RLIM_INFINITY else min(bound, top)
-            resource.setrlimit(kind, (least, least))
+            soft = least - 1 if name == "CPU" else least  # at the hard limit a process is killed without a word of why
+            resource.setrlimit(kind, (soft, least))
 
 
 def readable() -> None:
