@@ -50,6 +50,7 @@ def test_a_countdown_is_right_by_its_last_try(reply, right):
 def test_a_sum_is_right_by_what_stands_last():
     row = {"source": "7+6", "answer": "13"}
     assert [final(row, said) for said in ("7+6=13 =13", "=13", "13", "=31", "=13 =14", "")] == [1, 1, 1, 0, 0, 0]
+    assert [final({"source": "7+6", "text": "6+7 = 13"}, said) for said in ("=13", "13", "6+7 = 14")] == [1, 1, 0]
 
 
 @pytest.mark.parametrize("name", ["sums", "countdown"])
@@ -168,17 +169,13 @@ def test_what_it_cannot_learn_by_is_refused(given, said):
 
 
 def test_a_run_is_trained_judged_and_asked(tmp_path):
-    made = maquette.train("reasoner", steps=3, batch=2, out=tmp_path / "run", quiet=True, data="sums", compile=False, **TINY)
-    again = maquette.train(
-        "reasoner",
-        steps=1,
-        batch=2,
-        out=tmp_path / "more",
-        quiet=True,
-        data="sums",
-        compile=False,
-        run=str(made.run.path),
-        beta=0.1,
-    )
-    logs = [line for line in (tmp_path / "more" / "log.jsonl").read_text().splitlines() if "reinforce/divergence" in line]
-    assert logs and again.run.path.exists()
+    rows = "".join(f'{{"prompt": "{a}+{b}", "completion": "{a}+{b} = {a + b}"}}\n' for a in range(12) for b in range(12))
+    (tmp_path / "sums.jsonl").write_text(rows)
+    own = {"data": str(tmp_path / "sums.jsonl"), "check": "final", "batch": 2, "quiet": True, "compile": False}
+    with pytest.raises(ValueError, match="--check final"):
+        build("reasoner", {**TINY, "data": own["data"]}, 0)
+    made = maquette.train("reasoner", steps=3, out=tmp_path / "run", **own, **TINY)
+    maquette.train("reasoner", steps=1, out=tmp_path / "more", run=str(made.run.path), beta=0.1, **own, **TINY)
+    assert "reinforce/divergence" in (tmp_path / "more" / "log.jsonl").read_text()
+    told = maquette.evaluate(tmp_path / "more", only=["solved"])["metrics"]
+    assert told["solved"]["value"] <= told["solved by the best of 8"]["value"] <= 1 and told["thinking"]["value"] > 0

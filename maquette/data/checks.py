@@ -41,8 +41,15 @@ _STEP = re.compile(r"(-?\d+)([+*-])(\d+)=(-?\d+)")
 
 
 def final(row: Row, reply: str) -> float:
-    """Whether what stands behind the last "=" of an answer, or all of it where there is none, is the row's "answer"."""
-    return float(reply.rpartition("=")[2].strip() == str(row["answer"]).strip())
+    """Whether what stands behind the last "=" of an answer, or all of it where there is none, is the row's "answer", or what its
+    own "text" ends in."""
+    wanted = row["answer"] if "answer" in row else last(str(row["text"]))
+    return float(last(reply) == str(wanted).strip())
+
+
+def last(reply: str) -> str:
+    """What stands behind the last "=" of an answer, or all of it."""
+    return reply.rpartition("=")[2].strip()
 
 
 def countdown(row: Row, reply: str) -> float:
@@ -66,7 +73,7 @@ def countdown(row: Row, reply: str) -> float:
 
 
 CHECKS = (
-    Check("final", final, lambda reply: reply.rpartition("=")[2].strip()),
+    Check("final", final, last),
     Check("countdown", countdown, lambda reply: reply.rpartition(";")[2].strip()),
 )
 

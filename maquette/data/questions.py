@@ -22,10 +22,12 @@ class Questions(Conversations):
 
     Args:
         split, codec, length: as those of conversations.
+        check: by which of data/checks.py an answer is right.
     """
 
-    def __init__(self, split: Split, codec: Conversing, length: int):
+    def __init__(self, split: Split, codec: Conversing, length: int, check: str):
         super().__init__(split, codec, length, packed=False)
+        self.check = check
 
     def rows(self, index: Tensor) -> Batch:
         """The rows at int64[B] positions."""
@@ -42,6 +44,6 @@ class Questions(Conversations):
         return {name: column[place] for name, column in self.columns.items()}
 
 
-def asking(data: Data, codec: Conversing, length: int) -> Data:
+def asking(data: Data, codec: Conversing, length: int, check: str) -> Data:
     """The same data and facts, its rows questions."""
-    return Data(data.facts, lambda: {name: Questions(split, codec, length) for name, split in data.splits.items()})
+    return Data(data.facts, lambda: {name: Questions(split, codec, length, check) for name, split in data.splits.items()})

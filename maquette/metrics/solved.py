@@ -30,7 +30,7 @@ MEANINGS = {
 def applies(evidence: Evidence) -> str:
     if evidence.system is None:
         return "only samples are known, no system"
-    if not isinstance(evidence.data.held, Questions) or not evidence.facts.check:
+    if not isinstance(evidence.data.held, Questions):
         return "the data's answers cannot be checked"
     return "" if len(evidence.data.held) else "no row is held out"
 
@@ -40,7 +40,7 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     held, system = evidence.data.held, evidence.system
     assert isinstance(held, Questions) and system is not None
     places = np.random.default_rng(evidence.seed).permutation(len(held))[:ASKED].tolist()
-    rows, check = [held.fields(i) for i in places], check_of(evidence.facts.check)
+    rows, check = [held.fields(i) for i in places], check_of(held.check)
     rounds = [[said for *_, said in replied(system, held, places, evidence.seed + i)] for i in range(TRIES)]
     right = np.array([graded(check, rows, said).numpy() for said in rounds])  # [tries, questions]
     chosen = [voted([check.answer(said) for said in each], each) for each in zip(*rounds, strict=True)]
@@ -50,7 +50,7 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
         f"solved by the best of {TRIES}": right.max(0),
         "thinking": np.array([[len(said) for said in each] for each in rounds]).mean(0),
     }
-    options = (("check", evidence.facts.check), ("tries", str(TRIES)), ("interval", "normal"))
+    options = (("check", held.check), ("tries", str(TRIES)), ("interval", "normal"))
     return {
         name: evidence.estimate(
             name,

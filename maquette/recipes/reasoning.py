@@ -47,9 +47,10 @@ def reasoner(
     Args:
         run: a run of sft or of another causal model of text, or a folder of transformers' models, that answers some of the
             questions; it must stay there until training ends.
-        data: questions whose answers can be checked: sums, countdown, or a .jsonl of yours with "prompt", "completion" and
-            "answer".
-        check: what an answer is checked by: final (what stands behind the last "=") or countdown; empty = the data's own.
+        data: questions whose answers can be checked: sums, countdown, or, with a check, a .jsonl of yours with "prompt" and
+            "completion".
+        check: what an answer is checked by: final (what stands behind the last "=", or all of it, is what the completion ends
+            in) or countdown; empty = the data's own.
         group: answers to each question.
         beta: weight of the divergence from the run, or from what shown answers taught, in nats; 0 = none.
         start: steps that learn from shown answers, without a run.
@@ -59,7 +60,10 @@ def reasoner(
     opened = open_data(data)
     named = check or opened.facts.check
     if opened.facts.field != "text" or not named:
-        raise ValueError(f"reasoner learns from answers that can be checked, and data {data!r} has none; sums and countdown have")
+        raise ValueError(
+            f"reasoner learns from answers that can be checked, and data {data!r} has none; sums and countdown have, and for "
+            "rows of yours with an answer each there is --check final"
+        )
     reward = partial(graded, check_of(named))
     if not run and start < 1:
         raise ValueError(f"start is {start}; without a run there must be 1 step or more that learns from shown answers")
@@ -71,7 +75,7 @@ def reasoner(
         found |= {"reference": base.net} if beta else {}
         system = System(found, reinforce, sampler, base.codec, frozen=("reference", "codec") if beta else ("codec",))
         fit = Fit(steps=200, batch=16, lr=base.fit.lr / 5, betas=(0.9, 0.99), warmup=0.1, decay=0.5, bf16=base.fit.bf16)
-        return Experiment(system, asking(opened, base.codec, base.codec.length), fit, REASONER, within=300)
+        return Experiment(system, asking(opened, base.codec, base.codec.length, named), fit, REASONER, within=300)
     heads, codec = heads_of(depth), tokenizer_of("reasoner", "bytes", 0, context or 96, TURNS)
     small = Transformer(codec.vocab, heads * SIZE, depth, heads, style=presets.small())
     stages = Together(During(NextToken(codec.bos), until=start), During(reinforce, since=start, pace=GENTLE))
@@ -79,4 +83,4 @@ def reasoner(
     follow = {"reference": ("main", 0.5, start)} if beta else {}
     system = System(nets, stages, sampler, codec, follow=follow)
     fit = Fit(steps=400, batch=16, lr=1e-2, betas=(0.9, 0.99), decay=0.5, muon=0.02, bf16=True)
-    return Experiment(system, asking(opened, codec, codec.length), fit, REASONER, within=300)
+    return Experiment(system, asking(opened, codec, codec.length, named), fit, REASONER, within=300)
