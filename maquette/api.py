@@ -124,13 +124,7 @@ def sample(
     found = load(path, step=step, device=device, trust=trust, size=size, bits=bits)
     if out:
         check_suffix(found.system.codec.field, Path(out))
-    if best_of > 1 and not judge and found.system.codec.field != "text":
-        raise ValueError(f"--best-of {best_of} of {found.system.codec.field}s: give --judge too, a run that compares (clip's)")
-    dials = {**({"sampler": "best_of", "of": best_of} if best_of > 1 and not judge else {}), **(dials or {})}
-    if draft:
-        sampler: Any = opened.drafted(found.system.sampler, draft, dials, device=device, trust=trust)
-    else:
-        sampler = turned(found.system.sampler, dials)
+    sampler = _sampler_of(found, dials or {}, draft, best_of, judge, device, trust)
     if (hide or mask) and not start:
         raise ValueError(
             f"{f'--hide {hide}' if hide else f'--mask {mask}'} says what of a picture is open; give one with --start"
@@ -259,6 +253,25 @@ def _save(found: Loaded, batch: Batch, out: str | Path, asked: dict[str, Any], s
     """Samples as a file that says how to draw them again."""
     info = {"run": str(found.run.path), "recipe": found.run.record["recipe"], "step": found.progress.step, **asked}
     save_samples(batch, found.system.codec.field, Path(out), {**info, "sampler": described(sampler)}, columns=columns)
+
+
+def _sampler_of(
+    found: Loaded, dials: dict[str, Any], draft: str | Path, best_of: int, judge: str | Path, device: str, trust: bool
+) -> Any:
+    """A run's sampler with its dials turned; one that keeps the likeliest of several texts, or checks a draft's guesses.
+
+    Raises:
+        ValueError: the best of several pictures is wanted, and nobody to judge them.
+    """
+    if best_of > 1 and not judge:
+        if found.system.codec.field != "text":
+            raise ValueError(
+                f"--best-of {best_of} of {found.system.codec.field}s: give --judge too, a run that compares (clip's)"
+            )
+        dials = {"sampler": "best_of", "of": best_of, **dials}
+    if draft:
+        return opened.drafted(found.system.sampler, draft, dials, device=device, trust=trust)
+    return turned(found.system.sampler, dials)
 
 
 def _check_best_of(best_of: int, judge: str | Path, start: str | Path) -> None:

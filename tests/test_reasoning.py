@@ -15,10 +15,12 @@ from maquette.data.checks import Check, check_of, countdown, final, graded
 from maquette.data.errors import DataError
 from maquette.networks import presets
 from maquette.networks.transformer import Transformer
+from maquette.objectives import likelihood, reinforce
 from maquette.objectives.during import During
 from maquette.objectives.likelihood import NextToken
 from maquette.objectives.reinforce import Reinforce, advantages, answered, divergence, grpo
 from maquette.runs import build
+from maquette.samplers import writing
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.streams import Streams
 from maquette.system import System
@@ -137,6 +139,29 @@ def test_what_is_rewarded_grows_and_a_reference_holds_it_back(beta):
         worth.append(float(logs["reward"]))
     gained = sum(worth[-3:]) / 3 - worth[0]
     assert gained > 0.2 if not beta else gained < 0.1
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_answers_are_scored_as_they_were_drawn(begins, monkeypatch):
+    """Also by a codec of which the first symbol of a text has none before it, as published ones are."""
+    system, batch = toy()
+    system.codec.begins = begins
+    for p in system.nets["main"].parameters():  # loud: layers that write begin as nothing
+        torch.nn.init.normal_(p, std=0.5)
+    seen = []
+
+    def scored(net, code, counted, document, bos):
+        seen.append((code, counted, likelihood.said(net, code, counted, document, bos)))
+        return seen[-1][-1]
+
+    monkeypatch.setattr(reinforce, "said", scored)
+    system.objective.reinforce(system, batch, Streams.of(0, 8), 0)
+    ((code, counted, found),) = seen
+    with torch.no_grad():
+        want = writing.said(system.nets["main"], code, None, system.codec, counted).nan_to_num(0.0)
+        other = writing.said(system.nets["main"], code, None, Bytes(8), counted).nan_to_num(0.0)
+    torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-5)
+    assert begins or float((found.detach() - other).abs().max()) > 0.01  # it matters
 
 
 def test_phases_have_their_time_and_their_rate():

@@ -73,6 +73,12 @@ class Facts:
         return cls(**{**saved, **tuples, "factors": factors})
 
 
+def simulated(name: str, split: str, notes: tuple[str, ...] = (), asks: str = "", check: str = "") -> Facts:
+    """Facts of built-in texts that a program here makes."""
+    made = Facts(name, "text", "simulated", "Apache-2.0", "maquette", hash="", rows={})
+    return replace(made, split=split, notes=notes, asks=asks, check=check)
+
+
 class Split:
     """Rows in memory, a column per field: uint8 images [N,C,H,W] (0 .. levels-1), int64 labels [N], lists of text.
 

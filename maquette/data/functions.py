@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from maquette.data.core import Column, Data, Facts, text_data
+from maquette.data.core import Column, Data, simulated, text_data
 from maquette.data.shares import HELD, held_out, sha1
 from maquette.sandbox.checking import checked
 from maquette.sandbox.inside import told
@@ -81,14 +81,8 @@ def functions() -> Data:
             "prompt": [prompt for prompt, _ in rows.values()],
             "check": [check for _, check in rows.values()],
         }
-    about = Facts(
-        name="functions",
-        field="text",
-        kind="simulated",
-        licence="Apache-2.0",
-        attribution="maquette",
-        hash="",
-        rows={},
+    about = simulated(
+        "functions",
         split="by the shape of the code, without its numbers: held out where "
         f"the first 32 bits of its SHA-1 modulo 100 are below {HELD}",
         notes=(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from maquette.data.core import Column, Data, Facts, text_data
+from maquette.data.core import Column, Data, simulated, text_data
 from maquette.data.shares import HELD, held_out, sha1
 
 _LIST = """
@@ -60,14 +60,8 @@ def instructions() -> Data:
         name: {"source": [row[1] for row in some], "text": [row[2] for row in some], "task": [row[0] for row in some]}
         for name, some in parts.items()
     }
-    about = Facts(
-        name="instructions",
-        field="text",
-        kind="simulated",
-        licence="Apache-2.0",
-        attribution="maquette",
-        hash="",
-        rows={},
+    about = simulated(
+        "instructions",
         split=f"by instruction without its verb: held out where the first 32 bits of its SHA-1 modulo 100 are below {HELD}; and "
         "by pairs of changes",
         notes=(

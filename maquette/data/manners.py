@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import re
 
-from maquette.data.core import Column, Data, Facts, text_data
+from maquette.data.core import Column, Data, simulated, text_data
 from maquette.data.instructions import CHANGES, WORDS
 from maquette.data.shares import HELD, held_out, sha1
 
@@ -33,14 +33,8 @@ def manners() -> Data:
     for part, held in (("train", False), ("held", True)):
         some = [row for row in rows if held_out(sha1(row[0].encode())) is held]
         columns[part] = {name: [row[i] for row in some] for i, name in enumerate(("source", "text", "rejected"))}
-    about = Facts(
-        name="manners",
-        field="text",
-        kind="simulated",
-        licence="Apache-2.0",
-        attribution="maquette",
-        hash="",
-        rows={},
+    about = simulated(
+        "manners",
         split=f"by question: held out where the first 32 bits of its SHA-1 modulo 100 are below {HELD}",
         notes=("made by templates; the better answer is the one that a rule likes more: right, kind once, short, never loud",),
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import combinations_with_replacement, permutations, product
 
 from maquette.data.checks import OPERATORS
-from maquette.data.core import Column, Data, Facts, text_data
+from maquette.data.core import Column, Data, simulated, text_data
 from maquette.data.shares import HELD, held_out, sha1
 
 ROWS = {"train": 10_000, "held": 1_000}
@@ -41,17 +41,10 @@ def _asked(name: str, check: str, questions: Iterable[Row], split: str) -> Data:
         part: {field: [row[field] for row in rows.values()] for field in next(iter(rows.values()))}
         for part, rows in parts.items()
     }
-    about = Facts(
-        name=name,
-        field="text",
-        kind="simulated",
-        licence="Apache-2.0",
-        attribution="maquette",
-        hash="",
-        rows={},
+    about = simulated(
+        name,
         split=f"{split}: held out where the first 32 bits of the question's SHA-1 modulo 100 are below {HELD}",
         notes=("made by a generator: whoever answers these does no other arithmetic",),
-        sources=True,
         check=check,
     )
     return text_data(about, columns)

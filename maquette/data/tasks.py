@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 
-from maquette.data.core import Column, Data, Facts, text_data
+from maquette.data.core import Column, Data, simulated, text_data
 from maquette.data.shares import HELD, held_out, sha1
 
 LETTERS, SIGNS = "abcdef", "qrstuvwxyz"
@@ -27,14 +27,8 @@ def tasks() -> Data:
                 asked = rng.choices(range(len(LETTERS)), k=LINES)
                 texts.append("".join(f"{LETTERS[i]}{ASKS}{cipher[i]}\n" for i in asked))
         columns[part] = {"text": texts}
-    about = Facts(
-        name="tasks",
-        field="text",
-        kind="simulated",
-        licence="Apache-2.0",
-        attribution="maquette",
-        hash="",
-        rows={},
+    about = simulated(
+        "tasks",
         split=f"by cipher: held out where the first 32 bits of its SHA-1 modulo 100 are below {HELD}",
         asks=ASKS,
     )

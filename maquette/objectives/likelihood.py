@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from maquette.contracts import IGNORE, Batch, Code, Condition, Logs, Objective, ended, phase
 from maquette.nn.entropy import cross_entropy, each_cross_entropy
@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 def nats(logits: Tensor, target: Tensor) -> Tensor:
     """-log p of each row's targets, summed: [B,T,V], int64[B,T] -> float32[B]."""
     return each_cross_entropy(logits, target).sum(1)
+
+
+def said(net: nn.Module, code: Code, counted: Tensor, document: Tensor | None, bos: int) -> Tensor:
+    """Log-probability of each counted symbol of a code, given those before it: float32[N,T], 0 elsewhere.
+
+    Args:
+        counted: bool[N,T].
+        document: int64[N,T], which of several each input is of, where they share a row.
+        bos: the symbol that stands before the first.
+    """
+    before = torch.cat([torch.full_like(code[:, :1], bos), code[:, :-1]], 1)
+    cond = None if document is None else Condition(document=document)
+    return -each_cross_entropy(net(before.masked_fill(before == IGNORE, bos), cond=cond), code.masked_fill(~counted, IGNORE))
 
 
 def shared(cond: Condition | None, batch: Batch) -> Condition | None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from maquette.contracts import IGNORE, Batch, Condition, Logs, Objective, Phase, phase
 from maquette.data.comparisons import unrelated
-from maquette.nn.entropy import each_cross_entropy
+from maquette.objectives.likelihood import said
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
@@ -45,10 +45,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, float, Tensor], Tensor]] = {"dpo": d
 
 def log_chance(net: nn.Module, code: Tensor, learnt: Tensor, document: Tensor, bos: int) -> Tensor:
     """log p of what is learnt of each row [N,T], summed: float32[N]."""
-    before = torch.cat([torch.full_like(code[:, :1], bos), code[:, :-1]], 1)
-    target = code.masked_fill(~learnt, IGNORE)
-    logits = net(before.masked_fill(before == IGNORE, bos), cond=Condition(document=document))
-    return -each_cross_entropy(logits, target).sum(1)
+    return said(net, code, learnt, document, bos).sum(1)
 
 
 class Preference(Objective):

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from maquette.contracts import IGNORE, Batch, Code, Logs, Objective, Sampler, phase
-from maquette.nn.entropy import each_cross_entropy
+from maquette.objectives.likelihood import said
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
@@ -67,11 +68,14 @@ class Reinforce(Objective):
         telling[0] = True  # a loss of nothing where no answer is better than another
         last = int(written[telling].sum(0).nonzero().max()) + 1
         code, written, better = code[telling, :last], written[telling, :last], better.flatten()[telling]
-        before = torch.cat([torch.full_like(code[:, :1], system.codec.bos), code[:, :-1]], 1)
-        logp, far = said(system.nets["main"], before, code, written), None
+        document = None
+        if not system.codec.begins:  # nothing stood before the first symbol when answers were drawn: what does here is not seen
+            document = torch.arange(last, device=code.device).clamp(max=1).expand_as(code)
+        read = partial(said, code=code, counted=written, document=document, bos=system.codec.bos)
+        logp, far = read(system.nets["main"]), None
         if self.beta:
             with torch.no_grad():
-                far = said(system.nets["reference"], before, code, written)
+                far = read(system.nets["reference"])
             logs["divergence"] = mean_of(divergence(logp.detach(), far), written).mean()
         share = int(telling.sum()) / len(telling)  # of all answers: the others' loss is 0
         return share * grpo(logp, logp.detach(), better, written, far=far, beta=self.beta), logs
@@ -85,11 +89,6 @@ class Reinforce(Objective):
             *_, code = self.sampler.draw(system, len(start), start=start, rng=rng)
         net.train(learning)
         return code
-
-
-def said(net: Any, before: Code, code: Code, written: Tensor) -> Tensor:
-    """Log-probability of each written symbol, given those before it: [n,T], 0 elsewhere."""
-    return -each_cross_entropy(net(before), code.masked_fill(~written, IGNORE))
 
 
 def answered(code: Code, start: Code, codec: Any) -> Tensor:

@@ -9,6 +9,7 @@ from maquette.codecs.text import BPE, Bytes, Pieces, Text, Unigram, WordPiece
 from maquette.data.opening import open_data
 from maquette.data.windows import coded
 from maquette.experiment import Experiment, Fit
+from maquette.networks import presets
 from maquette.networks.style import Style
 from maquette.networks.transformer import Transformer
 from maquette.objectives.likelihood import NextToken
@@ -40,6 +41,12 @@ def heads_of(depth: int) -> int:
     if not 1 <= depth <= 96:
         raise ValueError(f"depth is 1 .. 96 blocks, not {depth}; nearest is {min(max(depth, 1), 96)}")
     return (depth + 1) // 2
+
+
+def small(codec: Text, depth: int) -> Transformer:
+    """A causal transformer of these symbols with this house's own layers, from nothing."""
+    heads = heads_of(depth)
+    return Transformer(codec.vocab, heads * SIZE, depth, heads, style=presets.small())
 
 
 def causal(

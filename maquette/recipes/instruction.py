@@ -6,10 +6,8 @@ from maquette.codecs.text import TURNS
 from maquette.data import Data, open_data
 from maquette.data.conversations import conversed
 from maquette.experiment import Experiment, Fit
-from maquette.networks import presets
-from maquette.networks.transformer import Transformer
 from maquette.objectives.likelihood import NextToken
-from maquette.recipes._causal import SIZE, heads_of, tokenizer_of
+from maquette.recipes._causal import small, tokenizer_of
 from maquette.recipes._tuned import ground, rates, tuned
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.system import System
@@ -54,9 +52,8 @@ def sft(
     """
     rows = talks("sft", data)
     if not run:
-        heads, codec = heads_of(depth), tokenizer_of("sft", "bpe", vocab, context or 128, TURNS)
-        small = Transformer(codec.vocab, heads * SIZE, depth, heads, style=presets.small())
-        system = System({"main": small}, NextToken(codec.bos), Autoregressive(temperature=0.3), codec)
+        codec = tokenizer_of("sft", "bpe", vocab, context or 128, TURNS)
+        system = System({"main": small(codec, depth)}, NextToken(codec.bos), Autoregressive(temperature=0.3), codec)
         fit = Fit(steps=1200, batch=20, lr=1e-2, betas=(0.9, 0.99), decay=0.5, muon=0.02, bf16=True)
         return Experiment(system, conversed(rows, codec, codec.length, packed), fit, SFT)
     base = ground("sft", run, context, adapter)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import copy
 
-from maquette.codecs.text import TURNS, Text
+from maquette.codecs.text import TURNS
 from maquette.contracts import Network
 from maquette.data import Data, open_data
 from maquette.data.comparisons import compared
 from maquette.experiment import Experiment, Fit
-from maquette.networks import presets
 from maquette.networks.scorer import Scorer
-from maquette.networks.transformer import Transformer
 from maquette.objectives.preference import Preference, Reward
-from maquette.recipes._causal import SIZE, heads_of, tokenizer_of
+from maquette.recipes._causal import small, tokenizer_of
 from maquette.recipes._tuned import ground, rates, tuned
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.system import System
 
-# by themselves, from scratch, after 120 and 60 training seconds on one CPU thread; one run each: .80 and .61 (the last 82 of
-# its 382 steps, 30 seconds, prefer), .868
+# by themselves, from scratch, after 120 and 60 training seconds on one CPU thread; two runs: .82 and .82, .70 and .65 (of dpo's
+# steps the last prefer, behind the first 300); .84 and .86
 DPO = {"preference accuracy": (0.65, 1.0), "win rate": (0.5, 1.0)}
 REWARD = {"preference accuracy": (0.75, 1.0)}
 FIRST = 300  # steps that a policy learns in before it prefers, without a run
@@ -61,9 +59,10 @@ def dpo(
     """
     rows = pairs("dpo", data)
     if not run:
-        codec, small = _small("dpo", depth, vocab, context)
+        codec = tokenizer_of("dpo", "bpe", vocab, context or LENGTH, TURNS)
+        policy = small(codec, depth)
         system = System(
-            {"main": small, "reference": copy.deepcopy(small)},
+            {"main": policy, "reference": copy.deepcopy(policy)},
             Preference(codec.bos, loss, beta, FIRST, pace=0.02),
             Autoregressive(),
             codec,
@@ -109,8 +108,9 @@ def reward(
     """
     rows = pairs("reward", data)
     if not run:
-        codec, small = _small("reward", depth, vocab, context)
-        system = System({"main": Scorer(small.width), "encoder": small.headless()}, Reward(codec.bos), None, codec)
+        codec = tokenizer_of("reward", "bpe", vocab, context or LENGTH, TURNS)
+        reader = small(codec, depth)
+        system = System({"main": Scorer(reader.width), "encoder": reader.headless()}, Reward(codec.bos), None, codec)
         return Experiment(system, compared(rows, codec, codec.length), _fresh(), REWARD)
     base = ground("reward", run, context)
     base.net.headless()
@@ -134,11 +134,6 @@ def pairs(recipe: str, data: str) -> Data:
             "'rejected'; `manners` has them"
         )
     return opened
-
-
-def _small(recipe: str, depth: int, vocab: int, context: int) -> tuple[Text, Transformer]:
-    heads, codec = heads_of(depth), tokenizer_of(recipe, "bpe", vocab, context or LENGTH, TURNS)
-    return codec, Transformer(codec.vocab, heads * SIZE, depth, heads, style=presets.small())
 
 
 def _fresh() -> Fit:

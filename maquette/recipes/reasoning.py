@@ -12,13 +12,11 @@ from maquette.data.checks import check_of, graded
 from maquette.data.conversations import replies
 from maquette.data.questions import asking
 from maquette.experiment import Experiment, Fit
-from maquette.networks import presets
-from maquette.networks.transformer import Transformer
 from maquette.objectives.during import During
 from maquette.objectives.likelihood import NextToken
 from maquette.objectives.reinforce import Reinforce
 from maquette.objectives.together import Together
-from maquette.recipes._causal import SIZE, heads_of, tokenizer_of
+from maquette.recipes._causal import small, tokenizer_of
 from maquette.recipes._tuned import ground
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.system import System
@@ -76,10 +74,10 @@ def reasoner(
         system = System(found, reinforce, sampler, base.codec, frozen=("reference", "codec") if beta else ("codec",))
         fit = Fit(steps=200, batch=16, lr=base.fit.lr / 5, betas=(0.9, 0.99), warmup=0.1, decay=0.5, bf16=base.fit.bf16)
         return Experiment(system, asking(opened, base.codec, base.codec.length, named), fit, REASONER, within=300)
-    heads, codec = heads_of(depth), tokenizer_of("reasoner", "bytes", 0, context or 96, TURNS)
-    small = Transformer(codec.vocab, heads * SIZE, depth, heads, style=presets.small())
+    codec = tokenizer_of("reasoner", "bytes", 0, context or 96, TURNS)
+    net = small(codec, depth)
     stages = Together(During(NextToken(codec.bos), until=start), During(reinforce, since=start, pace=GENTLE))
-    nets: dict[str, Network] = {"main": small, **({"reference": copy.deepcopy(small)} if beta else {})}
+    nets: dict[str, Network] = {"main": net, **({"reference": copy.deepcopy(net)} if beta else {})}
     follow = {"reference": ("main", 0.5, start)} if beta else {}
     system = System(nets, stages, sampler, codec, follow=follow)
     fit = Fit(steps=400, batch=16, lr=1e-2, betas=(0.9, 0.99), decay=0.5, muon=0.02, bf16=True)
