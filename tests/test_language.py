@@ -23,7 +23,7 @@ from maquette.networks.style import Ends, Style
 from maquette.networks.transformer import Transformer
 from maquette.nn.attention import Attention
 from maquette.nn.positions import Alibi, Learned, YaRN
-from maquette.objectives.likelihood import NextToken, cross_entropy, nats
+from maquette.objectives.likelihood import NextToken, costs, cross_entropy
 from maquette.runs import build
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.streams import Streams
@@ -226,10 +226,26 @@ def test_given_symbols_and_padding_are_not_scored():
     torch.testing.assert_close(loss, head.sum() / 6)
 
 
-def test_nats_add_up():
-    logits = torch.zeros(2, 5, 4)
-    target = torch.tensor([[0, 1, 2, 3, 0], [0, IGNORE, IGNORE, IGNORE, IGNORE]])
-    torch.testing.assert_close(nats(logits, target), torch.tensor([5.0, 1.0]) * math.log(4))
+@pytest.mark.parametrize("learnt", [0, 3, 40, 96])
+def test_what_is_not_learnt_is_not_scored_and_nothing_else_changes(learnt, monkeypatch):
+    """The same costs and gradients as of all places scored; of 32 places, or as many as the row with the most has in such steps."""
+    torch.manual_seed(0)
+    net = Transformer(50, 16, 2, 2)
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    code = torch.randint(50, (3, 96))
+    rank = torch.rand(3, 96).argsort(1)
+    target = code.roll(-1, 1).masked_fill(rank >= torch.tensor([[learnt], [min(learnt, 5)], [0]]), IGNORE)
+    sizes, found = [], []
+    score = net.score
+    monkeypatch.setattr(net, "score", lambda h: sizes.append(h.shape[1]) or score(h))
+    for selective in (True, False):
+        monkeypatch.setattr(Transformer, "selective", selective)
+        each = costs(net, code, target, None)
+        found.append([each, *torch.autograd.grad(each.square().sum(), list(net.parameters()), allow_unused=True)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+    assert sizes == [{0: 0, 3: 32, 40: 64, 96: 96}[learnt], 96]
 
 
 # -- sampler ---------------------------------------------------------------------------------------------------------

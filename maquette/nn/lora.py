@@ -140,8 +140,20 @@ class Adapted(Network):
             found[f"{name}.weight"] = torch.cat([weight[:-rows], weight[-rows:] + more.weight.to(weight.dtype)])
         return found
 
-    def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
-        told = {"t": t, "cond": cond, "state": state}
+    @property
+    def selective(self) -> bool:  # type: ignore[override]
+        return self.net.selective
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        t: Tensor | None = None,
+        cond: Condition | None = None,
+        state: Any = None,
+        only: Tensor | None = None,
+    ) -> Tensor:
+        told = {"t": t, "cond": cond, "state": state, **({} if only is None else {"only": only})}
         with self._added():
             return functional_call(self.net, self.weights(), (x,), told, tie_weights=False)
 

@@ -18,10 +18,7 @@ from maquette.streams import Streams
 if TYPE_CHECKING:
     from maquette.system import System
 
-
-def nats(logits: Tensor, target: Tensor) -> Tensor:
-    """-log p of each row's targets, summed: [B,T,V], int64[B,T] -> float32[B]."""
-    return each_cross_entropy(logits, target).sum(1)
+STEP = 32  # places that are scored come in multiples of it
 
 
 def said(net: nn.Module, code: Code, counted: Tensor, document: Tensor | None, bos: int) -> Tensor:
@@ -34,7 +31,21 @@ def said(net: nn.Module, code: Code, counted: Tensor, document: Tensor | None, b
     """
     before = torch.cat([torch.full_like(code[:, :1], bos), code[:, :-1]], 1)
     cond = None if document is None else Condition(document=document)
-    return -each_cross_entropy(net(before.masked_fill(before == IGNORE, bos), cond=cond), code.masked_fill(~counted, IGNORE))
+    return -costs(net, before.masked_fill(before == IGNORE, bos), code.masked_fill(~counted, IGNORE), cond)
+
+
+def costs(net: nn.Module, x: Tensor, target: Tensor, cond: Condition | None) -> Tensor:
+    """-log p of each target, given x up to there: float32[B,T], 0 where it is IGNORE, which is not scored where a network may
+    leave it out: of a large vocabulary the scores are most of the work."""
+    if not getattr(net, "selective", False):
+        return each_cross_entropy(net(x, cond=cond), target)
+    real = target != IGNORE
+    most = -(-int(real.sum(1).max()) // STEP) * STEP  # few shapes, for each is compiled by itself
+    if most >= target.shape[1]:
+        return each_cross_entropy(net(x, cond=cond), target)
+    only = real.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+    found = each_cross_entropy(net(x, cond=cond, only=only), target.gather(1, only))
+    return torch.zeros_like(target, dtype=found.dtype).scatter(1, only, found)
 
 
 def shared(cond: Condition | None, batch: Batch) -> Condition | None:
@@ -87,7 +98,7 @@ class NextToken(Objective):
         x, target = self.shift(system.encode(batch), batch)
         cond = shared(system.condition(batch, drop=self.drop, rng=rng), batch)
         if not self.ahead:
-            return cross_entropy(system.nets["main"](x, cond=cond), target), {}
+            return costs(system.nets["main"], x, target, cond).sum() / (target != IGNORE).sum().clamp(min=1), {}
         found = system.nets["main"](x, cond=cond, whole=True)
         first = cross_entropy(found.out, target)
         further = torch.stack([cross_entropy(out, target[:, k:]) for k, out in enumerate(found.ahead, 1)]).mean()
@@ -96,7 +107,7 @@ class NextToken(Objective):
     def score(self, system: System, batch: Batch, rng: Streams) -> Tensor:
         """-log p(code | condition) in nats [B], summed over the targets."""
         x, target = self.shift(system.encode(batch), batch)
-        return nats(system.steady("main")(x, cond=shared(system.condition(batch), batch)), target)
+        return costs(system.steady("main"), x, target, shared(system.condition(batch), batch)).sum(1)
 
 
 class NextCode(NextToken):
