@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -228,7 +227,7 @@ def test_given_symbols_and_padding_are_not_scored():
 
 @pytest.mark.parametrize("learnt", [0, 3, 40, 96])
 def test_what_is_not_learnt_is_not_scored_and_nothing_else_changes(learnt, monkeypatch):
-    """The same costs and gradients as of all places scored; of 32 places, or as many as the row with the most has in such steps."""
+    """The same costs and gradients as where all places are scored: as many are as the fullest row has, in steps of 32."""
     torch.manual_seed(0)
     net = Transformer(50, 16, 2, 2)
     for p in net.parameters():
