@@ -26,8 +26,8 @@ from tables import side_by_side
 from maquette.baselines import bare, most_similar
 from maquette.data import Data, open_data
 from maquette.dials import turned
+from maquette.loading import load
 from maquette.metrics.intervals import proportion
-from maquette.opened import load
 from maquette.runs import versions
 
 HERE = Path(__file__).parent

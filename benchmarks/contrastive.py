@@ -23,10 +23,10 @@ from torch import Tensor
 
 from maquette.data import Data, open_data
 from maquette.evaluate import undisturbed
+from maquette.loading import load
 from maquette.metrics import retrieval
 from maquette.metrics.evidence import MOST, Evidence
 from maquette.metrics.intervals import proportion
-from maquette.opened import load
 from maquette.runs import Run, versions
 
 BAR = 0.60  # retrieval@1 of 100 in both directions, on scenes

@@ -31,10 +31,11 @@ from torch.nn import functional as F
 from maquette.contracts import Comparing
 from maquette.data.scenes import GROUNDS
 from maquette.data.subject import discs
+from maquette.loading import load
 from maquette.metrics import features, identity
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.intervals import mean, proportion
-from maquette.opened import Loaded, load
+from maquette.opened import Loaded
 from maquette.report.pictures import grid, png
 from maquette.runs import Run, versions
 

@@ -24,10 +24,10 @@ from typing import Any
 import torch
 
 from maquette.dials import turned
+from maquette.loading import load
 from maquette.metrics import adherence
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.intervals import mean, proportion
-from maquette.opened import load
 from maquette.report.pictures import grid, png
 from maquette.runs import versions
 

@@ -23,12 +23,12 @@ from typing import Any
 import torch
 
 from maquette.contracts import restoring
+from maquette.loading import load
 from maquette.metrics import features
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.frechet import distance, gaussian
 from maquette.metrics.intervals import mean
 from maquette.metrics.restoration import decibels
-from maquette.opened import load
 from maquette.report.pictures import grid, png
 from maquette.runs import Run, versions
 

@@ -25,11 +25,13 @@ from typing import Any
 import torch
 from tables import side_by_side
 
+from maquette.best import best_pictures
 from maquette.dials import turned
+from maquette.loading import load
 from maquette.metrics import adherence
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.intervals import mean, proportion
-from maquette.opened import Loaded, best_of, load
+from maquette.opened import Loaded
 from maquette.report.pictures import grid, png
 from maquette.runs import versions
 
@@ -119,7 +121,7 @@ def judged(place: Path, codec: Path | None, judge: Loaded | None, of: int, some:
         if judge is None:
             continue
         few = {key: column[:some] for key, column in asked.items()}
-        kept = best_of(run, judge, min(some, len(chosen)), of, about={"text": few["text"]}, sampler=sampler)["image"]
+        kept = best_pictures(run, judge, min(some, len(chosen)), of, about={"text": few["text"]}, sampler=sampler)["image"]
         best = f"{name}, best of {of} by clip"
         _sheet(place, best.replace(", ", "-").replace(" ", "-"), kept)
         right[best] = adherence.correct(net, evidence.rounded(kept), few)

@@ -25,8 +25,8 @@ import torch
 from tables import side_by_side
 
 from maquette.evaluate import choose, judge
+from maquette.loading import load
 from maquette.metrics.evidence import Evidence
-from maquette.opened import load
 from maquette.runs import build, versions
 from maquette.train import Progress, run
 

@@ -27,10 +27,10 @@ from tables import side_by_side
 from torch import Tensor
 
 from maquette.data import open_data
+from maquette.loading import load
 from maquette.metrics import adherence, captions
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.intervals import mean, proportion
-from maquette.opened import load
 from maquette.report.pictures import grid, png
 from maquette.runs import Run, versions
 

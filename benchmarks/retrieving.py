@@ -26,10 +26,10 @@ from torch import Tensor
 from maquette.baselines import shared
 from maquette.contracts import Comparing
 from maquette.data import open_data
+from maquette.loading import load
 from maquette.metrics import retrieval
 from maquette.metrics.bm25 import joined
 from maquette.metrics.evidence import Evidence
-from maquette.opened import load
 from maquette.runs import versions
 
 HERE, SIDES = Path(__file__).parent, ("source", "text")

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from maquette.opened import load
+from maquette.loading import load
 from maquette.runs import versions
 
 

@@ -26,7 +26,8 @@ from typing import Any
 import torch
 
 from maquette.contracts import IGNORE
-from maquette.opened import Loaded, load
+from maquette.loading import load
+from maquette.opened import Loaded
 from maquette.runs import versions
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.samplers.speculative import Another, Lookup, Speculative

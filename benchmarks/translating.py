@@ -32,9 +32,10 @@ from maquette.baselines import bare, most_like
 from maquette.data import Data, open_data
 from maquette.data.catalogs import LANGUAGES
 from maquette.dials import turned
+from maquette.loading import load
 from maquette.metrics.intervals import bootstrap
 from maquette.metrics.translation import counted, score_of
-from maquette.opened import Loaded, load
+from maquette.opened import Loaded
 from maquette.runs import versions
 
 HERE = Path(__file__).parent

@@ -27,10 +27,11 @@ from maquette.conditioners.comparing import Embedded
 from maquette.conditioners.stage import Stage
 from maquette.contracts import Batch
 from maquette.dials import turned
+from maquette.loading import load
 from maquette.metrics import adherence
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.intervals import mean, proportion
-from maquette.opened import Loaded, load
+from maquette.opened import Loaded
 from maquette.report.pictures import grid, png
 from maquette.runs import Run, versions
 

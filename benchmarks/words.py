@@ -28,8 +28,8 @@ import torch
 from tables import side_by_side
 
 from maquette.data import open_data
+from maquette.loading import load
 from maquette.metrics.intervals import mean, proportion
-from maquette.opened import load
 from maquette.runs import versions
 
 HERE = Path(__file__).parent

@@ -279,6 +279,6 @@ def _told(about: str) -> dict[str, Any] | None:
 
 
 def _suffix(run: str) -> str:
-    from maquette.opened import field_of
+    from maquette.loading import field_of
 
     return {"image": "png", "text": "txt"}.get(field_of(run), "npz")

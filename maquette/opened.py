@@ -1,49 +1,29 @@
 """A run or a published pipeline, open: its system with its weights, and what it draws of what it is told.
 
-Knows runs, checkpoints and pipelines' folders; trains nothing and judges nothing.
+Knows what a system may begin with; not where it was opened from, trains nothing and judges nothing.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from maquette import checkpoint, parcel, storage
+from maquette import parcel
 from maquette.between import between, ends_of, vary
 from maquette.codecs.text import Text
 from maquette.completion import fitting, hidden, started
-from maquette.contracts import (
-    IGNORE,
-    Adopting,
-    Batch,
-    Code,
-    Codec,
-    Comparing,
-    Completing,
-    Conversing,
-    Judging,
-    NeedsStart,
-    Sampler,
-    Turns,
-)
+from maquette.contracts import IGNORE, Adopting, Batch, Code, Codec, Completing, NeedsStart, Sampler, Turns
 from maquette.data import Data, Facts
-from maquette.data.comparisons import judged
 from maquette.data.conversations import replies
-from maquette.dials import described, dials_of, turned
+from maquette.dials import dials_of
 from maquette.experiment import Experiment
-from maquette.hub import language, models, pipelines
 from maquette.hub.pipelines import Published
-from maquette.networks.stepping import stepping
-from maquette.networks.transformer import Transformer
-from maquette.runs import Run, RunError, rebuild
-from maquette.samplers.speculative import Another, Draft, Foresight, Speculative
+from maquette.runs import Run, RunError
 from maquette.samplers.writing import Writer
 from maquette.saying import asked_by, fields_of, untold, worded
 from maquette.streams import Streams
@@ -268,101 +248,6 @@ class Loaded:
         return pictures.to(self.system.device)
 
 
-def best_of(
-    found: Loaded,
-    judge: Loaded,
-    n: int = 16,
-    of: int = 8,
-    *,
-    seed: int = 0,
-    about: dict[str, Any] | None = None,
-    prompt: str = "",
-    sampler: Sampler | None = None,
-) -> Batch:
-    """n samples, each the one of `of` for its caption that the judge finds closest to it; the cosine of each as "closeness".
-
-    Which sample is kept follows from the judge, so that a figure of adherence by the same judge is no longer fair.
-
-    Args:
-        judge: a run of pictures beside captions, such as clip's.
-        about, prompt, sampler: as `Loaded.sample` has them; captions that nobody said are drawn as they are there.
-
-    Raises:
-        ValueError: `of` is no number of samples; the judge compares nothing, or pictures of another shape; no captions.
-    """
-    if n < 1 or of < 1:
-        raise ValueError(f"n is {n} and the best of {of} is wanted; both must be 1 or more")
-    compare = judge.system.objective
-    if not isinstance(compare, Comparing) or set(compare.sides) != {"image", "text"}:
-        raise ValueError(f"{judge.run.path} is a run of {judge.run.record['recipe']}, which compares no pictures; clip does")
-    if judge.facts.shape != found.facts.shape:
-        mine, theirs = ("x".join(map(str, facts.shape)) for facts in (found.facts, judge.facts))
-        raise ValueError(f"{judge.run.path} compares pictures of {theirs}, and {found.run.path} draws {mine}")
-    conditioner = found.system.conditioner
-    if conditioner is None or "text" not in conditioner.fields:
-        raise ValueError(f"{found.run.path} hears no captions that its samples could be judged by")
-    said = {**(about or {}), **({"text": prompt} if prompt else {})}
-    told = fields_of(found.system, found.facts, said, n) or {}
-    if "text" not in told:
-        told["text"] = conditioner.guess(Streams.of(seed, n, device=found.system.device).fork(0), told)["text"]
-    rows = torch.arange(n).repeat_interleave(of)
-    asked = {key: value[rows] if isinstance(value, Tensor) else [value[i] for i in rows.tolist()] for key, value in told.items()}
-    drawn = found.sample(n * of, seed=seed, about=asked, sampler=sampler)
-    closeness = []
-    for some in torch.arange(n * of).split(256):
-        seen = compare.embed(judge.system, {"image": drawn["image"][some], "text": [asked["text"][i] for i in some.tolist()]})
-        closeness.append((seen["image"] * seen["text"]).sum(1).cpu())
-    near = torch.cat(closeness).view(n, of)
-    kept = near.argmax(1) + of * torch.arange(n)
-    picked = {
-        key: value[kept] if isinstance(value, Tensor) else [value[i] for i in kept.tolist()] for key, value in drawn.items()
-    }
-    return {**picked, "closeness": near.amax(1)}
-
-
-def best_answers(
-    found: Loaded,
-    judge: Loaded,
-    n: int = 16,
-    of: int = 8,
-    *,
-    seed: int = 0,
-    chat: str | Turns = "",
-    sampler: Sampler | None = None,
-) -> Batch:
-    """n answers to a conversation, each the one of `of` that the judge finds worth most; that worth of each as "worth".
-
-    What is kept is better by this judge than it is in truth, and the more so the larger `of` (Gao 2022).
-
-    Args:
-        judge: a run of reward, or of dpo.
-
-    Raises:
-        ValueError: `of` is no number of samples; the judge judges no answers; there is nothing to answer.
-    """
-    if n < 1 or of < 1:
-        raise ValueError(f"n is {n} and the best of {of} is wanted; both must be 1 or more")
-    worth, codec = judge.system.objective, judge.system.codec
-    if not isinstance(worth, Judging) or not isinstance(codec, Conversing):
-        raise ValueError(f"{judge.run.path} is a run of {judge.run.record['recipe']}, which judges no answers; reward does")
-    if not chat:
-        raise ValueError("--judge orders answers, and there is nothing to answer; ask with --chat")
-    drawn = found.sample(n * of, seed=seed, chat=chat, sampler=sampler)
-    asked: Turns = [{"role": "user", "content": chat}] if isinstance(chat, str) else chat
-    talks: list[Turns] = [[*asked, {"role": "assistant", "content": text}] for text in drawn["text"]]
-    with torch.no_grad():
-        each = [
-            worth.worth(judge.system, judged(codec, [talks[i] for i in some.tolist()]))[:, 0].cpu()
-            for some in torch.arange(n * of).split(64)
-        ]
-    worths = torch.cat(each).view(n, of)
-    kept = worths.argmax(1) + of * torch.arange(n)
-    picked = {
-        key: value[kept] if isinstance(value, Tensor) else [value[i] for i in kept.tolist()] for key, value in drawn.items()
-    }
-    return {**picked, "worth": worths.amax(1)}
-
-
 def uses_of_pictures(system: System, facts: Facts) -> list[str]:
     """What a system does with pictures it is given: described, translated, varied, taken whole, completed; [] = nothing."""
     told = system.conditioner.fields if system.conditioner is not None else ()
@@ -378,128 +263,6 @@ def uses_of_pictures(system: System, facts: Facts) -> list[str]:
     parts = isinstance(system.sampler, Completing) and code.dim() == 4 if code.is_floating_point() else not whole
     varied = system.conditioner is not None and bool(system.conditioner.seen(blank))
     return ["varied" if varied else "taken whole"] * (whole or varied) + ["completed"] * parts
-
-
-def load(
-    path: str | Path | Run,
-    *,
-    step: int | None = None,
-    device: str = "auto",
-    trust: bool = False,
-    size: str = "",
-    bits: int = 0,
-) -> Loaded:
-    """Open a run with its newest checkpoint that verifies (or that of `step`). Needs no data on this machine.
-
-    A run made by a recipe of your own names code to import: that is done if it is imported already, or with `trust`. A folder
-    that diffusers' pipelines, or transformers' language models, are saved to opens alike; nothing in it is run.
-
-    Args:
-        size: of the images that a published pipeline makes, in pixels: "512", or height x width, "512x768".
-        bits: of the matrices of transformers over symbols, 32, 16, 8 or 4, in which they then write faster; 0 = they stay as
-            they are.
-
-    Raises:
-        RunError: no such run, none of its checkpoints can be used, or it names code that nobody said to trust.
-        ValueError: a published folder that cannot be opened: what is not built, missing, left over or misshapen is named. Or
-            bits of what is no transformer over symbols.
-    """
-    if not isinstance(path, Run) and is_published(path):
-        if bits:
-            raise ValueError(f"bits are {bits}; a published pipeline has no transformer over symbols to pack: only 0")
-        return _published(Path(path), step, device, size)
-    if size:
-        raise ValueError(f"size is {size}; only a published pipeline makes images of another size than its own")
-    found = path if isinstance(path, Run) else Run.open(path)
-    refused: list[str] = []
-    if step is None:
-        _, files, refused = found.newest()
-    else:
-        files = storage.read_verified(found.at(step))
-    for reason in refused:
-        print(f"passed over: {reason}", file=sys.stderr)
-    experiment = rebuild(found, trust)
-    experiment.system.to(pick_device(device))
-    progress = checkpoint.restore(files, experiment.system)
-    experiment.system.eval()
-    if bits:
-        _pack(experiment.system, bits)
-    return Loaded(found, experiment, progress, tuple(refused))
-
-
-def _pack(system: System, bits: int) -> None:
-    """Put transformers over symbols into so many bits."""
-    some = {name: net for name, net in system.nets.items() if isinstance(net, Transformer)}
-    if not some:
-        raise ValueError(f"bits are {bits}; this run has no transformer over symbols to pack: only 0")
-    system.nets.update({name: stepping(net, bits) for name, net in some.items()})
-
-
-def is_published(path: str | Path) -> bool:
-    """Whether a folder holds a pipeline as diffusers saves them, or a language model as transformers does.
-
-    Raises:
-        RunError: it holds a single model of one, which makes nothing by itself.
-    """
-    folder = Path(path)
-    if (folder / "run.json").exists():
-        return False
-    if language.is_one(folder):
-        return True
-    if (folder / "config.json").is_file() and not (folder / pipelines.INDEX).is_file():
-        raise RunError(
-            f"{folder} holds one model, {models.name_of(folder)}, and no pipeline: it makes nothing by itself; "
-            "maquette.hub.models.read(folder) opens it as a network"
-        )
-    return (folder / pipelines.INDEX).is_file()
-
-
-def field_of(path: str | Path) -> str:
-    """The field of what a run, or a published pipeline, makes: "image", "text"."""
-    record = published(Path(path)).record if is_published(path) else Run.open(path).record
-    return str(record.get("makes") or record["data"]["field"])
-
-
-def published(folder: Path) -> Published:
-    """What a published folder holds, by its configurations and headers alone.
-
-    Raises:
-        ValueError, FileNotFoundError: as `pipelines.published`, `language.published`.
-    """
-    return language.published(folder) if language.is_one(folder) else pipelines.published(folder)
-
-
-def _published(folder: Path, step: int | None, device: str, size: str) -> Loaded:
-    found, text = published(folder), language.is_one(folder)
-    if step is not None:
-        raise RunError(f"{folder} is a published {'model' if text else 'pipeline'}, no run: it has no checkpoint of step {step}")
-    if text and size:
-        raise ValueError(f"size is {size}; {folder} is a language model, which makes no images")
-    experiment = language.read(folder) if text else pipelines.read(folder, _sides(size))
-    experiment.system.to(pick_device(device))
-    return Loaded(found, experiment, Progress(experiment.fit))
-
-
-def _sides(size: str) -> tuple[int, int] | None:
-    """Height and width from "512" or "512x768"; None where nothing is said."""
-    parts = [part.strip() for part in size.lower().split("x")] if size else []
-    if len(parts) > 2 or not all(part.isdigit() for part in parts):
-        raise ValueError(f"size '{size}' is no size: write pixels as 512, or height x width as 512x768")
-    return (int(parts[0]), int(parts[-1])) if parts else None
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """`auto`: this process's GPU if there is one, else the CPU.
-
-    Raises:
-        ValueError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    try:
-        return torch.zeros((), device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}") from None
 
 
 def _prompted(system: System, prompt: str, n: int, sampler: Sampler, truncate: bool = False, suffix: str = "") -> Code:
@@ -536,31 +299,3 @@ def _around(codec: Codec, prompt: str, suffix: str) -> Code:
     if not isinstance(codec, Text) or not codec.holed:
         raise ValueError("this run only continues texts: --suffix is for one that fills holes, of the recipe codex")
     return codec.filled([codec.around(prompt, suffix)])
-
-
-def drafted(
-    sampler: Sampler | None, draft: str | Path, dials: dict[str, Any], *, device: str = "auto", trust: bool = False
-) -> Sampler:
-    """A sampler with its dials turned, that writes what a draft guesses ("lookup", "ahead", or the folder of a run) and it keeps.
-
-    Raises:
-        ValueError: the sampler is none that could; the run writes no symbols one after another.
-    """
-    made = turned(sampler, {"sampler": "speculative", **dials})
-    if not isinstance(made, Speculative):
-        raise ValueError(f"--draft {draft} is for the sampler 'speculative', not for {described(made)['name']}")
-    own: dict[str, Draft] = {"lookup": made.draft, "ahead": Foresight()}
-    if str(draft) in own:
-        return replace(made, draft=own[str(draft)])
-    if not Path(draft).exists():
-        raise ValueError(f"--draft {draft} is no folder of a run; allowed are one, and {' and '.join(map(repr, own))}")
-    found = load(draft, device=device, trust=trust)
-    if not isinstance(found.system.sampler, Writer) or "main" not in found.system.nets:
-        raise ValueError(f"--draft {draft} is a run of {found.run.record['recipe']}, which writes no symbols one after another")
-    return replace(made, draft=Another(found.system, str(draft)))
-
-
-def evaluation_of(folder: Path) -> dict[str, Any] | None:
-    """What a run's newest evaluation says; None before the first."""
-    path = folder / "eval.json"
-    return json.loads(path.read_text()) if path.exists() else None

@@ -18,8 +18,9 @@ from maquette.data import Facts
 from maquette.data.conversations import Conversations
 from maquette.distributed import World, join, leave
 from maquette.experiment import seconds_of
+from maquette.loading import evaluation_of, load, pick_device
 from maquette.metrics.evidence import replied
-from maquette.opened import Loaded, evaluation_of, load, pick_device
+from maquette.opened import Loaded
 from maquette.report.bar import Bar
 from maquette.report.card import write_card
 from maquette.report.pictures import save_samples

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from maquette import api, opened
+from maquette import api, best
 from maquette.conditioners.symbols import Symbols
 from maquette.contracts import Comparing, NeedsStart
 from maquette.data import Data, Facts
@@ -210,19 +210,19 @@ def test_the_best_of_some_samples_is_the_one_closest_to_its_caption():
     dice: Any = Dice(blots(8))
     eye: Any = Eye(dice.facts.shape)
     asked = {"text": ["a blue square", "a red one", "white on black"]}
-    kept = opened.best_of(dice, eye, 3, 4, about=asked)
+    kept = best.best_pictures(dice, eye, 3, 4, about=asked)
     assert kept["colour"].tolist() == [2, 0, 3] and kept["text"] == asked["text"] and kept["closeness"].tolist() == [1, 1, 1]
-    assert opened.best_of(dice, eye, 2, 2, prompt="a blue one")["closeness"].tolist() == [0, 1]  # right was not always drawn
-    assert opened.best_of(dice, eye, 2, 4)["text"] == ["a red square"] * 2  # nobody said anything
+    assert best.best_pictures(dice, eye, 2, 2, prompt="a blue one")["closeness"].tolist() == [0, 1]  # right was not always drawn
+    assert best.best_pictures(dice, eye, 2, 4)["text"] == ["a red square"] * 2  # nobody said anything
     with pytest.raises(ValueError, match="best of 0"):
-        opened.best_of(dice, eye, 2, 0)
+        best.best_pictures(dice, eye, 2, 0)
     with pytest.raises(ValueError, match=r"3x4x4, and dice draws 3x8x8"):
-        opened.best_of(dice, Eye((3, 4, 4)), 2, 2)  # type: ignore[arg-type]
+        best.best_pictures(dice, Eye((3, 4, 4)), 2, 2)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="compares no pictures; clip does"):
-        opened.best_of(dice, dice, 2, 2)
+        best.best_pictures(dice, dice, 2, 2)
     dice.system.conditioner = None
     with pytest.raises(ValueError, match="hears no captions"):
-        opened.best_of(dice, eye, 2, 2)
+        best.best_pictures(dice, eye, 2, 2)
 
 
 def test_a_judge_and_how_many_go_together(captioned, tmp_path):

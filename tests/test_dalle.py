@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from maquette import api, opened
+from maquette import api, best
 from maquette.conditioners.captions import EXAMPLES
 from maquette.conditioners.symbols import Symbols
 from maquette.contracts import IGNORE, Codec, Condition
@@ -318,7 +318,7 @@ def test_the_best_of_some_by_clip(drawn, captioned, tmp_path):
     near = (seen["image"] * seen["text"]).sum(1).view(2, 4)
     torch.testing.assert_close(kept["closeness"], near.amax(1))
     assert torch.equal(kept["image"], every.view(2, 4, *every.shape[1:])[torch.arange(2), near.argmax(1)])
-    assert opened.best_of(drawn, by, 1, 2)["text"][0] in {f"a {word} square" for word in WORDS}
+    assert best.best_pictures(drawn, by, 1, 2)["text"][0] in {f"a {word} square" for word in WORDS}
 
 
 def test_the_codec_of_a_run_is_kept_and_its_shape_is_the_networks(captioned, tmp_path):

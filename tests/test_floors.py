@@ -14,8 +14,8 @@ FLOORS = [
     {"system", "experiment"},
     {"train", "checkpoint", "distributed", "evaluate", "baselines", "lossless", "completion", "between", "wording"},
     {"recipes", "runs", "hub", "dials", "saying"},
-    {"report", "doctor", "exhibits", "compare", "parcel", "opened", "finding", "training", "api", "cli", "cli_words"}
-    | {"cli_drawing", "cli_finding"},
+    {"report", "doctor", "exhibits", "compare", "parcel", "opened", "loading", "best", "drawing", "finding"}
+    | {"training", "api", "cli", "cli_words", "cli_drawing", "cli_finding"},
 ]
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 SIBLINGS_APART = {"codecs", "conditioners", "objectives", "samplers", "metrics"}

@@ -1,0 +1,258 @@
+"""The verbs that draw: sample, interpolate, vary. Knows open runs, dials, and how samples are written and progress is shown."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from maquette.best import best_answers, best_pictures
+from maquette.contracts import IGNORE, Batch, Code, Turns
+from maquette.dials import described, dials_of, turned
+from maquette.hub import pipelines
+from maquette.loading import drafted, load
+from maquette.opened import Loaded
+from maquette.report.bar import Bar
+from maquette.report.pictures import check_suffix, save_samples
+from maquette.runs import Report
+from maquette.samplers.solvers import Solver
+from maquette.saying import asked_by
+from maquette.wording import Pieces
+
+
+def sample(
+    path: str | Path,
+    n: int = 16,
+    *,
+    out: str | Path = "",
+    seed: int = 0,
+    about: dict[str, Any] | None = None,
+    prompt: str = "",
+    chat: str | Turns = "",
+    suffix: str = "",
+    start: str | Path = "",
+    hide: str = "",
+    mask: str | Path = "",
+    dials: dict[str, Any] | None = None,
+    step: int | None = None,
+    device: str = "auto",
+    trust: bool = False,
+    best_of: int = 1,
+    judge: str | Path = "",
+    size: str = "",
+    draft: str | Path = "",
+    logprobs: bool = False,
+    truncate: bool = False,
+    tell: Callable[[int, str], None] | None = None,
+    bits: int = 0,
+    quiet: bool = True,
+) -> Batch:
+    """Draw n samples from a run or a published pipeline; written by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
+
+    Args:
+        chat: what a user says, or a whole conversation, [{"role": "user", "content": ...}, ...], for a run that answers.
+        suffix: how a text ends, of a run that fills holes (codex): what is written stands between the prompt and it.
+        start: pictures to grow from, a file, a folder or an .npz: to describe, to translate, to rebuild, to vary (as far as the
+            dial `strength` says), to find in a space of styles; or, with part of each unseen, to complete: the rest stays, to the
+            bit.
+        hide: the part that is unseen: bottom, top, left, right, middle, around.
+        mask: a picture of the run's size, white where what is to be filled lies, in place of `hide`.
+        dials: fields of the run's sampler, changed for this call: {"steps": 50, "guidance": 2}; of one that writes symbols also
+            "sampler", another in its place: "beam", "contrastive", "best_of", "speculative".
+        best_of: samples drawn for each that is kept: the one that the run itself finds likeliest, of texts; or the one closest to
+            its caption, says
+        judge: a run that compares pictures with captions, such as clip's; of answers to a chat, a run of reward.
+        size: of a published pipeline's images, in pixels: "512" or height x width, "512x768".
+        draft: what guesses the symbols of texts, for the run to check several at once: another run of the same symbols, "lookup"
+            (what the text itself has shown before), or "ahead" (the run's own guesses, where it learnt any).
+        logprobs: add "symbols", "logprobs" and "finished" (`wording.spoken`) to what is written symbol by symbol.
+        truncate: leave out the beginning of a prompt that is longer than the run's context, which else is refused.
+        tell: called with a sample's number and the next piece of its text, as it is drawn; samples are then drawn one by one.
+        bits: of the matrices of a transformer that writes: 32, 16, 8 or 4; fewer are faster and lose a little. 0 = as trained.
+        quiet: no progress, which of published pipelines is shown on stderr.
+    """
+    _check_best_of(best_of, judge, start or suffix)
+    if n < 1:
+        raise ValueError(f"-n {n} is not above 0")
+    if chat and (prompt or start):
+        raise ValueError(f"--chat and {'--prompt' if prompt else '--start'} both say what samples begin with; give one")
+    found = load(path, step=step, device=device, trust=trust, size=size, bits=bits)
+    if out:
+        check_suffix(found.system.codec.field, Path(out))
+    sampler = _sampler_of(found, dials or {}, draft, best_of, judge, device, trust)
+    if (hide or mask) and not start:
+        raise ValueError(
+            f"{f'--hide {hide}' if hide else f'--mask {mask}'} says what of a picture is open; give one with --start"
+        )
+    begun = found.begun(start, n, hide, sampler, mask) if start else {}
+    told = {**begun.get("about", {}), **(about or {})}
+    with ExitStack() as stack:
+        watch: Callable[[int, int, Code], None] | None = None
+        if not quiet and isinstance(found.run, pipelines.Published) and isinstance(sampler, Solver):
+            steps = sampler.drafts(whole="start" in begun and "seen" not in begun)
+            watch = _watched(stack, f"{found.run.record['recipe']}, {n} samples", steps)
+        if tell is not None:
+            known = asked_by(found.system, chat, sampler) if chat else None
+            watch = _told_of(found, sampler, tell, 0 if known is None else int((known != IGNORE).sum()), grows=not suffix)
+        if judge:
+            by = load(judge, device=device, trust=trust)
+            if found.system.codec.field == "text":
+                batch = best_answers(found, by, n, best_of, seed=seed, chat=chat, sampler=sampler)
+            else:
+                batch = best_pictures(found, by, n, best_of, seed=seed, about=told, prompt=prompt, sampler=sampler)
+        else:
+            own = {name: begun[name] for name in ("start", "seen") if name in begun}
+            batch = found.sample(
+                n,
+                seed=seed,
+                about=told,
+                prompt=prompt,
+                chat=chat,
+                suffix=suffix,
+                sampler=sampler,
+                watch=watch,
+                batch=256 if tell is None else 1,
+                logprobs=logprobs,
+                truncate=truncate,
+                **own,
+            )
+        if isinstance(watch, Pieces):
+            watch.finish()
+    if about and found.system.conditioner is not None:
+        for note in found.system.conditioner.notes(batch):
+            print(f"note: {note}", file=sys.stderr)
+    if out:
+        asked = {"seed": seed, "prompt": prompt, "about": about or {}, **({"chat": chat} if chat else {})}
+        asked |= {"suffix": suffix} if suffix else {}
+        asked |= {"best_of": best_of, "judge": str(judge)} if judge else {}
+        asked |= {"bits": bits} if bits else {}
+        _save(found, batch, out, asked, sampler)
+    return batch
+
+
+def interpolate(
+    path: str | Path,
+    n: int = 9,
+    *,
+    out: str | Path = "",
+    seeds: tuple[int, int] = (0, 1),
+    start: str = "",
+    about: dict[str, Any] | None = None,
+    prompt: str = "",
+    dials: dict[str, Any] | None = None,
+    step: int | None = None,
+    device: str = "auto",
+    trust: bool = False,
+) -> Batch:
+    """Draw n samples on the way from one to another, in a line from left to right where `out` is a .png.
+
+    Args:
+        seeds: from the first sample under the one to the first under the other, told what the first is told.
+        start: or between two pictures: two files with a comma between, or a folder or .npz of two.
+        dials: fields of the run's sampler, changed for this call.
+    """
+    if len(seeds) != 2:
+        raise ValueError(f"--seeds {','.join(map(str, seeds))} is {len(seeds)} seeds; it must be two: the ends")
+    found = load(path, step=step, device=device, trust=trust)
+    field = found.system.codec.field
+    if out:
+        check_suffix(field, Path(out))
+    sampler = turned(found.system.sampler, dials or {})
+    source = tuple(part for part in start.split(",") if part)
+    batch = found.between(n, seeds=seeds, source=source, about=about, prompt=prompt, sampler=sampler)
+    if out:
+        _save(found, batch, out, {"seeds": seeds, "start": start, "prompt": prompt, "about": about or {}}, sampler, n)
+    return batch
+
+
+def vary(
+    path: str | Path,
+    n: int = 4,
+    *,
+    out: str | Path = "",
+    seed: int = 0,
+    pick: int = 0,
+    start: str | Path = "",
+    strength: float = 0.3,
+    about: dict[str, Any] | None = None,
+    prompt: str = "",
+    dials: dict[str, Any] | None = None,
+    step: int | None = None,
+    device: str = "auto",
+    trust: bool = False,
+    size: str = "",
+) -> Batch:
+    """A sample and n variations of it, n + 1 in all, in a line from left to right where `out` is a .png.
+
+    Args:
+        seed, pick: sample number `pick`, counted from 0, of those that `sample` draws under the seed.
+        start: or a picture, in place of a sample: the first of the line is what the run makes of it.
+        strength: how far the variations lie from it: 0 is the same, 1 another.
+        about, prompt: what `sample` was told; another one tells the same sample otherwise.
+        dials: fields of the run's sampler, changed for this call.
+        size: of a published pipeline's images, as `sample` has it.
+    """
+    found = load(path, step=step, device=device, trust=trust, size=size)
+    field = found.system.codec.field
+    if out:
+        check_suffix(field, Path(out))
+    sampler = turned(found.system.sampler, dials or {})
+    batch = found.vary(n, seed=seed, pick=pick, source=start, strength=strength, about=about, prompt=prompt, sampler=sampler)
+    if out:
+        own = {"start": str(start)} if start else {"seed": seed, "pick": pick}
+        _save(found, batch, out, {**own, "strength": strength, "prompt": prompt, "about": about or {}}, sampler, n + 1)
+    return batch
+
+
+def _save(found: Loaded, batch: Batch, out: str | Path, asked: dict[str, Any], sampler: Any, columns: int | None = None) -> None:
+    """Samples as a file that says how to draw them again."""
+    info = {"run": str(found.run.path), "recipe": found.run.record["recipe"], "step": found.progress.step, **asked}
+    save_samples(batch, found.system.codec.field, Path(out), {**info, "sampler": described(sampler)}, columns=columns)
+
+
+def _sampler_of(
+    found: Loaded, dials: dict[str, Any], draft: str | Path, best_of: int, judge: str | Path, device: str, trust: bool
+) -> Any:
+    """A run's sampler with its dials turned; one that keeps the likeliest of several texts, or checks a draft's guesses.
+
+    Raises:
+        ValueError: the best of several pictures is wanted, and nobody to judge them.
+    """
+    if best_of > 1 and not judge:
+        if found.system.codec.field != "text":
+            raise ValueError(
+                f"--best-of {best_of} of {found.system.codec.field}s: give --judge too, a run that compares (clip's)"
+            )
+        dials = {"sampler": "best_of", "of": best_of, **dials}
+    if draft:
+        return drafted(found.system.sampler, draft, dials, device=device, trust=trust)
+    return turned(found.system.sampler, dials)
+
+
+def _check_best_of(best_of: int, judge: str | Path, start: str | Path) -> None:
+    if best_of < 1 or (judge and best_of == 1):
+        raise ValueError(f"--best-of {best_of} --judge '{judge}': samples to choose from are above 1, and 1 is no choice")
+    if judge and start:
+        raise ValueError(f"--judge orders samples by their captions, and is no use for what begins with --start {start}")
+
+
+def _told_of(found: Loaded, sampler: Any, tell: Callable[[int, str], None], after: int = 0, grows: bool = True) -> Pieces:
+    """What hears of drafts and tells of their texts.
+
+    Raises:
+        ValueError: what is drawn are no texts, or no drafts that grow.
+    """
+    field = found.system.codec.field
+    if field != "text":
+        raise ValueError(f"this run makes {field}s; only a text can be told of piece by piece")
+    grows = grows and getattr(sampler, "grows", False)
+    return Pieces(found.system.codec, tell, dials_of(sampler).get("stop", ()), grows, after)
+
+
+def _watched(stack: ExitStack, title: str, steps: int) -> Callable[[int, int, Code], None]:
+    """A bar on stderr that is told of every draft."""
+    bar, began = stack.enter_context(Bar(title, steps)), time.monotonic()
+    return lambda drawn, row, code: bar.step(Report(min(drawn, steps), steps, time.monotonic() - began))
