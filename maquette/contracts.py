@@ -178,7 +178,9 @@ class Process(Protocol):
 @dataclass(frozen=True)
 class Phase:
     """One player's move: which roles it trains, every how many steps, until which (0 = for ever) and since which, and at which
-    share of the learning rate. Likelihood models are games with one player."""
+    share of the learning rate. Likelihood models are games with one player. Where its loss is a mean over `targets` of a batch
+    and not over rows, that says how many a batch has, or None: parts of a batch then count by these.
+    """
 
     name: str
     roles: tuple[str, ...]
@@ -187,6 +189,7 @@ class Phase:
     until: int = 0
     since: int = 0
     pace: float = 1.0
+    targets: Callable[[Batch], Tensor | None] | None = None
 
     def due(self, step: int) -> bool:
         """Whether it is made at a step."""
@@ -219,7 +222,13 @@ class Objective(nn.Module):
         marked = {
             name: move for cls in reversed(type(self).__mro__) for name, move in vars(cls).items() if hasattr(move, "phase")
         }
-        return [Phase(name, move.phase[0], move.phase[1], getattr(self, name)) for name, move in marked.items()]
+        return [
+            Phase(name, move.phase[0], move.phase[1], getattr(self, name), targets=self.targets) for name, move in marked.items()
+        ]
+
+    def targets(self, batch: Batch) -> Tensor | None:
+        """How many targets its losses are the means of, [], where it can be told and these are not as many in every row."""
+        return None
 
     def score(self, system: System, batch: Batch, rng: Streams) -> Tensor | None:
         """Negative log-likelihood in nats [B] (or the bound on it that `bound` names), given the batch's own condition."""

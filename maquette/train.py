@@ -138,7 +138,7 @@ def take_step(system: System, data: Data, progress: Progress, world: World) -> d
             continue
         parameters = system.turn(phase)
         streams = Streams.of(mix(seed, step, index), len(rows), first=world.rank * len(rows), device=system.device)
-        loss = accumulate(system, phase, batches, streams, step, fit, logs)
+        loss = accumulate(system, phase, batches, streams, step, fit, logs, world)
         grads = [p.grad for p in parameters if p.grad is not None]
         world.mean_(grads)
         norm = clip(grads, fit.clip)
@@ -159,14 +159,19 @@ def take_step(system: System, data: Data, progress: Progress, world: World) -> d
 
 
 def accumulate(
-    system: System, phase: Phase, batches: list[Batch], streams: Streams, step: int, fit: Fit, logs: dict[str, Tensor]
+    system: System,
+    phase: Phase,
+    batches: list[Batch],
+    streams: Streams,
+    step: int,
+    fit: Fit,
+    logs: dict[str, Tensor],
+    world: World,
 ) -> Tensor:
     """Gradients of a phase's mean loss over the micro-batches; its logs are averaged into `logs`. Returns the loss."""
     total, first = torch.zeros((), device=system.device), 0
-    rows = len(streams)
-    for batch in batches:
+    for batch, weight in zip(batches, weights(phase, batches, world, system.device), strict=True):
         size = len(next(iter(batch.values())))
-        weight = size / rows
         with torch.autocast(system.device.type, torch.bfloat16, enabled=fit.bf16):
             loss, told = phase.move(system, batch, streams[slice(first, first + size)], step)
         (loss * weight).backward()
@@ -176,6 +181,19 @@ def accumulate(
             key = f"{phase.name}/{name}"
             logs[key] = logs.get(key, torch.zeros((), device=system.device)) + value.detach() * weight
     return total
+
+
+def weights(phase: Phase, batches: list[Batch], world: World, device: torch.device) -> Tensor:
+    """What each micro-batch counts: by its targets, of all ranks' too, where the phase tells them; else by its rows."""
+    told = [phase.targets(batch) for batch in batches] if phase.targets is not None else []
+    counts = [count for count in told if count is not None]
+    if len(counts) < len(batches):
+        rows = torch.tensor([float(len(next(iter(batch.values())))) for batch in batches], device=device)
+        return rows / rows.sum()
+    count = torch.stack(counts).to(device, torch.float32)
+    mean = count.sum()
+    world.mean_([mean])
+    return count / mean.clamp(min=1)
 
 
 def clip(grads: list[Tensor], limit: float) -> Tensor:

@@ -24,6 +24,8 @@ from maquette.data.conversations import Conversations, opening, questions, repli
 from maquette.data.core import Split
 from maquette.data.instructions import instructions
 from maquette.data.manners import KIND, manners, rule
+from maquette.distributed import World
+from maquette.experiment import Fit
 from maquette.hub.finetune import PROJECTIONS
 from maquette.networks import presets
 from maquette.networks.scorer import Scorer
@@ -35,8 +37,10 @@ from maquette.nn.positions import Alibi, Learned
 from maquette.objectives.likelihood import NextToken
 from maquette.objectives.preference import LOSSES, Preference, Reward
 from maquette.runs import build
+from maquette.samplers.autoregressive import Autoregressive
 from maquette.streams import Streams
 from maquette.system import System
+from maquette.train import accumulate
 
 TALKS: list[list[dict[str, Any]]] = [
     [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}],
@@ -409,3 +413,33 @@ def test_what_cannot_be_tuned_is_refused(base: Path) -> None:
     with pytest.raises(ValueError, match=r"dpo learns from pairs of answers, and data .* has none"):
         build("dpo", {"data": str(base / "rows.jsonl")}, 0)
     assert replace(build("sft", {}, 0)[0].fit, steps=1).steps == 1
+
+
+# -- parts of a batch ------------------------------------------------------------------------------------------------
+
+
+def test_parts_of_a_batch_count_by_what_they_teach_and_not_by_their_rows():
+    """Micro-batches and ranks of unlike answers have together the gradient of the whole batch."""
+    torch.manual_seed(0)
+    net = Transformer(20, 16, 1, 2)
+    system = System({"main": net}, NextToken(0), Autoregressive(), Bytes(12))
+    code, learnt = torch.randint(1, 20, (8, 12)), torch.rand(8, 12) < torch.linspace(0.05, 0.9, 8)[:, None]
+    (phase,), streams, fit = system.objective.phases(), Streams.of(0, 8), Fit(batch=8)
+    parts = [{"code": code[rows], "learnt": learnt[rows]} for rows in torch.arange(8).split(2)]
+
+    def slope(batches, world, streams):
+        net.zero_grad()
+        loss = accumulate(system, phase, batches, streams, 0, fit, {}, world)
+        return loss, [p.grad.clone() for p in net.parameters() if p.grad is not None]
+
+    class Two(World):
+        def mean_(self, tensors):
+            for tensor in tensors:
+                tensor.copy_(learnt.sum() / 2)
+
+    loss, whole = slope([{"code": code, "learnt": learnt}], World(), streams)
+    apart = slope(parts, World(), streams)
+    ranks = [slope(parts[:2], Two(), streams[:4]), slope(parts[2:], Two(), streams[4:])]
+    torch.testing.assert_close(apart, (loss, whole))
+    torch.testing.assert_close([(a + b) / 2 for a, b in zip(ranks[0][1], ranks[1][1], strict=True)], whole)
+    torch.testing.assert_close((ranks[0][0] + ranks[1][0]) / 2, loss)

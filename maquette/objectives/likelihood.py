@@ -92,6 +92,9 @@ class NextToken(Objective):
             target = target.masked_fill(~batch["learnt"].to(code.device), IGNORE)
         return before.masked_fill(before == IGNORE, self.bos), target
 
+    def targets(self, batch: Batch) -> Tensor | None:
+        return batch["learnt"].sum() if "learnt" in batch else None
+
     @phase("main", "conditioner")
     def predict(self, system: System, batch: Batch, rng: Streams, step: int) -> tuple[Tensor, Logs]:
         """Mean cross-entropy per target, in nats."""
