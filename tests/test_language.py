@@ -44,7 +44,7 @@ STYLES = {
     "grok": presets.grok(2, experts=4),
     "t5": presets.t5(both=False),
     "alibi": Style(positions=Alibi),
-    "apart": Style(apart=1),
+    "apart": Style(apart=1, smear=True),
 }
 
 

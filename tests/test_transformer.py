@@ -106,7 +106,7 @@ def test_latent_attention_remembers_little_and_says_the_same():
 
 
 def test_documents_do_not_see_each_other():
-    network = tiny(Style(apart=1))
+    network = tiny(Style(apart=1, smear=True))
     first, second = torch.tensor([[1, 4, 5, 6]]), torch.tensor([[1, 7, 8]])
     both = network(torch.cat([first, second], 1))
     torch.testing.assert_close(both[:, :4], network(first), rtol=0, atol=1e-5)

@@ -362,20 +362,20 @@ class Transformer(Network):
 
     def enter(self, x: Tensor, first: int, cond: Condition | None, state: State | None) -> Tensor:
         """Symbols, the one before each, their places and the condition, summed: int64[B,T] -> [B,T,D]."""
-        h, documents = self.embedded(x), documents_of(cond, state)
-        if self.smear is not None:
+        h, documents, apart = self.embedded(x), documents_of(cond, state), self.style.apart
+        if self.smear is not None:  # the last symbol of one document is not before the first of the next
+            begins = places_in(documents) == 0 if documents is not None else None if apart is None else x == apart
             none = torch.zeros_like(h[:, :1])
             last = self.embedded(state.symbols[:, first - 1 : first]) if state is not None and first else none
             last = torch.cat([last, h[:, :-1]], 1)
-            if documents is not None:  # the last symbol of one document is not before the first of the next
-                last = last.masked_fill((places_in(documents) == 0)[..., None], 0)
+            if begins is not None:
+                last = last.masked_fill(begins[..., None], 0)
             smeared = h + self.smear * last
             if self.smear_back is not None:
                 real = h.masked_fill((x == IGNORE)[..., None], 0)  # what fills up a row is not behind its last symbol
                 following = torch.cat([real[:, 1:], none], 1)
-                if documents is not None:
-                    begins = torch.nn.functional.pad(places_in(documents)[:, 1:] == 0, (0, 1))
-                    following = following.masked_fill(begins[..., None], 0)
+                if begins is not None:
+                    following = following.masked_fill(torch.nn.functional.pad(begins[:, 1:], (0, 1))[..., None], 0)
                 smeared = smeared + self.smear_back * following
             h = smeared
         if self.kinds is not None:
