@@ -1,0 +1,93 @@
+"""Conversations, and what others' answers were rated, in the same symbols: behind an answer a quality, and behind that yes or no.
+
+Knows which columns say what was rated; not what a quality means, nor who answers.
+"""
+
+from __future__ import annotations
+
+import difflib
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from maquette.contracts import IGNORE, Code, Conversing
+from maquette.data.conversations import Conversations, Kept, answered, taught
+from maquette.data.core import Data, Split
+
+YES, NO = "<|yes|>", "<|no|>"
+
+
+def marks(qualities: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the special symbols that ratings are written with."""
+    return (*(f"<|{quality}|>" for quality in qualities), YES, NO)
+
+
+class Rating(Conversing, Protocol):
+    """A codec of conversations with symbols for ratings, by name."""
+
+    special: dict[str, int]
+
+
+class Rated(Conversations):
+    """Rows of several conversations each, as `Conversations` has them; some are followed by one quality of the answer, of which
+    whether it has it is all that is learnt (Thoppilan 2022, sec. 6.1: one model that answers and judges).
+
+    Args:
+        split: rows with "source", "text", "other", and a column of "1" and "0" per quality, which is what "other" was rated.
+        codec: has symbols for `marks(qualities)`.
+        length: symbols of a row.
+        qualities: of every row one is learnt, in turn.
+    """
+
+    def __init__(self, split: Split, codec: Rating, length: int, qualities: tuple[str, ...]):
+        super().__init__(split, codec, length)
+        self.qualities = qualities
+
+    @cached_property
+    def written(self) -> list[Kept]:
+        """Every conversation that fits, then the ratings that do."""
+        columns: Any = self.columns
+        talks = [answered(*row) for row in zip(columns["source"], columns["other"], strict=True)]
+        special, found = self.codec.special, []  # type: ignore[attr-defined]
+        for place, (turns, (symbols, said)) in enumerate(zip(talks, taught(self.codec, talks), strict=True)):
+            quality = self.qualities[place % len(self.qualities)]
+            verdict = special[YES if columns[quality][place] == "1" else NO]
+            whole = [*symbols, special[f"<|{quality}|>"], verdict]
+            if len(whole) <= self.length:
+                found.append(Kept(turns, whole, [*[False] * (len(said) + 1), True], place))
+        return [*super().written, *found]
+
+    @property
+    def talks(self) -> list[Any]:
+        """The conversations that are answered, without the ratings."""
+        return [each.turns for each in super().written]
+
+
+def rating(data: Data, codec: Rating, length: int, qualities: tuple[str, ...]) -> Data:
+    """The same data and facts, its rows conversations and ratings in symbols."""
+    return Data(
+        data.facts,
+        lambda: {name: Rated(split, codec, length, qualities) for name, split in data.splits.items()},
+    )
+
+
+def judging(codec: Rating, code: Code, ends: Tensor, quality: str) -> tuple[Code, Tensor]:
+    """Texts [n,T] with a quality behind what each ends with, and the place of it: what follows there is yes or no.
+
+    Args:
+        ends: symbols of each text, int64[n].
+
+    Raises:
+        ValueError: these symbols have none for it.
+    """
+    name = f"<|{quality}|>"
+    if name not in codec.special:
+        known = [each.strip("<|>") for each in codec.special if each not in (YES, NO)]
+        near = difflib.get_close_matches(quality, known, 1, 0)
+        raise ValueError(f"quality is {quality!r}, and this run rates none of that name; nearest is {next(iter(near), 'none')}")
+    wider = torch.nn.functional.pad(code, (0, 1), value=IGNORE)
+    place = torch.arange(wider.shape[1], device=code.device)
+    wider = wider.masked_fill(place >= ends[:, None], IGNORE)
+    return wider.masked_fill(place == ends[:, None], codec.special[name]), ends
