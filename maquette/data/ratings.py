@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from maquette.contracts import IGNORE, Code, Conversing
+from maquette.contracts import IGNORE, Code, Conversing, Turns
 from maquette.data.conversations import Conversations, Kept, answered, taught
 from maquette.data.core import Data, Split
 
@@ -46,8 +46,8 @@ class Rated(Conversations):
         self.qualities = qualities
 
     @cached_property
-    def written(self) -> list[Kept]:
-        """Every conversation that fits, then the ratings that do."""
+    def ratings(self) -> list[Kept]:
+        """Every rating that fits, behind the answer that it is of."""
         columns: Any = self.columns
         talks = [answered(*row) for row in zip(columns["source"], columns["other"], strict=True)]
         special, found = self.codec.special, []  # type: ignore[attr-defined]
@@ -57,12 +57,17 @@ class Rated(Conversations):
             whole = [*symbols, special[f"<|{quality}|>"], verdict]
             if len(whole) <= self.length:
                 found.append(Kept(turns, whole, [*[False] * (len(said) + 1), True], place))
-        return [*super().written, *found]
+        return found
+
+    @cached_property
+    def written(self) -> list[Kept]:
+        """Every conversation that fits, then the ratings."""
+        return [*super().written, *self.ratings]
 
     @property
-    def talks(self) -> list[Any]:
+    def talks(self) -> list[Turns]:
         """The conversations that are answered, without the ratings."""
-        return [each.turns for each in super().written]
+        return [each.turns for each in self.written[: len(self.written) - len(self.ratings)]]
 
 
 def rating(data: Data, codec: Rating, length: int, qualities: tuple[str, ...]) -> Data:
