@@ -64,17 +64,19 @@ def test_the_rule_rates_as_raters_were_asked_to(asked, said, is_, right):
     assert grounded(asked, said) is right
 
 
-def test_a_rating_is_one_symbol_behind_the_quality_that_was_rated_and_nothing_else_of_it_is_learnt():
+def test_of_an_answer_that_was_rated_nothing_is_learnt_but_yes_or_no_behind_each_quality():
     codec = Bytes(256, SPECIAL)
     rows = Rated(open_data("dialogues").train, codec, 256, QUALITIES)
     half = len(rows.written) // 2
-    for place in range(8):
+    first = set()
+    for place in range(16):
         told, kept = rows.written[half + place], rows.written[place]
-        assert told.place == kept.place == place and sum(told.said) == 1 and told.said[-1]
-        quality = codec.join(told.symbols[-2:-1], special=True).strip("<|>")
-        assert quality == QUALITIES[place % 4]
-        says = rated(str(rows.columns["source"][place]), str(rows.columns["other"][place]))[quality]
-        assert told.symbols[-1] == codec.special[YES if says else NO]
+        assert told.place == kept.place == place and told.said == [False] * (len(told.said) - 8) + [False, True] * 4
+        asked = [codec.join([symbol], special=True).strip("<|>") for symbol in told.symbols[-8::2]]
+        first.add(asked[0])
+        says = rated(str(rows.columns["source"][place]), str(rows.columns["other"][place]))
+        assert told.symbols[-7::2] == [codec.special[YES if says[quality] else NO] for quality in asked]
+    assert first == {*QUALITIES}  # each may be asked first
     assert len(rows.talks) == half  # a rating is no answer to be compared with
 
 

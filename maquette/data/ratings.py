@@ -6,6 +6,7 @@ Knows which columns say what was rated; not what a quality means, nor who answer
 from __future__ import annotations
 
 import difflib
+import random
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -31,14 +32,15 @@ class Rating(Conversing, Protocol):
 
 
 class Rated(Conversations):
-    """Rows of several conversations each, as `Conversations` has them; some are followed by one quality of the answer, of which
-    whether it has it is all that is learnt (Thoppilan 2022, sec. 6.1: one model that answers and judges).
+    """Rows of several conversations each, as `Conversations` has them; behind some stand the qualities of the answer, each with
+    yes or no, which is all that is learnt of these (Thoppilan 2022, sec. 6.1: one model that answers and judges). They come in
+    any order, so that whichever is asked first was asked first before.
 
     Args:
         split: rows with "source", "text", "other", and a column of "1" and "0" per quality, which is what "other" was rated.
         codec: has symbols for `marks(qualities)`.
         length: symbols of a row.
-        qualities: of every row one is learnt, in turn.
+        qualities: what was rated.
     """
 
     def __init__(self, split: Split, codec: Rating, length: int, qualities: tuple[str, ...]):
@@ -52,11 +54,12 @@ class Rated(Conversations):
         talks = [answered(*row) for row in zip(columns["source"], columns["other"], strict=True)]
         special, found = self.codec.special, []  # type: ignore[attr-defined]
         for place, (turns, (symbols, said)) in enumerate(zip(talks, taught(self.codec, talks), strict=True)):
-            quality = self.qualities[place % len(self.qualities)]
-            verdict = special[YES if columns[quality][place] == "1" else NO]
-            whole = [*symbols, special[f"<|{quality}|>"], verdict]
+            order = random.Random(f"ratings {place}").sample(self.qualities, len(self.qualities))
+            whole = list(symbols)
+            for quality in order:
+                whole += [special[f"<|{quality}|>"], special[YES if columns[quality][place] == "1" else NO]]
             if len(whole) <= self.length:
-                found.append(Kept(turns, whole, [*[False] * (len(said) + 1), True], place))
+                found.append(Kept(turns, whole, [*[False] * len(said), *[False, True] * len(order)], place))
         return found
 
     @cached_property

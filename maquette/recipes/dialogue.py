@@ -39,5 +39,5 @@ def lamda(data: str = "dialogues", of: int = 8, context: int = 256, depth: int =
     codec = tokenizer_of("lamda", "bytes", 0, context, (*TURNS, *marks(QUALITIES)))
     sampler = Ranked(of, own=Autoregressive(rules=Rules(tools="calculator")))
     system = System({"main": small(codec, depth)}, NextToken(codec.bos), sampler, codec)
-    fit = Fit(steps=700, batch=16, lr=1e-2, betas=(0.9, 0.99), decay=0.5, muon=0.02, bf16=True)
-    return Experiment(system, rating(opened, codec, codec.length, QUALITIES), fit, LAMDA, within=240)
+    fit = Fit(steps=900, batch=16, lr=1e-2, betas=(0.9, 0.99), decay=0.5, muon=0.02, bf16=True)
+    return Experiment(system, rating(opened, codec, codec.length, QUALITIES), fit, LAMDA, within=300)
