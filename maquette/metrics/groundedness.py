@@ -16,7 +16,7 @@ from maquette.metrics.estimate import Estimate
 from maquette.metrics.evidence import Evidence, replied
 from maquette.metrics.intervals import mean, proportion
 
-ASKED = 300  # questions
+ASKED = 150  # questions
 MEANINGS = {
     "grounded": "Share of answers about numbers whose number is right, as the sampler draws them, what they call for worked out.",
     "grounded without tools": "The same where the network itself writes what a calculator would.",
