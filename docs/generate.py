@@ -329,6 +329,10 @@ ROWS = {
         "parity/test_trl.py: the loss is trl's; test_reasoning.py: what is rewarded grows, and a reference holds it back",
         bench="reasoning-sums",
     ),
+    "lamda": Row(
+        "one model answers and rates answers, its own too: what is not safe falls away, the best stays; a calculator is called",
+        "test_dialogue.py: a rating is what the network says behind an answer; what is called for is worked out; ranks by hand",
+    ),
     "text_classifier": Row(
         "an encoder's mean and one layer, from a run of bert's or from nothing",
         "test_masked_language.py: filling is not seen; a run's own symbols are read",

@@ -193,6 +193,7 @@ def test_corpora_lists_every_built_in():
         "chores",
         "instructions",
         "manners",
+        "dialogues",
         "sums",
         "countdown",
     ]

@@ -33,7 +33,7 @@ class Facts:
     what made a row is known; few: a few pictures of one thing, of which none is held out; asks: what stands between question and
     answer, where each line of a text is an example of one task; talks: whether each row is a conversation, in "messages";
     compares: whether each row has a worse answer beside, as "rejected"; check: by which of data/checks.py an answer to a
-    row is right or wrong.
+    row is right or wrong; rates: as what another answer to each row, "other", was rated: columns of "1" and "0".
     """
 
     name: str
@@ -60,6 +60,7 @@ class Facts:
     talks: bool = False
     compares: bool = False
     check: str = ""
+    rates: tuple[str, ...] = ()
 
     def asdict(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,10 +74,12 @@ class Facts:
         return cls(**{**saved, **tuples, "factors": factors})
 
 
-def simulated(name: str, split: str, notes: tuple[str, ...] = (), asks: str = "", check: str = "") -> Facts:
+def simulated(
+    name: str, split: str, notes: tuple[str, ...] = (), asks: str = "", check: str = "", rates: tuple[str, ...] = ()
+) -> Facts:
     """Facts of built-in texts that a program here makes."""
     made = Facts(name, "text", "simulated", "Apache-2.0", "maquette", hash="", rows={})
-    return replace(made, split=split, notes=notes, asks=asks, check=check)
+    return replace(made, split=split, notes=notes, asks=asks, check=check, rates=rates)
 
 
 class Split:

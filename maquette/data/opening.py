@@ -17,6 +17,7 @@ from maquette.data.catalogs import translations
 from maquette.data.characters import characters
 from maquette.data.chores import chores
 from maquette.data.core import Data, Facts, Split, recalled
+from maquette.data.dialogues import dialogues
 from maquette.data.docstrings import apiqa, docstrings, documented, prose, summaries
 from maquette.data.emoji import emoji
 from maquette.data.errors import DataError, nearest
@@ -70,6 +71,7 @@ BUILTINS: tuple[Callable[..., Data], ...] = (  # one that takes a size draws at 
     chores,
     instructions,
     manners,
+    dialogues,
     sums,
     countdown,
 )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maquette.contracts import Batch, NeedsStart
+from maquette.contracts import Batch, NeedsStart, Sampler
 from maquette.data import Data, Facts, Split, fingerprint
 from maquette.data.conversations import Conversations, opening, questions, replies
 from maquette.metrics import features
@@ -295,10 +295,12 @@ class Evidence:
         return Estimate(*found, n=n, signature=signature, better=better, aim=aim)
 
 
-def replied(system: System, held: Conversations, places: list[int], seed: int) -> list[tuple[str, str, str]]:
+def replied(
+    system: System, held: Conversations, places: list[int], seed: int, sampler: Sampler | None = None
+) -> list[tuple[str, str, str]]:
     """(the last question, its answer, what the system answers) of held-out conversations."""
     asked, wanted = questions([held.talks[i] for i in places])
     start = opening(system.codec, asked, most=system.codec.length)  # type: ignore[arg-type]
-    made = system.sample(len(start), start=start.to(system.device), seed=seed)
+    made = system.sample(len(start), start=start.to(system.device), seed=seed, sampler=sampler)
     said = [str(turns[-1]["content"]) for turns in asked]
     return list(zip(said, wanted, replies(system.codec, made["code"], start), strict=True))

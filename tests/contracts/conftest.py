@@ -43,6 +43,8 @@ def tiny(name: str, text: Path, captioned: Path) -> dict[str, Any]:
         found["data"] = str(answered(text))
     if known.get("data") == "sums":
         found |= {"data": "sums", "context": 64}
+    if known.get("data") == "dialogues":
+        found["context"] = 160
     if known.get("data") == "packages":
         found["data"] = str(labelled(text))
     if known.get("data") in ("scenes", "scenes_terse"):
