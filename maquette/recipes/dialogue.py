@@ -14,7 +14,8 @@ from maquette.samplers.ranked import Ranked
 from maquette.samplers.rules import Rules
 from maquette.system import System
 
-LAMDA = {"grounded": (0.0, 1.0)}
+# by itself, after 300 training seconds on one CPU thread; one run: .747, +.735, .993
+LAMDA = {"grounded": (0.4, 1.0), "gained by tools": (0.3, 1.0), "safe": (0.9, 1.0)}
 
 
 def lamda(data: str = "dialogues", of: int = 8, context: int = 256, depth: int = 4) -> Experiment:
