@@ -69,7 +69,7 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
 
     found = {
         "KL to reference": figure("KL to reference", far, "lower"),
-        "reward gained": figure("reward gained", worths - others, ""),
+        "reward gained": figure("reward gained", worths - others, "higher"),
     }
     rule = RULES.get(evidence.facts.name)
     if rule is not None:
