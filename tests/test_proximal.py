@@ -1,4 +1,4 @@
-"""Answers that a learnt judge likes: advantages and losses by hand, epochs that move, a judge that is heard, bad rewards named."""
+"""Answers that a judge likes: advantages and losses by hand, epochs that move, a judge that is heard, bad rewards named."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from maquette.data.errors import DataError
 from maquette.networks import presets
 from maquette.networks.scorer import Scorer
 from maquette.networks.transformer import Transformer
-from maquette.objectives.proximal import Proximal, ahead, earned, mean_over, whitened, wrong
+from maquette.objectives.proximal import Proximal, ahead, earned, whitened, wrong
 from maquette.objectives.reinforce import DRAWN, Reinforce, Reward, clipped, rewarded
 from maquette.runs import build
 from maquette.samplers.autoregressive import Autoregressive
-from maquette.streams import Streams
 from maquette.system import System
 from maquette.train import Progress, take_step
 
@@ -37,7 +36,9 @@ def test_advantages_are_the_sum_of_what_was_not_expected():
         own = written[i].nonzero().flatten().tolist()
         for t in own:
             want = 0.0
-            for k in own[own.index(t) :]:  # eq. 16: (gamma lam)^l of each later error, behind the last of which nothing is expected
+            for k in own[
+                own.index(t) :
+            ]:  # eq. 16: (gamma lam)^l of each later error, behind the last of which nothing is expected
                 following = gamma * float(value[i, k + 1]) if k + 1 in own else 0.0
                 want += (gamma * lam) ** (k - t) * (float(reward[i, k]) + following - float(value[i, k]))
             assert float(better[i, t]) == pytest.approx(want, abs=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import cast
 
 from maquette.codecs.text import TURNS, Text
@@ -140,7 +141,7 @@ def ppo(
     data: str = "manners",
     critic: bool = True,
     group: int = 4,
-    beta: float = 0.05,
+    beta: float = 0.1,
     epochs: int = 4,
     clip: float = 0.2,
     start: int = 300,
@@ -206,7 +207,7 @@ def ppo(
     answering = Proximal(*kept, pace=pace) if critic else Reinforce(*kept)
     stages.append(During(answering, since=0 if judge else start, pace=1.0 if run else GENTLE))
     system = System(nets, Together(*stages), sampler, codec, frozen=tuple(frozen), follow=follow)
-    return Experiment(system, contested(rows, codec, codec.length), fit, PPO, within=300)
+    return Experiment(system, contested(rows, codec, codec.length), replace(fit, batch=8), PPO, within=300)
 
 
 def _judge(path: str, run: str, codec: Text) -> tuple[Network, Scorer]:
