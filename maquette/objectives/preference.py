@@ -73,6 +73,9 @@ class Shown(Objective):
         super().__init__()
         self.bos = bos
 
+    def targets(self, batch: Batch) -> Tensor | None:
+        return batch["learnt"].sum()
+
     @phase("main")
     def learn(self, system: System, batch: Batch, rng: Streams, step: int) -> tuple[Tensor, Logs]:
         """Mean of -log p of a symbol over all answers, in nats."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from maquette.contracts import Batch, Code, Logs, Phase, Sampler, phase
-from maquette.objectives.likelihood import ahead_of
+from maquette.objectives.likelihood import inputs
 from maquette.objectives.reinforce import DRAWN, Answers, Reward, Rollouts, clipped, moved
 from maquette.streams import Streams
 
@@ -69,6 +69,10 @@ class Proximal(Rollouts):
     def phases(self) -> list[Phase]:
         return [replace(each, pace=each.pace * (self.pace if "critic" in each.roles else 1)) for each in super().phases()]
 
+    def targets(self, batch: Batch) -> Tensor | None:
+        """Symbols that were written, once they are: before the first move nobody knows."""
+        return batch[DRAWN].answers.written.sum() if DRAWN in batch else None
+
     @phase("main")
     def improve(self, system: System, batch: Batch, rng: Streams, step: int, epoch: int = 0) -> tuple[Tensor, Logs]:
         """The policy's move. Logs what answers were worth, how long they were and how far, in nats, from the reference's."""
@@ -107,8 +111,8 @@ class Proximal(Rollouts):
 
     def expected(self, system: System, answers: Answers) -> Tensor:
         """What the critic expects before each symbol, float32[n,T]."""
-        states = ahead_of(system.nets["critic"], answers.code, answers.document, system.codec.bos)
-        return system.nets["value"](states)[..., 0].float()
+        x, cond = inputs(answers.code, answers.document, system.codec.bos)
+        return system.nets["value"](system.nets["critic"](x, cond=cond))[..., 0].float()
 
 
 def earned(worth: Tensor, apart: Tensor, written: Tensor, beta: float) -> Tensor:
