@@ -32,7 +32,7 @@ from maquette.system import System
 DPO = {"preference accuracy": (0.65, 1.0), "win rate": (0.5, 1.0)}
 REWARD = {"preference accuracy": (0.75, 1.0)}
 PPO = {"win rate": (0.5, 1.0)}  # no run of it by itself has been judged; from runs of sft and reward: benchmarks/, feedback
-GENTLE = 0.05  # share of the rate of what is learnt from shown answers
+GENTLE = 0.25  # share of the rate of what is learnt from shown answers
 FIRST = 300  # steps that a policy learns in before it prefers, without a run
 LENGTH = 128
 
