@@ -88,7 +88,7 @@ def best_answers(
         ValueError: `of` is no number of samples; the judge judges no answers; there is nothing to answer.
     """
     _check(n, of)
-    objective, codec = judge.system.objective, judge.system.codec
+    objective, codec = judge.system.objective.voice, judge.system.codec
     if not isinstance(objective, Judging) or not isinstance(codec, Conversing):
         raise ValueError(f"{judge.run.path} is a run of {judge.run.record['recipe']}, which judges no answers; reward does")
     if not chat:

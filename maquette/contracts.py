@@ -217,6 +217,11 @@ class Objective(nn.Module):
 
     bound: str = ""  # how `score` stands to the true likelihood: "exact", "ELBO", "any-order ELBO"; "" = no likelihood
 
+    @property
+    def voice(self) -> Objective:
+        """The objective whose capabilities are the system's: itself, unless it is made of others."""
+        return self
+
     def phases(self) -> list[Phase]:
         """Its phases; one whose cadence is an argument overrides this."""
         marked = {

@@ -207,12 +207,23 @@ def clip(grads: list[Tensor], limit: float) -> Tensor:
 def plan(system: System, data: Data, fit: Fit, budget: float, seed: int = 0) -> tuple[Fit, float]:
     """Turn a budget in training seconds into a number of steps, by timing real steps that are then undone.
 
+    Each step counts as one of the last stage; where the run would then end before that begins, those before it by themselves.
     Returns the fit with its steps, and the seconds this took (compilation included), which the budget does not pay.
     """
-    began = clock(system.device)
+    began, phases = clock(system.device), system.objective.phases()
+    each, stage = timed(system, data, fit, budget, seed, LATE), max((phase.since for phase in phases), default=0)
+    steps = budget / each
+    if steps <= stage:
+        before = timed(system, data, fit, budget, seed, 0)
+        steps = stage + (budget - stage * before) / each if budget > stage * before else budget / before
+    return replace(fit, steps=max(1, round(steps))), clock(system.device) - began
+
+
+def timed(system: System, data: Data, fit: Fit, budget: float, seed: int, step: int) -> float:
+    """Training seconds of a step from this one on; the system is left as it was."""
     kept = copy.deepcopy(system.state_dict())
     span = max(phase.every for phase in system.objective.phases())
-    trial = Progress(replace(fit, steps=1 << 40), seed, step=LATE)
+    trial = Progress(replace(fit, steps=1 << 40), seed, step=step)
     steps = run(system, data, trial)
     with alone():  # ranks count their own steps here, so nothing may wait for another
         for _ in range(2):  # the first steps compile and allocate
@@ -220,6 +231,5 @@ def plan(system: System, data: Data, fit: Fit, budget: float, seed: int = 0) -> 
         warm, trial.seconds = trial.step, 0.0
         while trial.seconds < min(0.02 * budget, 5.0) or trial.step < warm + min(span, 16) or trial.step < warm + 4:
             next(steps)
-    each = trial.seconds / (trial.step - warm)
     system.load_state_dict(kept)
-    return replace(fit, steps=max(1, round(budget / each))), clock(system.device) - began
+    return trial.seconds / (trial.step - warm)

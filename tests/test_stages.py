@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from maquette import api
+from maquette.contracts import Phase
 from maquette.data import open_data
 from maquette.data.cached import cached
 from maquette.metrics.evidence import Evidence
@@ -171,6 +172,15 @@ def test_a_budget_is_planned_with_every_player_in(monkeypatch):
     Sharpened.criticise.phase = move.phase
     plan(found.system, found.data, replace(found.fit, batch=8), budget=0.1)
     assert seen and min(seen) >= 1000
+
+
+def test_a_budget_that_ends_before_the_last_stage_is_planned_by_what_comes_first(monkeypatch):
+    """50 cheap steps and dear ones behind them: not 20 cheap ones, which take a tenth of the time and never come to those."""
+    found = vqgan(symbols=16, delay=50)
+    monkeypatch.setattr(sys.modules["maquette.train"], "timed", lambda *given: 1.0 if given[-1] else 0.1)
+    monkeypatch.setattr(found.system.objective, "phases", lambda: [Phase("late", (), 1, found.system.learn, since=50)])
+    steps = [plan(found.system, found.data, found.fit, budget)[0].steps for budget in (20, 4, 80)]
+    assert steps == [50 + 15, 40, 80]
 
 
 @pytest.mark.slow

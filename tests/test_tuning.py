@@ -319,9 +319,10 @@ def test_a_reference_stays_behind_and_a_phase_may_go_slower() -> None:
     experiment, _ = build("dpo", {"depth": 1, "context": 96}, 0)
     system = experiment.system
     assert [p.name for p in system.objective.phases() if p.due(0)] == ["learn"]
-    last = system.objective.first
+    last = 300
     assert [(p.name, p.pace < 0.1) for p in system.objective.phases() if p.due(last)] == [("prefer", True)]
     assert system.steady("main") is system.nets["main"]
+    assert isinstance(system.objective.voice, Preference)  # its capabilities are the system's
     p, r = (next(system.nets[name].parameters()) for name in ("main", "reference"))
     for step, follows in ((0, True), (last, False)):
         system.age.fill_(step)

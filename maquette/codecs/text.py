@@ -63,6 +63,10 @@ class Text(Codec):
         """The text of some symbols, none of them special; bytes that are no UTF-8 become U+FFFD."""
         raise NotImplementedError
 
+    def spelling(self) -> str | list[bytes]:
+        """Its tokenizer.json, or the bytes that each symbol stands for: what tells it from another."""
+        raise NotImplementedError
+
     def tokenize(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
         """Symbols of each text, without `bos`; where `special`, names of special symbols as those.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,15 @@ from maquette.contracts import IGNORE, Batch, Conversing, Turns
 from maquette.data.conversations import CHUNK, Written, conversations, stacked, taught
 from maquette.data.core import Data, Split
 from maquette.data.errors import DataError
+
+
+class Pair(NamedTuple):
+    """The conversation with the better answer, both answers in symbols, and which row of the split it is."""
+
+    turns: Turns
+    better: Written
+    worse: Written
+    place: int
 
 
 class Comparisons(Split):
@@ -34,8 +43,8 @@ class Comparisons(Split):
         self.codec, self.length = codec, length
 
     @cached_property
-    def written(self) -> list[tuple[Turns, Written, Written]]:
-        """Every pair that fits: the conversation with the better answer, and both in symbols."""
+    def written(self) -> list[Pair]:
+        """Every pair that fits."""
         columns: Any = self.columns
         better = conversations(self)
         worse = [[*turns[:-1], {**turns[-1], "content": said}] for turns, said in zip(better, columns["rejected"], strict=True)]
@@ -43,7 +52,8 @@ class Comparisons(Split):
         for at in range(0, len(better), CHUNK):
             some = slice(at, at + CHUNK)
             found += zip(better[some], taught(self.codec, better[some]), taught(self.codec, worse[some]), strict=True)
-        kept = [row for row in found if max(len(symbols) for symbols, _ in row[1:]) <= self.length]
+        fits = [max(len(symbols) for symbols, _ in row[1:]) <= self.length for row in found]
+        kept = [Pair(*row, place) for place, row in enumerate(found) if fits[place]]
         if 2 * len(kept) < len(found) or not kept:
             most = max(len(symbols) for row in found for symbols, _ in row[1:])
             raise DataError(
@@ -55,14 +65,14 @@ class Comparisons(Split):
     @property
     def talks(self) -> list[Turns]:
         """The conversations that fit, each with its better answer."""
-        return [turns for turns, _, _ in self.written]
+        return [pair.turns for pair in self.written]
 
     def __len__(self) -> int:
         return len(self.written)
 
     def rows(self, index: Tensor) -> Batch:
         """The rows at int64[B] positions."""
-        return paired(self.codec, [self.written[i][1:] for i in index.tolist()])
+        return paired(self.codec, [self.written[i][1:3] for i in index.tolist()])
 
 
 def paired(codec: Conversing, pairs: list[tuple[Written, ...]]) -> Batch:

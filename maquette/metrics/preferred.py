@@ -26,7 +26,7 @@ def applies(evidence: Evidence) -> str:
         return "only samples are known, no system"
     if not isinstance(evidence.data.held, Comparisons):
         return "the data are no pairs of answers"
-    return "" if isinstance(evidence.system.objective, Judging) else "the system does not say what answers are worth"
+    return "" if isinstance(evidence.system.objective.voice, Judging) else "the system does not say what answers are worth"
 
 
 @torch.no_grad()
@@ -36,7 +36,7 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     system, held = evidence.system.eval(), evidence.data.held
     right = []
     for rows in torch.arange(min(MOST, len(held))).split(BATCH):
-        worth = system.objective.worth(system, held.rows(rows))  # type: ignore[operator]
+        worth = system.objective.voice.worth(system, held.rows(rows))  # type: ignore[operator]
         right += (worth[:, 0] > worth[:, 1]).tolist()
     n, options = len(right), (("interval", "Wilson"), ("precision", evidence.precision))
     found = proportion(sum(right), n)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from maquette.contracts import Departing, Turns
+from maquette.contracts import Departing, Judging, Turns
 from maquette.data.comparisons import Comparisons, judged
 from maquette.data.conversations import answered, opening, questions, replies
 from maquette.data.manners import RULES
@@ -31,6 +31,8 @@ MEANINGS = {
     "rule score": "What the rule finds the answers worth, on average.",
     "gamed": "Share of questions whose answer the system's own reward puts above the reference's and the rule below: it rises "
     "when the reward is gamed.",
+    "reward gained": "What the system's own reward, of dpo its log-ratio and else a judge's, finds its answers worth more than "
+    "the reference's. Where it rises and the rule score does not, it is gamed.",
     "KL to reference": "How far the system departed, in nats an answer: the mean of log p over the reference's p of its own "
     "answers. What is won should be read beside what it cost.",
 }
@@ -42,9 +44,13 @@ def applies(evidence: Evidence) -> str:
         return "only samples are known, no system"
     if not isinstance(evidence.data.held, Comparisons):
         return "the data are no pairs of answers"
-    if system.sampler is None or "reference" not in system.roles() or not isinstance(system.objective, Departing):
+    if system.sampler is None or "reference" not in system.roles() or not _weighs(system.objective.voice):
         return "the system has no reference that it departed from"
     return ""
+
+
+def _weighs(own: Any) -> bool:
+    return isinstance(own, Departing) and isinstance(own, Judging)
 
 
 def measure(evidence: Evidence) -> dict[str, Estimate]:
@@ -55,20 +61,23 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     places = np.random.default_rng(evidence.seed).permutation(len(asked))[:MOST].tolist()
     asked = [asked[i] for i in places]
     own, before = (answers(one, held, asked, evidence.seed) for one in (system, system.instead("reference")))
-    ratios = [departed(system, held, asked, said) for said in (own, before)]
+    (far, worths), (_, others) = (weighed(system, held, asked, said) for said in (own, before))
     n, options = len(asked), (("interval", "normal"), ("precision", evidence.precision))
 
     def figure(name: str, values: np.ndarray, better: Any) -> Estimate:
         return evidence.estimate(name, mean(values), n, better=better, samples=n, rows=n, options=options)
 
-    found = {"KL to reference": figure("KL to reference", ratios[0], "lower")}
+    found = {
+        "KL to reference": figure("KL to reference", far, "lower"),
+        "reward gained": figure("reward gained", worths - others, "higher"),
+    }
     rule = RULES.get(evidence.facts.name)
     if rule is not None:
         said = [str(turns[-1]["content"]) for turns in asked]
         worth = [np.array([rule(one, text) for one, text in zip(said, each, strict=True)]) for each in (own, before)]
         found["win rate"] = figure("win rate", (np.sign(worth[0] - worth[1]) + 1) / 2, "higher")
         found["rule score"] = figure("rule score", worth[0], "higher")
-        found["gamed"] = figure("gamed", ((ratios[0] > ratios[1]) & (worth[0] < worth[1])).astype(float), "lower")
+        found["gamed"] = figure("gamed", ((worths > others) & (worth[0] < worth[1])).astype(float), "lower")
     return found
 
 
@@ -82,11 +91,14 @@ def answers(system: System, held: Comparisons, asked: list[Turns], seed: int) ->
 
 
 @torch.no_grad()
-def departed(system: System, held: Comparisons, asked: list[Turns], said: list[str]) -> np.ndarray:
-    """log p of each answer over that under the reference: float64[n]."""
+def weighed(system: System, held: Comparisons, asked: list[Turns], said: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """log p of each answer over that under the reference, and what the system's own reward finds it worth: float64[n] each."""
     talks: list[Turns] = [[*turns, answered("", text)[1]] for turns, text in zip(asked, said, strict=True)]
+    own: Any = system.objective.voice
     found = []
     for at in range(0, len(talks), BATCH):
-        ratio, _ = system.objective.log_ratios(system, judged(held.codec, talks[at : at + BATCH]))  # type: ignore[operator]
-        found.append(ratio[:, 0].double().cpu().numpy())
-    return np.concatenate(found)
+        batch = judged(held.codec, talks[at : at + BATCH])
+        ratio, _ = own.log_ratios(system, batch)
+        found.append(torch.stack([ratio[:, 0], own.worth(system, batch)[:, 0].to(ratio)]).double().cpu().numpy())
+    ratios, worths = np.concatenate(found, 1)
+    return ratios, worths

@@ -35,6 +35,10 @@ class During(Objective):
             raise ValueError(f"pace is {pace}; a share of the learning rate must be 0 or more")
         self.objective, self.since, self.until, self.pace, self.bound = objective, since, until, pace, objective.bound
 
+    @property
+    def voice(self) -> Objective:
+        return self.objective.voice
+
     def phases(self) -> list[Phase]:
         return [
             replace(

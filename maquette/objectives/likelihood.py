@@ -21,17 +21,21 @@ if TYPE_CHECKING:
 STEP = 32  # places that are scored come in multiples of it
 
 
-def said(net: nn.Module, code: Code, counted: Tensor, document: Tensor | None, bos: int) -> Tensor:
-    """Log-probability of each counted symbol of a code, given those before it: float32[N,T], 0 elsewhere.
+def inputs(code: Code, document: Tensor | None, bos: int) -> tuple[Tensor, Condition | None]:
+    """What a network is told to make something of each symbol of a code int64[N,T] before it is read: the symbols before it.
 
     Args:
-        counted: bool[N,T].
         document: int64[N,T], which of several each input is of, where they share a row.
         bos: the symbol that stands before the first.
     """
     before = torch.cat([torch.full_like(code[:, :1], bos), code[:, :-1]], 1)
-    cond = None if document is None else Condition(document=document)
-    return -costs(net, before.masked_fill(before == IGNORE, bos), code.masked_fill(~counted, IGNORE), cond)
+    return before.masked_fill(before == IGNORE, bos), None if document is None else Condition(document=document)
+
+
+def said(net: nn.Module, code: Code, counted: Tensor, document: Tensor | None, bos: int) -> Tensor:
+    """Log-probability of each counted symbol of a code, bool[N,T], given those before it: float32[N,T], 0 elsewhere."""
+    x, cond = inputs(code, document, bos)
+    return -costs(net, x, code.masked_fill(~counted, IGNORE), cond)
 
 
 def costs(net: nn.Module, x: Tensor, target: Tensor, cond: Condition | None) -> Tensor:

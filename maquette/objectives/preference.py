@@ -6,15 +6,15 @@ Batches bring "code", "learnt" and "document", [B,2,T] each: the better answer f
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maquette.contracts import IGNORE, Batch, Condition, Logs, Objective, Phase, phase
-from maquette.data.comparisons import unrelated
+from maquette.contracts import IGNORE, Batch, Condition, Logs, Objective, Turns, phase
+from maquette.data.comparisons import judged, unrelated
 from maquette.objectives.likelihood import said
 from maquette.streams import Streams
 
@@ -40,12 +40,47 @@ def kto(ratio: Tensor, count: Tensor, beta: float, apart: Tensor) -> Tensor:
     return (good + bad) / 2
 
 
+TOGETHER = 64  # answers that are judged at a time
 LOSSES: dict[str, Callable[[Tensor, Tensor, float, Tensor], Tensor]] = {"dpo": dpo, "ipo": ipo, "kto": kto}
 
 
 def log_chance(net: nn.Module, code: Tensor, learnt: Tensor, document: Tensor, bos: int) -> Tensor:
     """log p of what is learnt of each row [N,T], summed: float32[N]."""
     return said(net, code, learnt, document, bos).sum(1)
+
+
+def flat(system: System, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Code, learnt and document of all answers of a batch, [B K,T] each."""
+    code, learnt, document = (batch[name].to(system.device).flatten(0, 1) for name in ("code", "learnt", "document"))
+    return code, learnt, document
+
+
+def log_ratios(system: System, bos: int, code: Tensor, learnt: Tensor, document: Tensor) -> Tensor:
+    """log p of what is learnt of each row [N,T] under "main" over that under "reference", float32[N]."""
+    with torch.no_grad():
+        before = log_chance(system.nets["reference"], code, learnt, document, bos)
+    return log_chance(system.nets["main"], code, learnt, document, bos) - before
+
+
+class Shown(Objective):
+    """Answers are learnt as they are shown, the better and the worse alike: for a policy that begins from nothing.
+
+    Args:
+        bos: the symbol that begins every sequence.
+    """
+
+    def __init__(self, bos: int):
+        super().__init__()
+        self.bos = bos
+
+    def targets(self, batch: Batch) -> Tensor | None:
+        return batch["learnt"].sum()
+
+    @phase("main")
+    def learn(self, system: System, batch: Batch, rng: Streams, step: int) -> tuple[Tensor, Logs]:
+        """Mean of -log p of a symbol over all answers, in nats."""
+        code, learnt, document = flat(system, batch)
+        return -log_chance(system.nets["main"], code, learnt, document, self.bos).sum() / learnt.sum().clamp(min=1), {}
 
 
 class Preference(Objective):
@@ -55,48 +90,29 @@ class Preference(Objective):
         bos: the symbol that begins every sequence.
         loss: dpo, ipo or kto.
         beta: how dear it is to depart from the reference; larger = nearer to it.
-        first: steps before, in which both answers are learnt alike: for a policy that begins from nothing.
-        pace: share of the learning rate at which it then goes on.
 
     Raises:
         ValueError: another loss, or a beta that is not above 0.
     """
 
-    def __init__(self, bos: int, loss: str = "dpo", beta: float = 0.1, first: int = 0, pace: float = 1.0):
+    def __init__(self, bos: int, loss: str = "dpo", beta: float = 0.1):
         super().__init__()
         if loss not in LOSSES:
             near = difflib.get_close_matches(loss, LOSSES, 1, 0)
             raise ValueError(f"loss is {loss!r}; allowed are {', '.join(LOSSES)}, nearest is {next(iter(near), 'dpo')}")
         if not 0 < beta < float("inf"):
             raise ValueError(f"beta is {beta}; it must be above 0, such as 0.1")
-        self.bos, self.loss, self.beta, self.first, self.pace = bos, loss, beta, first, pace
-
-    def phases(self) -> list[Phase]:
-        if not self.first:
-            return super().phases()
-        prefer = Phase("prefer", ("main",), 1, self.prefer, since=self.first, pace=self.pace)
-        return [Phase("learn", ("main",), 1, self.learn, until=self.first), prefer]
-
-    def learn(self, system: System, batch: Batch, rng: Streams, step: int) -> tuple[Tensor, Logs]:
-        """Mean of -log p of a symbol over all answers, in nats."""
-        code, learnt, document = (batch[name].to(system.device).flatten(0, 1) for name in ("code", "learnt", "document"))
-        return -log_chance(system.nets["main"], code, learnt, document, self.bos).sum() / learnt.sum().clamp(min=1), {}
+        self.bos, self.loss, self.beta = bos, loss, beta
 
     def log_ratios(self, system: System, batch: Batch) -> tuple[Tensor, Tensor]:
         """log p of each answer under the policy over that under the reference, float32[B,K], and symbols of each, [B,K]."""
-        flat = [batch[name].to(system.device) for name in ("code", "learnt", "document")]
-        shape = flat[0].shape[:2]
-        ratio = self._ratio(system, *(column.flatten(0, 1) for column in flat))
-        return ratio.view(shape), flat[1].sum(2)
+        code, learnt, document = flat(system, batch)
+        shape = batch["code"].shape[:2]
+        return log_ratios(system, self.bos, code, learnt, document).view(shape), learnt.sum(1).view(shape)
 
     def worth(self, system: System, batch: Batch) -> Tensor:
         """The reward that the policy is the best one for (Rafailov 2023, eq. 5), but for what a question adds: float32[B,K]."""
         return self.beta * self.log_ratios(system, batch)[0]
-
-    def _ratio(self, system: System, code: Tensor, learnt: Tensor, document: Tensor) -> Tensor:
-        with torch.no_grad():
-            before = log_chance(system.nets["reference"], code, learnt, document, self.bos)
-        return log_chance(system.nets["main"], code, learnt, document, self.bos) - before
 
     @phase("main")
     def prefer(self, system: System, batch: Batch, rng: Streams, step: int) -> tuple[Tensor, Logs]:
@@ -105,8 +121,8 @@ class Preference(Objective):
         apart = ratio.new_zeros(())
         if self.loss == "kto":
             with torch.no_grad():
-                others = (column.to(system.device) for column in unrelated(batch))
-                apart = self._ratio(system, *others).mean().clamp(min=0)
+                code, learnt, document = (column.to(system.device) for column in unrelated(batch))
+                apart = log_ratios(system, self.bos, code, learnt, document).mean().clamp(min=0)
         loss = LOSSES[self.loss](ratio, count, self.beta, apart).mean()
         better, worse = ratio.detach().mean(0)
         return loss, {"right": (ratio[:, 0] > ratio[:, 1]).float().mean(), "better": better, "worse": worse}
@@ -126,7 +142,7 @@ class Reward(Objective):
 
     def worth(self, system: System, batch: Batch) -> Tensor:
         """What each answer is worth, float32[B,K]: read off its last symbol."""
-        code, learnt, document = (batch[name].to(system.device).flatten(0, 1) for name in ("code", "learnt", "document"))
+        code, learnt, document = flat(system, batch)
         before = torch.cat([torch.full_like(code[:, :1], self.bos), code], 1)
         document = torch.cat([document, document[:, -1:]], 1)
         last = learnt.shape[1] - learnt.flip(1).long().argmax(1)  # of the inputs, which are one further
@@ -141,3 +157,31 @@ class Reward(Objective):
         worth = self.worth(system, batch)
         apart = worth[:, 0] - worth[:, 1]
         return -F.logsigmoid(apart).mean(), {"right": (apart > 0).float().mean(), "apart": apart.mean()}
+
+
+class Judge:
+    """A learnt judge as a reward: what it finds an answer worth to a row's "turns", the conversation up to there.
+
+    Args:
+        system: whose objective judges; its networks are registered where it is used, as roles of the whole.
+    """
+
+    def __init__(self, system: System):
+        self.system = system
+
+    @torch.no_grad()
+    def __call__(self, rows: Sequence[Mapping[str, Any]], replies: Sequence[str]) -> Tensor:
+        """float32[n]. What lies beyond the context that the judge reads is not seen."""
+        codec: Any = self.system.codec
+        talks: list[Turns] = [
+            [*row["turns"], {"role": "assistant", "content": text}] for row, text in zip(rows, replies, strict=True)
+        ]
+        found = []
+        for at in range(0, len(talks), TOGETHER):
+            batch = judged(codec, talks[at : at + TOGETHER])
+            found.append(self.worth({name: column[..., : codec.length] for name, column in batch.items()})[:, 0])
+        return torch.cat(found)
+
+    def worth(self, batch: Batch) -> Tensor:
+        """Of the answers of a batch of comparisons, float32[B,K]."""
+        return self.system.objective.worth(self.system, batch)  # type: ignore[operator]

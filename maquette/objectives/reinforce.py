@@ -1,30 +1,57 @@
-"""Learn from one's own answers: drawn in groups, checked, and pushed by how much better than its group each was.
+"""Learn from one's own answers: drawn, scored, and pushed by how much better than the others of its group each was.
 
-Knows one causal network, "main", a sampler and a check; not what is asked. With a frozen role "reference" it keeps near to that.
+Knows one causal network, "main", a sampler and a reward; not what is asked. With a frozen role "reference" it keeps near to that.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from maquette.contracts import IGNORE, Batch, Code, Logs, Objective, Sampler, phase
+from maquette.contracts import IGNORE, Batch, Code, Codec, Logs, Objective, Phase, Sampler, phase
+from maquette.data.errors import DataError
 from maquette.objectives.likelihood import said
+from maquette.objectives.preference import Judge, flat, log_ratios
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
     from maquette.system import System
 
 Reward = Callable[[Sequence[Mapping[str, Any]], Sequence[str]], Tensor]  # rows, an answer to each -> float32[n]
+DRAWN = "drawn"  # where a batch keeps what its first move drew, for the further moves of the same step
 
 
-class Reinforce(Objective):
-    """Group-relative policy optimisation (Shao 2024, arXiv:2402.03300, eq. 3), each answer used once.
+@dataclass(frozen=True)
+class Answers:
+    """Answers as they were drawn: code int64[n,T], which of its symbols were written, bool[n,T], and what each is worth, [n]."""
+
+    code: Code
+    written: Tensor
+    worth: Tensor
+    document: Tensor | None
+
+    def some(self, rows: Tensor, codec: Codec) -> Answers:
+        """Those of some rows, bool[n], up to the last symbol that one of them has written."""
+        last = int(self.written[rows].sum(0).nonzero().max()) + 1
+        code, document = self.code[rows, :last], None
+        if not codec.begins:  # nothing stood before the first symbol when answers were drawn: what does here is not seen
+            document = torch.arange(last, device=code.device).clamp(max=1).expand_as(code)
+        return Answers(code, self.written[rows, :last], self.worth[rows], document)
+
+    def read(self, net: nn.Module, bos: int) -> Tensor:
+        """Log-probability under a network of each symbol that was written, 0 elsewhere: float32[n,T]."""
+        return said(net, code=self.code, counted=self.written, document=self.document, bos=bos)
+
+
+class Rollouts(Objective):
+    """What learning from one's own answers has in common, however it does: they are drawn once a step, and learnt from as often
+    as there are epochs, each of them a phase. What was drawn lies in the step's batch, so that nothing outlives a step.
 
     A batch brings "start" int64[B,T], what answers grow from, and "row", a mapping for each that the reward looks at.
 
@@ -34,9 +61,11 @@ class Reinforce(Objective):
         replies: the texts that were written behind starts, of codes and starts.
         group: answers to each question.
         beta: weight of the divergence from the role "reference"; 0 = it is not asked.
+        epochs: moves that learn from what a step drew.
+        clip: how far a symbol's chance may move between two of them and still count, as a share of what it was when drawn.
 
     Raises:
-        ValueError: a group of one, which has nothing to be better than; or a weight below 0.
+        ValueError: a group or epochs below 1, a weight below 0, or a share that is none.
     """
 
     def __init__(
@@ -44,41 +73,42 @@ class Reinforce(Objective):
         reward: Reward,
         sampler: Sampler,
         replies: Callable[[Any, Code, Code], list[str]],
-        group: int = 8,
+        group: int = 1,
         beta: float = 0.0,
+        epochs: int = 1,
+        clip: float = 0.2,
     ):
         super().__init__()
-        if group < 2:
-            raise ValueError(f"group is {group}; it must be 2 or more, for an answer is as good as it is better than others")
+        for name, value in (("group", group), ("epochs", epochs)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be 1 or more")
         if not 0 <= beta < math.inf:
             raise ValueError(f"beta is {beta}; the weight of the divergence must be 0 or more")
+        if not 0 < clip < 1:
+            raise ValueError(f"clip is {clip}; how far a chance may move must be a share above 0 and below 1, such as 0.2")
         self.reward, self.sampler, self.replies, self.group, self.beta = reward, sampler, replies, group, beta
+        self.epochs, self.clip = epochs, clip
 
-    @phase("main")
-    def reinforce(self, system: System, batch: Batch, rng: Streams, step: int) -> tuple[Tensor, Logs]:
-        """The loss of a group of answers to each question; logs what they were worth and how long they were."""
+    def phases(self) -> list[Phase]:
+        """The marked moves of each epoch, told which it is; those of the first bear their own names."""
+        return [
+            replace(each, name=each.name + f"_{epoch + 1}" * (epoch > 0), move=partial(each.move, epoch=epoch))
+            for epoch in range(self.epochs)
+            for each in super(Rollouts, self).phases()
+        ]
+
+    def answers(self, system: System, batch: Batch, rng: Streams) -> Answers:
+        """A group of answers to each question, and what they are worth.
+
+        Raises:
+            DataError: the reward fails, or gives what is no number for each.
+        """
         start = batch["start"].to(system.device).repeat_interleave(self.group, 0)
         rows = [row for row in batch["row"] for _ in range(self.group)]
         keys = torch.stack([rng.fork(i).keys for i in range(self.group)], 1).flatten()
         code = self.rollout(system, start, Streams(keys))
-        worth = self.reward(rows, self.replies(system.codec, code, start)).to(system.device)
-        written, better = answered(code, start, system.codec), advantages(worth.reshape(-1, self.group))
-        logs = {"reward": worth.mean(), "length": written.sum(1).float().mean(), "told": (better != 0).any(1).float().mean()}
-        telling = (better != 0).flatten() | (self.beta > 0)
-        telling[0] = True  # a loss of nothing where no answer is better than another
-        last = int(written[telling].sum(0).nonzero().max()) + 1
-        code, written, better = code[telling, :last], written[telling, :last], better.flatten()[telling]
-        document = None
-        if not system.codec.begins:  # nothing stood before the first symbol when answers were drawn: what does here is not seen
-            document = torch.arange(last, device=code.device).clamp(max=1).expand_as(code)
-        read = partial(said, code=code, counted=written, document=document, bos=system.codec.bos)
-        logp, far = read(system.nets["main"]), None
-        if self.beta:
-            with torch.no_grad():
-                far = read(system.nets["reference"])
-            logs["divergence"] = mean_of(divergence(logp.detach(), far), written).mean()
-        share = int(telling.sum()) / len(telling)  # of all answers: the others' loss is 0
-        return share * grpo(logp, logp.detach(), better, written, far=far, beta=self.beta), logs
+        worth = rewarded(self.reward, rows, self.replies(system.codec, code, start)).to(system.device)
+        return Answers(code, answered(code, start, system.codec), worth, None)
 
     @torch.no_grad()
     def rollout(self, system: System, start: Code, rng: Streams) -> Code:
@@ -89,6 +119,107 @@ class Reinforce(Objective):
             *_, code = self.sampler.draw(system, len(start), start=start, rng=rng)
         net.train(learning)
         return code
+
+    def log_ratios(self, system: System, batch: Batch) -> tuple[Tensor, Tensor]:
+        """log p of each answer under the policy over that under the reference, float32[B,K], and symbols of each, [B,K]."""
+        code, learnt, document = flat(system, batch)
+        shape = batch["code"].shape[:2]
+        return log_ratios(system, system.codec.bos, code, learnt, document).view(shape), learnt.sum(1).view(shape)
+
+    def worth(self, system: System, batch: Batch) -> Tensor:
+        """What its judge finds answers worth; by a rule, which sees texts, the reward that the policy is the best one for."""
+        return self.reward.worth(batch) if isinstance(self.reward, Judge) else self.beta * self.log_ratios(system, batch)[0]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What a step drew: answers of which some are better than others, by how much [n], and log-probabilities [n,T] of then.
+
+    share: of all that were drawn; the others' loss is 0.
+    """
+
+    answers: Answers
+    better: Tensor
+    share: float
+    old: Tensor
+    far: Tensor | None
+
+
+class Reinforce(Rollouts):
+    """Group-relative policy optimisation (Shao 2024, arXiv:2402.03300, eq. 3): the mean of a group stands for what is expected.
+
+    Args:
+        reward, sampler, replies, beta, epochs, clip: as those of rollouts.
+        group: answers to each question.
+
+    Raises:
+        ValueError: a group of one, which has nothing to be better than; or as for rollouts.
+    """
+
+    def __init__(
+        self,
+        reward: Reward,
+        sampler: Sampler,
+        replies: Callable[[Any, Code, Code], list[str]],
+        group: int = 8,
+        beta: float = 0.0,
+        epochs: int = 1,
+        clip: float = 0.2,
+    ):
+        super().__init__(reward, sampler, replies, group, beta, epochs, clip)
+        if group < 2:
+            raise ValueError(f"group is {group}; it must be 2 or more, for an answer is as good as it is better than others")
+
+    @phase("main")
+    def reinforce(self, system: System, batch: Batch, rng: Streams, step: int, epoch: int = 0) -> tuple[Tensor, Logs]:
+        """The loss of a group of answers to each question; logs what they were worth and how long they were."""
+        net, bos, logs = system.nets["main"], system.codec.bos, Logs()
+        if epoch:
+            drawn = batch[DRAWN]
+            logp = drawn.answers.read(net, bos)
+        else:
+            found = self.answers(system, batch, rng)
+            written, better = found.written, advantages(found.worth.reshape(-1, self.group))
+            logs = {"reward": found.worth.mean(), "length": written.sum(1).float().mean()}
+            logs["told"] = (better != 0).any(1).float().mean()
+            telling = (better != 0).flatten() | (self.beta > 0)
+            telling[0] = True  # a loss of nothing where no answer is better than another
+            some = found.some(telling, system.codec)
+            logp, far = some.read(net, bos), None
+            if self.beta:
+                with torch.no_grad():
+                    far = some.read(system.nets["reference"], bos)
+                logs["divergence"] = mean_of(divergence(logp.detach(), far), some.written).mean()
+            share = int(telling.sum()) / len(telling)
+            drawn = batch[DRAWN] = Groups(some, better.flatten()[telling], share, logp.detach(), far)
+        if self.epochs > 1:
+            logs["moved"] = moved(logp, drawn.old, drawn.answers.written)
+        loss = grpo(logp, drawn.old, drawn.better, drawn.answers.written, clip=self.clip, far=drawn.far, beta=self.beta)
+        return drawn.share * loss, logs
+
+
+def rewarded(reward: Reward, rows: Sequence[Mapping[str, Any]], replies: Sequence[str]) -> Tensor:
+    """What a reward finds answers worth, float32[n].
+
+    Raises:
+        DataError: it fails, or gives what is no number for each; which answer to which question is said.
+    """
+    try:
+        worth = torch.as_tensor(reward(rows, replies), dtype=torch.float32)
+    except DataError:  # says what it failed on
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise DataError(f"the reward failed on {len(replies)} answers, {replies[0][:80]!r} the first of them: {what}") from error
+    if worth.shape != (len(replies),):
+        raise DataError(
+            f"the reward gives numbers of shape {tuple(worth.shape)} for {len(replies)} answers; it must give one each"
+        )
+    wrong = (~torch.isfinite(worth)).nonzero().flatten().tolist()
+    if wrong:
+        what, asked = replies[wrong[0]][:80], rows[wrong[0]].get("source")
+        raise DataError(f"the reward of the answer {what!r} to {asked!r} is {float(worth[wrong[0]])}: no number")
+    return worth
 
 
 def answered(code: Code, start: Code, codec: Any) -> Tensor:
@@ -114,6 +245,18 @@ def mean_of(values: Tensor, counted: Tensor) -> Tensor:
     return (values * counted).sum(1) / counted.sum(1).clamp(min=1)
 
 
+def moved(logp: Tensor, old: Tensor, written: Tensor) -> Tensor:
+    """How far the chance of a written symbol is from what it was, on average, as a share of that."""
+    with torch.no_grad():
+        return (((logp - old).exp() - 1).abs() * written).sum() / written.sum().clamp(min=1)
+
+
+def clipped(logp: Tensor, old: Tensor, better: Tensor, clip: float) -> Tensor:
+    """What each symbol gains by its advantage, as far as its chance has not moved beyond what counts (Schulman 2017, eq. 7)."""
+    ratio = (logp - old).exp()
+    return torch.minimum(ratio * better, ratio.clamp(1 - clip, 1 + clip) * better)
+
+
 def grpo(
     logp: Tensor,
     old: Tensor,
@@ -135,7 +278,6 @@ def grpo(
         far: the reference's log-probabilities.
         beta: weight of the divergence from it.
     """
-    ratio = (logp - old).exp()
-    gain = torch.minimum(ratio * better[:, None], ratio.clamp(1 - clip, 1 + clip) * better[:, None])
+    gain = clipped(logp, old, better[:, None], clip)
     loss = -gain if far is None else -gain + beta * divergence(logp, far)
     return mean_of(loss, written).mean()

@@ -33,6 +33,10 @@ class Together(Objective):
         """The part that speaks for the whole."""
         return cast(Objective, self.parts[-1])
 
+    @property
+    def voice(self) -> Objective:
+        return self.last.voice
+
     def phases(self) -> list[Phase]:
         return [found for part in self.parts for found in part.phases()]  # type: ignore[operator]
 

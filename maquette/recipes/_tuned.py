@@ -94,6 +94,11 @@ def conversing(codec: Text, length: int) -> Text:
     return made
 
 
+def alike(one: Text, other: Text) -> bool:
+    """Whether two codecs write texts and turns in the same symbols."""
+    return one.special == other.special and one.begins == other.begins and one.spelling() == other.spelling()
+
+
 @torch.no_grad()
 def _grown(net: Transformer, codec: Text, talking: Text) -> Transformer:
     """A network with further symbols: each begins as the mean of those that spell its name, a turn's end as a text's."""

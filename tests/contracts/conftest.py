@@ -24,6 +24,7 @@ TINY |= {"reads": 24, "writes": 16, "symbols": 16, "books": 2, "delay": 2, "pret
 FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec", "mmdit": "kl_codec", "imagen": "imagen_base", "dalle": "vqgan"}
 FIRST |= {"recaption": "kl_codec", "controlnet": "latent_diffusion", "dreambooth": "mmdit", "textual_inversion": "mmdit"}
 FIRST |= {"unclip": "clip", "text_classifier": "bert", "embedder": "bert", "sft": "gpt", "dpo": "sft", "reward": "sft"}
+FIRST |= {"ppo": "sft"}
 STAGES = ("codec", "base", "run", "encoder")  # what arguments that name a first stage's run are called
 CASES = [(name, False) for name in recipes.catalogue()]
 ALONE = {"reasoner"}  # of a run of two steps no answer is right, and nothing is learnt from it

@@ -159,10 +159,10 @@ def test_followers_lag_behind_their_leaders(trained):
     follow, start, end = trained.experiment.system.follow, trained.before, trained.after
     if not follow:
         pytest.skip("nothing follows in this system")
-    for follower, (leader, *_) in follow.items():
+    for follower, (leader, _, *until) in follow.items():
         moved = sum((end[leader][k] - start[leader][k]).norm() for k in start[leader])
         behind = sum((end[leader][k] - end[follower][k]).norm() for k in start[leader])
-        assert 0 < behind < moved
+        assert behind > 0 and (until or behind < moved)  # what its leader did since one stayed behind may be the most of it
 
 
 def test_decode_undoes_encode(experiment):
