@@ -30,11 +30,15 @@ class Check:
     Args:
         right: a row and an answer -> 0 (wrong) .. 1 (right).
         answer: what of an answer is held to be said, once it is worked out: what votes are counted of.
+        closes: what ends thinking, where something does.
+        again: what parts tries, where all but the last are thinking.
     """
 
     name: str
     right: Callable[[Row, str], float]
     answer: Callable[[str], str] = str.strip
+    closes: str = ""
+    again: str = ""
 
 
 _STEP = re.compile(r"(-?\d+)([+*-])(\d+)=(-?\d+)")
@@ -73,8 +77,8 @@ def countdown(row: Row, reply: str) -> float:
 
 
 CHECKS = (
-    Check("final", final, last),
-    Check("countdown", countdown, lambda reply: reply.rpartition(";")[2].strip()),
+    Check("final", final, last, closes=" ="),
+    Check("countdown", countdown, lambda reply: reply.rpartition(";")[2].strip(), again=";"),
 )
 
 

@@ -19,6 +19,8 @@ from maquette.objectives.together import Together
 from maquette.recipes._causal import small, tokenizer_of
 from maquette.recipes._tuned import ground
 from maquette.samplers.autoregressive import Autoregressive
+from maquette.samplers.rules import Rules
+from maquette.samplers.thinking import Thinking
 from maquette.system import System
 
 # by itself, from scratch, after a budget of 300 training seconds on one CPU thread, which are planned by answers as long as the
@@ -62,10 +64,11 @@ def reasoner(
             f"reasoner learns from answers that can be checked, and data {data!r} has none; sums and countdown have, and for "
             "rows of yours with an answer each there is --check final"
         )
-    reward = partial(graded, check_of(named))
+    rule = check_of(named)
+    reward = partial(graded, rule)
     if not run and start < 1:
         raise ValueError(f"start is {start}; without a run there must be 1 step or more that learns from shown answers")
-    sampler = Autoregressive()
+    sampler = Autoregressive(rules=Rules(thinking=Thinking(closes=rule.closes, again=rule.again)))
     reinforce = Reinforce(reward, sampler, replies, group, beta)
     if run:
         base = ground("reasoner", run, context)
