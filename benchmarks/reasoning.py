@@ -1,6 +1,6 @@
 """Reasoning learnt from one's own answers: how many are right before and after, alone, by majority and by the best of eight.
 
-    python benchmarks/reasoning.py [--data sums] [--seeds 0,1] [--start 120] [--budget 600s] [--keep FOLDER]
+    python benchmarks/reasoning.py [--data sums] [--seeds 0,1] [--start 120] [--context 96] [--budget 600s] [--keep FOLDER]
 
 A small network first learns from shown answers alone (reasoner, as many steps as `start`), then from its own, checked by rule
 (reasoner --run THAT). Beside it learns a canary, whose reward is the length of an answer and nothing else: what it is rewarded
@@ -43,6 +43,7 @@ def main() -> None:
     asked.add_argument("--data", default="sums")
     asked.add_argument("--seeds", default="0,1")
     asked.add_argument("--start", type=int, default=120)
+    asked.add_argument("--context", type=int, default=96)
     asked.add_argument("--budget", default="600s")
     asked.add_argument("--canary", type=int, default=40, help="steps of it")
     asked.add_argument("--keep", default="")
@@ -52,7 +53,8 @@ def main() -> None:
     for seed in map(int, given.seeds.split(",")):
         first = folder / f"start-{seed}"
         base = ["--data", given.data, "--seed", str(seed)]
-        trained(first, [*base, "--start", str(given.start), "--steps", str(given.start)])
+        shown = ["--start", str(given.start), "--steps", str(given.start), "--context", str(given.context)]
+        trained(first, [*base, *shown])
         found[f"start, seed {seed}"] = column(first)
         place = folder / f"reasoner-{seed}"
         trained(place, [*base, "--run", str(first), "--budget", given.budget])
@@ -61,8 +63,8 @@ def main() -> None:
     lines = [
         f"# Reasoning learnt from one's own answers, {date.today()}",
         "",
-        f"`{given.data}`, {given.start} steps from shown answers, then GRPO by a rule. One thread. Made by",
-        f"`python benchmarks/reasoning.py --data {given.data}`, torch {versions()['torch']}.",
+        f"`{given.data}`, {given.start} steps from shown answers in {given.context} symbols, then GRPO by a rule. One thread.",
+        f"Made by `python benchmarks/reasoning.py --data {given.data}`, torch {versions()['torch']}.",
         "",
         *side_by_side(found),
     ]
@@ -114,7 +116,7 @@ def told(figures: dict[str, Any]) -> dict[str, Any]:
     return {
         name: [each["value"], each["low"], each["high"]]
         for name, each in figures.items()
-        if name.startswith(("solved", "thinking"))
+        if name.startswith(("solved", "gained", "thinking"))
     }
 
 
