@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from maquette.contracts import IGNORE, Batch, Code, Logs, Objective, Sampler, phase
+from maquette.contracts import IGNORE, Batch, Code, Logs, Objective, Reporting, Sampler, phase
+from maquette.data.errors import DataError
 from maquette.objectives.likelihood import said
 from maquette.streams import Streams
 
@@ -28,9 +29,15 @@ class Reinforce(Objective):
 
     A batch brings "start" int64[B,T], what answers grow from, and "row", a mapping for each that the reward looks at.
 
+    Answers may come from anywhere: from the network that learns, through any sampler of symbols, or from an engine outside
+    (samplers/outside.py), which may have weights of some steps ago and arithmetic of its own. Then the old policy of eq. 3 is
+    whoever drew them: a sampler that is `Reporting` says at which log-probability it drew each symbol, the ratio is over that,
+    and symbols of which it says nothing are not learnt from. Of any other it is held that it drew from the network as it is, at
+    temperature 1 with nothing left out or put in.
+
     Args:
         reward: what each answer is worth.
-        sampler: draws the answers: any that writes symbols; they are scored as it draws them at temperature 1.
+        sampler: draws the answers.
         replies: the texts that were written behind starts, of codes and starts.
         group: answers to each question.
         beta: weight of the divergence from the role "reference"; 0 = it is not asked.
@@ -60,9 +67,11 @@ class Reinforce(Objective):
         start = batch["start"].to(system.device).repeat_interleave(self.group, 0)
         rows = [row for row in batch["row"] for _ in range(self.group)]
         keys = torch.stack([rng.fork(i).keys for i in range(self.group)], 1).flatten()
-        code = self.rollout(system, start, Streams(keys))
-        worth = self.reward(rows, self.replies(system.codec, code, start)).to(system.device)
+        code, drawn = self.rollout(system, start, Streams(keys))
+        worth = self.worth(rows, self.replies(system.codec, code, start)).to(system.device)
         written, better = answered(code, start, system.codec), advantages(worth.reshape(-1, self.group))
+        if drawn is not None:
+            written &= drawn.isfinite()
         logs = {"reward": worth.mean(), "length": written.sum(1).float().mean(), "told": (better != 0).any(1).float().mean()}
         telling = (better != 0).flatten() | (self.beta > 0)
         telling[0] = True  # a loss of nothing where no answer is better than another
@@ -77,18 +86,49 @@ class Reinforce(Objective):
             with torch.no_grad():
                 far = read(system.nets["reference"])
             logs["divergence"] = mean_of(divergence(logp.detach(), far), written).mean()
+        old = logp.detach()
+        if drawn is not None:
+            old = drawn[telling, :last].masked_fill(~written, 0.0)
+            logs["behind"] = mean_of(divergence(old, logp.detach()), written).mean()  # nats a symbol from whoever drew
         share = int(telling.sum()) / len(telling)  # of all answers: the others' loss is 0
-        return share * grpo(logp, logp.detach(), better, written, far=far, beta=self.beta), logs
+        return share * grpo(logp, old, better, written, far=far, beta=self.beta), logs
 
     @torch.no_grad()
-    def rollout(self, system: System, start: Code, rng: Streams) -> Code:
-        """An answer behind each start, int64[n,T], as the sampler draws it from the network that learns."""
-        net, learning = system.nets["main"], system.nets["main"].training
+    def rollout(self, system: System, start: Code, rng: Streams) -> tuple[Code, Tensor | None]:
+        """An answer behind each start, int64[n,T], and the log-probability of each symbol where the sampler says it."""
+        net, learning, drawn = system.nets["main"], system.nets["main"].training, None
         net.eval()
         with torch.autocast(system.device.type, enabled=False):  # a memory would be rounded anew at every symbol
-            *_, code = self.sampler.draw(system, len(start), start=start, rng=rng)
+            if isinstance(self.sampler, Reporting):
+                code, drawn = self.sampler.reported(system, len(start), start=start, rng=rng)
+            else:
+                *_, code = self.sampler.draw(system, len(start), start=start, rng=rng)
         net.train(learning)
-        return code
+        return code, drawn
+
+    def worth(self, rows: Sequence[Mapping[str, Any]], replies: Sequence[str]) -> Tensor:
+        """What the reward gives each answer, float32[n].
+
+        Raises:
+            DataError: it fails, or gives what is no number for each; the reward, the row and the answer are named.
+        """
+        name = getattr(self.reward, "__name__", type(self.reward).__name__)
+        try:
+            found = self.reward(rows, replies)
+        except DataError:
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise DataError(f"reward {name} failed on {len(replies)} answers, the first {replies[0][:80]!r}: {what}") from error
+        if found.shape != (len(rows),):
+            raise DataError(
+                f"reward {name} gives {tuple(found.shape)} numbers for {len(rows)} answers; it must give one for each"
+            )
+        if len(wrong := (~found.isfinite()).nonzero()):
+            i = int(wrong[0])
+            asked = f"{replies[i][:80]!r} to {rows[i].get('source')!r}"
+            raise DataError(f"reward {name} gives {float(found[i])} for the answer {asked}: no number")
+        return found
 
 
 def answered(code: Code, start: Code, codec: Any) -> Tensor:
