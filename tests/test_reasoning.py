@@ -11,9 +11,13 @@ from safetensors.torch import load_file, save_file
 import maquette
 from maquette.codecs.text import TURNS, Bytes
 from maquette.contracts import IGNORE
-from maquette.data import open_data
+from maquette.data import executed, open_data
 from maquette.data.checks import Check, check_of, countdown, final, graded
+from maquette.data.conversations import replies
 from maquette.data.errors import DataError
+from maquette.data.executed import Programs
+from maquette.evaluate import choose, judge
+from maquette.metrics.evidence import Evidence
 from maquette.networks import presets
 from maquette.networks.transformer import Transformer
 from maquette.objectives import likelihood, reinforce
@@ -24,6 +28,8 @@ from maquette.runs import build
 from maquette.samplers import writing
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.samplers.outside import Outside
+from maquette.sandbox import Uncontained
+from maquette.sandbox.checking import checked
 from maquette.streams import Streams
 from maquette.system import System
 from maquette.train import Progress, run
@@ -68,12 +74,61 @@ def test_shown_answers_are_right_and_held_out_questions_are_new(name):
 
 
 def test_checks_that_cannot_be_used_say_so():
-    with pytest.raises(ValueError, match=r"check is 'finale'; allowed are final, countdown; nearest is final"):
+    with pytest.raises(ValueError, match=r"check is 'finale'; allowed are final, countdown, passes; nearest is final"):
         check_of("finale")
     with pytest.raises(DataError, match=r"check final failed on the answer '=3' to '1\+2': KeyError"):
         graded(check_of("final"), [{"source": "1+2"}], ["=3"])
     with pytest.raises(DataError, match="check worth gives nan for the answer 'x'"):
         graded(Check("worth", lambda row, reply: math.nan), [{"source": "?"}], ["x"])
+
+
+@pytest.fixture
+def programs():
+    """A check of its own that runs programs."""
+    found = Programs()
+    try:
+        found.warm([])
+    except Uncontained as error:
+        pytest.skip(str(error))
+    yield found
+    found.close()
+
+
+def test_a_program_is_right_by_what_it_gives(programs):
+    row = {"prompt": "def f(x):\n", "check": checked([("f(2)", "4"), ("f(3)", "9")])}
+    bodies = [
+        "    return x * x",
+        "    return x + 2",
+        "    return 1 / 0",
+        "    while True: pass",
+        "    return (",
+        "",
+        "    exit()",
+    ]
+    assert [programs(row, body) for body in bodies[:1] * 2 + bodies[1:]] == [1, 1, 0, 0, 0, 0, 0, 0]
+    assert graded(Check("passes", programs), [row] * 2, bodies[:2]).tolist() == [1, 0]
+    with pytest.raises(DataError, match="check passes failed on the answer 'x' to 'f': KeyError: 'prompt'"):
+        graded(Check("passes", programs), [{"source": "f"}], ["x"])
+
+
+def test_programs_are_run_as_a_reward_where_that_is_allowed(programs, monkeypatch):
+    monkeypatch.setattr(executed.passes, "sandbox", programs.sandbox)
+    with pytest.raises(ValueError, match="only where it is allowed: --allow-code-exec"):
+        build("reasoner", {"data": "functions", "depth": 1}, 0)
+    experiment = build("reasoner", {"data": "functions", "depth": 1, "allow_code_exec": True}, 0)[0]
+    system, data = experiment.system, experiment.data
+    system.learn(data.train)
+    batch, objective = data.train.rows(torch.arange(2)), system.objective.last.objective
+    shown = [row["text"] for row in batch["row"]]
+    assert all(row["text"].startswith(row["prompt"]) is False and row["source"] == row["prompt"] for row in batch["row"])
+    assert replies(system.codec, batch["code"], batch["start"]) == shown
+    assert objective.worth([*batch["row"], *batch["row"]], [*shown, *shown[::-1]]).tolist() == [1, 1, 0, 0]
+    told = judge(Evidence(data, system), choose(["solved"]))
+    assert told["skipped"] == {"solved": "generated code is run only where that is allowed: --allow-code-exec"}
+    with pytest.raises(ValueError, match="check is 'final', and data 'functions' has programs; allowed is passes"):
+        build("reasoner", {"data": "functions", "check": "final"}, 0)
+    with pytest.raises(ValueError, match="'sums' has no programs with checks; allowed is final or countdown"):
+        build("reasoner", {"check": "passes", "allow_code_exec": True}, 0)
 
 
 def test_an_answer_is_worth_what_it_is_better_by():

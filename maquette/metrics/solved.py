@@ -34,6 +34,8 @@ def applies(evidence: Evidence) -> str:
         return "only samples are known, no system"
     if not isinstance(evidence.data.held, Questions):
         return "the data's answers cannot be checked"
+    if check_of(evidence.data.held.check).executes and not evidence.executes:
+        return "generated code is run only where that is allowed: --allow-code-exec"
     return "" if len(evidence.data.held) else "no row is held out"
 
 
