@@ -87,7 +87,9 @@ def column(place: Path, runs: list[str]) -> dict[str, Any]:
     """What is known of a run: how long it learnt, what it was rewarded by at first and last, what `maquette eval` says."""
     if not (place / "eval.json").exists():
         subprocess.run(
-            [sys.executable, "-m", "maquette", "eval", str(place), "--threads", "1", *runs], check=True, capture_output=True
+            [sys.executable, "-m", "maquette", "eval", str(place), "--metrics", "solved", "--threads", "1", *runs],
+            check=True,
+            capture_output=True,
         )
     own = load(place)
     log = [json.loads(line) for line in (place / "log.jsonl").read_text().splitlines()]
