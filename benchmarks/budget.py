@@ -1,6 +1,6 @@
 """Thinking that is cut short: how many answers are right by how many symbols of thinking a sampler allows.
 
-    python benchmarks/budget.py RUN [RUN ...] [--budgets 0,4,8,12,16,20,24]
+    python benchmarks/budget.py RUN [RUN ...] [--budgets 0,4,8,12,16,20,24,-1] [--keep FOLDER]
 
 Runs of reasoner, those that benchmarks/reasoning.py keeps. Each answers 500 held-out questions once, at temperature 1, the same
 questions and noise at every budget; once it is spent, what ends thinking is written (samplers/thinking.py), then the answer.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from datetime import date
 from pathlib import Path
@@ -36,11 +37,16 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("runs", nargs="+", type=Path)
     asked.add_argument("--budgets", default="0,4,8,12,16,20,24,-1")
+    asked.add_argument("--keep", default="", help="where what is known of a run is found again")
     given = asked.parse_args()
     torch.set_num_threads(1)
     found: dict[str, dict[str, Any]] = {}
     for place in given.runs:
-        found[place.name], data = curve(place, [int(each) for each in given.budgets.split(",")])
+        kept = Path(given.keep or tempfile.mkdtemp()) / f"budget-{place.name}.json"
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(curve(place, [int(each) for each in given.budgets.split(",")])))
+        found[place.name], data = json.loads(kept.read_text())
     lines = [
         f"# Answers by symbols of thinking, {date.today()}",
         "",
