@@ -24,9 +24,9 @@ from tables import side_by_side
 from maquette.data.checks import check_of, graded
 from maquette.data.questions import Questions
 from maquette.dials import turned
+from maquette.loading import load
 from maquette.metrics.evidence import replied
 from maquette.metrics.intervals import mean
-from maquette.opened import load
 from maquette.runs import versions
 
 HERE = Path(__file__).parent

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from maquette.contracts import IGNORE, Code
 from maquette.data.questions import Questions
+from maquette.loading import load
 from maquette.networks.stepping import stepping
 from maquette.objectives.reinforce import answered
-from maquette.opened import load
 from maquette.runs import versions
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.samplers.outside import Answer, Outside

@@ -30,10 +30,11 @@ from maquette.data.checks import check_of, graded
 from maquette.data.comparisons import judged
 from maquette.data.conversations import answered
 from maquette.data.questions import Questions
+from maquette.loading import load
 from maquette.metrics.evidence import replied
 from maquette.metrics.intervals import mean
 from maquette.metrics.solved import voted
-from maquette.opened import Loaded, load
+from maquette.opened import Loaded
 from maquette.runs import versions
 
 HERE = Path(__file__).parent
