@@ -45,7 +45,7 @@ def main() -> None:
     asked.add_argument("--start", type=int, default=120)
     asked.add_argument("--context", type=int, default=96)
     asked.add_argument("--budget", default="600s")
-    asked.add_argument("--canary", type=int, default=40, help="steps of it")
+    asked.add_argument("--canary", type=int, default=40, help="steps of it; 0 = none")
     asked.add_argument("--allow-code-exec", action="store_true", help="for functions, whose answers are run")
     asked.add_argument("--keep", default="")
     given = asked.parse_args()
@@ -61,7 +61,8 @@ def main() -> None:
         place = folder / f"reasoner-{seed}"
         trained(place, [*base, "--run", str(first), "--budget", given.budget])
         found[f"reasoner, seed {seed}"] = column(place, runs)
-        found[f"canary, seed {seed}"] = canary(first, given.data, seed, given.canary, given.allow_code_exec)
+        if given.canary:
+            found[f"canary, seed {seed}"] = canary(first, given.data, seed, given.canary, given.allow_code_exec)
     lines = [
         f"# Reasoning learnt from one's own answers, {date.today()}",
         "",
