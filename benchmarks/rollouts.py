@@ -3,9 +3,10 @@
     python benchmarks/rollouts.py RUN [--questions 16] [--group 8] [--alone 16]
 
 A run of reasoner, such as benchmarks/reasoning.py keeps. The same questions under the same noise: every answer of every group in
-one batch, as it is and with rows that have ended read on to the last one's end, in batches of 32 and 8, and `alone` of them one by one, plainly and by the native step that serving takes; then all of
-them through samplers/outside.py, whose engine is given symbols and a copy of the weights. Symbols are those that were drawn, ends
-among them. One thread. Writes benchmarks/DATE-rollouts-DATA.md and .json.
+one batch, as it is and with ended rows read on to the end of the last; in batches of 32 and 8; and `alone` of them one by one,
+plainly and by the native step that serving takes; then all of them through samplers/outside.py, whose engine is given symbols and
+a copy of the weights. Symbols are those that were drawn, ends among them. One thread. Writes benchmarks/DATE-rollouts-DATA.md and
+.json.
 """
 
 from __future__ import annotations
