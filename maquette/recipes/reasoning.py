@@ -23,8 +23,8 @@ from maquette.samplers.rules import Rules
 from maquette.samplers.thinking import Thinking
 from maquette.system import System
 
-# by itself, from scratch, after a budget of 300 training seconds on one CPU thread, planned by what each stage costs at first; two
-# runs, planned by the dearer stage alone, .921 and .912 after 94 and 89
+# by itself, from scratch, after a budget of 300 training seconds on one CPU thread, planned by what each stage costs at first;
+# two runs, planned by the dearer stage alone, .921 and .912 after 94 and 89
 REASONER = {"solved": (0.75, 1.0)}
 GENTLE = 0.2  # share of the rate of what is learnt from shown steps
 PIECES = 1024  # symbols of programs
