@@ -3,10 +3,9 @@
     python benchmarks/rollouts.py RUN [--questions 16] [--group 8] [--alone 16]
 
 A run of reasoner, such as benchmarks/reasoning.py keeps. The same questions under the same noise: every answer of every group in
-one batch, as it is and with ended rows read on to the end of the last; in batches of 32 and 8; and `alone` of them one by one,
-plainly and by the native step that serving takes; then all of them through samplers/outside.py, whose engine is given symbols and
-a copy of the weights. Symbols are those that were drawn, ends among them. One thread. Writes benchmarks/DATE-rollouts-DATA.md and
-.json.
+one batch, in batches of 32 and 8, and `alone` of them one by one, plainly and by the native step that serving takes; then all of
+them through samplers/outside.py, whose engine is given symbols and a copy of the weights. Symbols are those that were drawn, ends
+among them. One thread. Writes benchmarks/DATE-rollouts-DATA.md and .json.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from maquette.loading import load
 from maquette.networks.stepping import stepping
 from maquette.objectives.reinforce import answered
 from maquette.runs import versions
-from maquette.samplers import autoregressive
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.samplers.outside import Answer, Outside
 from maquette.samplers.writing import said
@@ -88,16 +86,8 @@ def main() -> None:
     native._modules = {**system._modules, "nets": torch.nn.ModuleDict({"main": stepping(system.nets["main"], 32)})}  # type: ignore[arg-type]
     outside = Outside(Copy(system))
 
-    def unthinned() -> list[Code]:
-        many, autoregressive.MANY = autoregressive.MANY, rows + 1
-        try:
-            return side(rows, rows)()
-        finally:
-            autoregressive.MANY = many
-
     ways: dict[str, Callable[[], list[Code]]] = {
         f"{rows} side by side": side(rows, rows),
-        f"{rows}, the ended read on": unthinned,
         "32 side by side": side(32, rows),
         "8 side by side": side(8, rows),
         "one at a time": side(1, given.alone),
