@@ -42,6 +42,7 @@ def sample_verb(
     chat: Annotated[str, typer.Option(help="What a user says, to be answered; or messages, as JSON.")] = "",
     suffix: Annotated[str, typer.Option(help="How a text ends: what is written fills the gap (codex).")] = "",
     length: Annotated[int, typer.Option(help="Symbols to write (text).")] = 0,
+    budget: Annotated[int, typer.Option(help="Symbols of thinking at most, then the answer (text; -1 = any).")] = -1,
     start: Annotated[
         str, typer.Option(help="Pictures to describe, translate, rebuild, vary, invert, complete: a file, folder, .npz.")
     ] = "",
@@ -85,6 +86,8 @@ def sample_verb(
     dials = options_of(list(dial))
     if length:
         dials["length"] = length
+    if budget != -1:
+        dials["budget"] = budget
     dials |= _rules(stop, schema, regex, grammar)
     told, kind = _told(about), _suffix(run)
     if not out and not ((show or as_json) and kind == "txt"):  # what is drawn is never thrown away

@@ -350,6 +350,27 @@ class Tracing(Protocol):
 
 
 @runtime_checkable
+class Reporting(Protocol):
+    """A sampler that says how likely it held the symbols it drew: an engine outside, or one of older weights.
+
+    Whoever learns from what it wrote weighs each symbol by how likely it is by now over that.
+    """
+
+    def reported(
+        self,
+        system: System,
+        n: int,
+        *,
+        start: Code | None = None,
+        cond: Condition | None = None,
+        null: Condition | None = None,
+        rng: Streams,
+    ) -> tuple[Code, Tensor]:
+        """What `draw` ends in, and the log-probability of each symbol where it was drawn, float32[n,T]; NaN where none was:
+        of what a start brought, what was forced, what lies behind an end."""
+
+
+@runtime_checkable
 class Restoring(Protocol):
     """A conditioner that is told of pictures which lost something, for samples that are to have it again."""
 

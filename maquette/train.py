@@ -207,29 +207,38 @@ def clip(grads: list[Tensor], limit: float) -> Tensor:
 def plan(system: System, data: Data, fit: Fit, budget: float, seed: int = 0) -> tuple[Fit, float]:
     """Turn a budget in training seconds into a number of steps, by timing real steps that are then undone.
 
-    Each step counts as one of the last stage; where the run would then end before that begins, those before it by themselves.
+    Where players join or leave on the way, the steps until then are timed by themselves. What only time tells, such as answers
+    that become shorter, no trial sees.
+
     Returns the fit with its steps, and the seconds this took (compilation included), which the budget does not pay.
     """
-    began, phases = clock(system.device), system.objective.phases()
-    each, stage = timed(system, data, fit, budget, seed, LATE), max((phase.since for phase in phases), default=0)
-    steps = budget / each
-    if steps <= stage:
-        before = timed(system, data, fit, budget, seed, 0)
-        steps = stage + (budget - stage * before) / each if budget > stage * before else budget / before
-    return replace(fit, steps=max(1, round(steps))), clock(system.device) - began
-
-
-def timed(system: System, data: Data, fit: Fit, budget: float, seed: int, step: int) -> float:
-    """Training seconds of a step from this one on; the system is left as it was."""
+    began = clock(system.device)
     kept = copy.deepcopy(system.state_dict())
-    span = max(phase.every for phase in system.objective.phases())
-    trial = Progress(replace(fit, steps=1 << 40), seed, step=step)
+    phases = system.objective.phases()
+    span = min(max(phase.every for phase in phases), 16)
+    turns = sorted({0, *(turn for phase in phases for turn in (phase.since, phase.until))})
+    count, left = 0.0, budget
+    for i, first in enumerate(turns):
+        last = i + 1 == len(turns)
+        each = _pace(system, data, fit, LATE if last else first, 0 if last else turns[i + 1], min(0.02 * budget, 5.0), span, seed)
+        some = left / each if last else min(left / each, turns[i + 1] - first)
+        count, left = count + some, left - some * each
+        if left <= 0:
+            break
+    system.load_state_dict(kept)
+    return replace(fit, steps=max(1, round(count))), clock(system.device) - began
+
+
+def _pace(system: System, data: Data, fit: Fit, first: int, until: int, least: float, span: int, seed: int) -> float:
+    """Seconds of a step from `first` on and before `until` (0 = ever): the mean over `least` seconds, `span` steps or more."""
+    trial, done = Progress(replace(fit, steps=1 << 40), seed, step=first), -2  # the first steps compile and allocate
     steps = run(system, data, trial)
     with alone():  # ranks count their own steps here, so nothing may wait for another
-        for _ in range(2):  # the first steps compile and allocate
+        while done < max(span, 4) or trial.seconds < least:
+            if done == 0:
+                trial.seconds = 0.0
             next(steps)
-        warm, trial.seconds = trial.step, 0.0
-        while trial.seconds < min(0.02 * budget, 5.0) or trial.step < warm + min(span, 16) or trial.step < warm + 4:
-            next(steps)
-    system.load_state_dict(kept)
-    return trial.seconds / (trial.step - warm)
+            done += 1
+            if until and trial.step >= until:
+                trial.step = first
+    return trial.seconds / done

@@ -19,7 +19,9 @@ from maquette.recipes import UnknownName
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.samplers.choosing import Penalties
 from maquette.samplers.rules import Rules
+from maquette.samplers.thinking import Thinking, Thought
 from maquette.system import System
+from maquette.wording import spoken
 
 TEXTS = ['def add(a, b):\n    return a + b\n\n{"name": "ok", "count": 12}\n'] * 20
 
@@ -258,6 +260,104 @@ def test_bad_rules_are_refused_by_what_is_wrong_with_them(rules, say):
     pytest.importorskip("llguidance")
     with pytest.raises(ValueError, match=say):
         writer(Autoregressive(rules=Rules(**rules))).sample(1)
+
+
+# -- thinking --------------------------------------------------------------------------------------------------------
+
+
+def ragged(codec, length: int = 40) -> torch.Tensor:
+    """Prompts of unlike lengths."""
+    start = torch.full((3, length), IGNORE)
+    for row, text in zip(start, ("a:", "abcde", "ab </t> cde "), strict=True):  # a mark that was asked ends nothing
+        row[: len(text)] = codec.encode([text])[0]
+    return start
+
+
+def test_a_spent_budget_writes_what_ends_thinking_and_nothing_else_changes():
+    bounded = Autoregressive(rules=Rules(thinking=Thinking(6, closes="</t>"), bias={256: -100.0}))
+    system = writer(bounded, Bytes(40))
+    start = ragged(system.codec)
+    plain = replace(bounded, rules=Rules(bias={256: -100.0}))
+    free = system.sample(3, start=start, sampler=plain)["code"]
+    made, drafts = system.sample(3, start=start), [draft for draft, _ in system.stream(3, start=start)]
+    for i, known in enumerate((start != IGNORE).sum(1).tolist()):
+        row = made["code"][i]
+        assert torch.equal(row[: known + 6], free[i, : known + 6])
+        assert bytes(row[known + 6 : known + 10].tolist()) == b"</t>"
+        begun = start[i : i + 1].clone()
+        begun[0, : known + 10] = row[: known + 10]
+        behind = system.sample(1, first=i, start=begun, sampler=plain)["code"][0]  # what follows is drawn as behind any prompt
+        assert torch.equal(behind, row)
+        assert torch.equal(system.sample(1, first=i, start=start[i : i + 1])["code"][0], row)
+    assert all(torch.equal(draft, made["code"][:, : draft.shape[1]]) for draft in drafts)
+    told = spoken(system, made, start)
+    before = torch.cat([torch.full((3, 1), 256), made["code"][:, :-1]], 1)
+    with torch.no_grad():
+        logs = system.nets["main"](before).log_softmax(-1).gather(2, made["code"][..., None])[..., 0]
+    for i, known in enumerate((start != IGNORE).sum(1).tolist()):
+        torch.testing.assert_close(torch.tensor(told["logprobs"][i]), logs[i, known:], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", ["beam", "contrastive", "best_of", "speculative"])
+def test_a_budget_holds_whoever_chooses(sampler):
+    bounded = Autoregressive(rules=Rules(thinking=Thinking(closes="</t>"), bias={256: -100.0}))
+    system = writer(bounded, Bytes(40))
+    start = ragged(system.codec)
+    made = system.sample(3, start=start, sampler=turned(bounded, {"sampler": sampler, "budget": "6"}))["code"]
+    for row, known in zip(made, (start != IGNORE).sum(1).tolist(), strict=True):
+        assert bytes(row[known + 6 : known + 10].tolist()) == b"</t>"
+
+
+def test_a_mark_that_is_begun_is_gone_on_with_and_one_that_is_written_is_not_written_again():
+    codec = Bytes(40)
+    say = Thought(writer(Autoregressive(), codec), Thinking(3, closes=" ="))
+    texts = ["q1+1", "q1+ ", "q12+ ", "q1 =3", "q  =3", "q=  ", "q1"]
+    next_ = [" ", "=", "=", "", "", "=", ""]
+    for text, want in zip(texts, next_, strict=True):
+        code = codec.encode([text + "?"])
+        known = torch.zeros_like(code, dtype=torch.bool)
+        known[:, 0] = True
+        kept = say(torch.zeros(1, codec.vocab), code, len(text), known)[0].isfinite().nonzero()[:, 0].tolist()
+        assert kept == ([ord(want)] if want else list(range(codec.vocab))), text
+
+
+def test_of_answers_that_are_tries_the_one_at_hand_is_the_last_or_another_follows():
+    codec = Bytes(40)
+    system = writer(Autoregressive(), codec)
+    logits, code = torch.randn(2, codec.vocab, generator=torch.Generator().manual_seed(0)), codec.encode(["a;b", "abc"])
+    known = torch.zeros_like(code, dtype=torch.bool)
+    spent = Thought(system, Thinking(2, again=";"))(logits.clone(), code, 2, known)
+    assert (spent.isfinite().sum(1) == codec.vocab - 1).all() and (spent[:, ord(";")] == -torch.inf).all()
+    assert torch.equal(Thought(system, Thinking(3, again=";"))(logits.clone(), code, 2, known), logits)
+    longer = Thought(system, Thinking(waits=1, again=";"))(logits.clone(), code, 2, known)
+    assert torch.equal(longer[0], logits[0])  # it has gone on once
+    was, now = logits[1].softmax(0), longer[1].softmax(0)
+    assert float(now[256]) == 0
+    torch.testing.assert_close(now[ord(";")], was[ord(";")] + was[256])
+    torch.testing.assert_close(now[:59], was[:59])
+
+
+@pytest.mark.parametrize(
+    ("thinking", "rules", "say"),
+    [
+        ({"budget": 3}, {}, "</think> is no symbol of it"),
+        ({"budget": -2}, {}, r"budget is symbols of thinking, -1 \(as many as it likes\) or more, not -2"),
+        ({"waits": 1}, {}, "name it: again=Wait"),
+        ({"waits": 1, "again": "Wait"}, {}, "again, 'Wait', is 4 symbols"),
+        ({"waits": 1, "again": ";", "closes": "</t>"}, {}, "closes, '</t>', is 4 symbols"),
+        ({"budget": 3, "closes": "="}, {"regex": "a"}, "regex is given, which holds all of a text"),
+    ],
+)
+def test_a_budget_that_cannot_be_kept_is_refused(thinking, rules, say):
+    with pytest.raises(ValueError, match=say):
+        writer(Autoregressive(rules=Rules(thinking=Thinking(**thinking), **rules)), Bytes(40)).sample(1)
+
+
+def test_a_symbol_that_ends_thinking_is_found():
+    codec = Bytes(12, ("</think>",))
+    made = writer(Autoregressive(rules=Rules(thinking=Thinking(3))), codec).sample(4)["code"]
+    ended = (made[:, :3] == codec.bos).any(1)
+    assert ((made[:, 3] == codec.special["</think>"]) | (made[:, :3] == codec.special["</think>"]).any(1) | ended).all()
 
 
 # -- flat on the command line ----------------------------------------------------------------------------------------

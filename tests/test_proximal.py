@@ -131,9 +131,9 @@ def crash(rows: Any, replies: list[str]) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("reward", "said"),
     [
-        (lambda rows, replies: torch.tensor([0.0, math.nan]), r"reward of the answer 'b' to 'B\?' is nan: no number"),
-        (lambda rows, replies: torch.zeros(3), r"shape \(3,\) for 2 answers; it must give one each"),
-        (crash, r"reward failed on 2 answers, 'a' the first of them: KeyError: 'answer'"),
+        (lambda rows, replies: torch.tensor([0.0, math.nan]), r"gives nan for the answer 'b' to 'B\?': no number"),
+        (lambda rows, replies: torch.zeros(3), r"gives \(3,\) numbers for 2 answers; it must give one for each"),
+        (crash, r"reward crash failed on 2 answers, the first 'a': KeyError: 'answer'"),
     ],
 )
 def test_a_reward_that_is_none_is_told_by_name(reward, said):

@@ -6,22 +6,30 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import maquette
 from maquette.codecs.text import TURNS, Bytes
 from maquette.contracts import IGNORE
-from maquette.data import open_data
+from maquette.data import executed, open_data
 from maquette.data.checks import Check, check_of, countdown, final, graded
+from maquette.data.conversations import replies
 from maquette.data.errors import DataError
+from maquette.data.executed import Programs
+from maquette.evaluate import choose, judge
+from maquette.metrics.evidence import Evidence
 from maquette.networks import presets
 from maquette.networks.transformer import Transformer
 from maquette.objectives import likelihood, reinforce
 from maquette.objectives.during import During
 from maquette.objectives.likelihood import NextToken
-from maquette.objectives.reinforce import Reinforce, advantages, answered, divergence, grpo
+from maquette.objectives.reinforce import Reinforce, advantages, answered, divergence, grpo, rewarded
 from maquette.runs import build
 from maquette.samplers import writing
 from maquette.samplers.autoregressive import Autoregressive
+from maquette.samplers.outside import Outside
+from maquette.sandbox import Uncontained
+from maquette.sandbox.checking import checked
 from maquette.streams import Streams
 from maquette.system import System
 from maquette.train import Progress, run
@@ -66,12 +74,61 @@ def test_shown_answers_are_right_and_held_out_questions_are_new(name):
 
 
 def test_checks_that_cannot_be_used_say_so():
-    with pytest.raises(ValueError, match=r"check is 'finale'; allowed are final, countdown; nearest is final"):
+    with pytest.raises(ValueError, match=r"check is 'finale'; allowed are final, countdown, passes; nearest is final"):
         check_of("finale")
     with pytest.raises(DataError, match=r"check final failed on the answer '=3' to '1\+2': KeyError"):
         graded(check_of("final"), [{"source": "1+2"}], ["=3"])
     with pytest.raises(DataError, match="check worth gives nan for the answer 'x'"):
         graded(Check("worth", lambda row, reply: math.nan), [{"source": "?"}], ["x"])
+
+
+@pytest.fixture
+def programs():
+    """A check of its own that runs programs."""
+    found = Programs()
+    try:
+        found.warm([])
+    except Uncontained as error:
+        pytest.skip(str(error))
+    yield found
+    found.close()
+
+
+def test_a_program_is_right_by_what_it_gives(programs):
+    row = {"prompt": "def f(x):\n", "check": checked([("f(2)", "4"), ("f(3)", "9")])}
+    bodies = [
+        "    return x * x",
+        "    return x + 2",
+        "    return 1 / 0",
+        "    while True: pass",
+        "    return (",
+        "",
+        "    exit()",
+    ]
+    assert [programs(row, body) for body in bodies[:1] * 2 + bodies[1:]] == [1, 1, 0, 0, 0, 0, 0, 0]
+    assert graded(Check("passes", programs), [row] * 2, bodies[:2]).tolist() == [1, 0]
+    with pytest.raises(DataError, match="check passes failed on the answer 'x' to 'f': KeyError: 'prompt'"):
+        graded(Check("passes", programs), [{"source": "f"}], ["x"])
+
+
+def test_programs_are_run_as_a_reward_where_that_is_allowed(programs, monkeypatch):
+    monkeypatch.setattr(executed.passes, "sandbox", programs.sandbox)
+    with pytest.raises(ValueError, match="only where it is allowed: --allow-code-exec"):
+        build("reasoner", {"data": "functions", "depth": 1}, 0)
+    experiment = build("reasoner", {"data": "functions", "depth": 1, "allow_code_exec": True}, 0)[0]
+    system, data = experiment.system, experiment.data
+    system.learn(data.train)
+    batch, objective = data.train.rows(torch.arange(2)), system.objective.last.objective
+    shown = [row["text"] for row in batch["row"]]
+    assert all(row["text"].startswith(row["prompt"]) is False and row["source"] == row["prompt"] for row in batch["row"])
+    assert replies(system.codec, batch["code"], batch["start"]) == shown
+    assert rewarded(objective.reward, [*batch["row"], *batch["row"]], [*shown, *shown[::-1]]).tolist() == [1, 1, 0, 0]
+    told = judge(Evidence(data, system), choose(["solved"]))
+    assert told["skipped"] == {"solved": "generated code is run only where that is allowed: --allow-code-exec"}
+    with pytest.raises(ValueError, match="check is 'final', and data 'functions' has programs; allowed is passes"):
+        build("reasoner", {"data": "functions", "check": "final"}, 0)
+    with pytest.raises(ValueError, match="'sums' has no programs with checks; allowed is final or countdown"):
+        build("reasoner", {"check": "passes", "allow_code_exec": True}, 0)
 
 
 def test_an_answer_is_worth_what_it_is_better_by():
@@ -139,6 +196,120 @@ def test_what_is_rewarded_grows_and_a_reference_holds_it_back(beta):
         worth.append(float(logs["reward"]))
     gained = sum(worth[-3:]) / 3 - worth[0]
     assert gained > 0.2 if not beta else gained < 0.1
+
+
+class Apart:
+    """An engine that sees symbols, and of the weights a file, anew at every so many batches."""
+
+    def __init__(self, path, every: int):
+        self.net, self.path, self.every, self.heard = Transformer(257, 32, 1, 2, style=presets.small()), path, every, 0
+        self.last: tuple[list[list[int]], list] = ([], [])
+
+    def learn(self, weights):
+        if self.heard % self.every == 0:
+            save_file({name: value.contiguous() for name, value in weights.items()}, self.path)
+            self.net.load_state_dict(load_file(self.path))
+        self.heard += 1
+
+    def write(self, prompts, room, seeds):
+        code, rng = torch.tensor(prompts), torch.Generator().manual_seed(seeds[0] % 2**31)
+        before, logs = torch.cat([torch.full_like(code[:, :1], 256), code], 1), []
+        for _ in range(min(room)):
+            chance = self.net(before)[:, -1].log_softmax(-1)
+            drawn = torch.multinomial(chance.exp(), 1, generator=rng)
+            logs.append(chance.gather(1, drawn))
+            before = torch.cat([before, drawn], 1)
+        symbols, told = before[:, -len(logs) :].tolist(), torch.cat(logs, 1).tolist()
+        ends = [(row.index(256) + 1) if 256 in row else len(row) for row in symbols]
+        return [(row[:end], log[:end]) for row, log, end in zip(symbols, told, ends, strict=True)]
+
+
+def test_an_engine_outside_writes_and_training_goes_on(tmp_path):
+    system, batch = toy()
+    system.objective.sampler = Outside(Apart(tmp_path / "weights.safetensors", every=3))
+    optimizer = torch.optim.AdamW(system.nets["main"].parameters(), lr=1e-2)
+    worth, behind = [], []
+    for step in range(24):
+        loss, logs = system.objective.reinforce(system, batch, Streams.of(step, 8), step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        worth.append(float(logs["reward"]))
+        behind.append(float(logs["behind"]))
+    assert sum(worth[-3:]) / 3 - worth[0] > 0.2
+    assert max(behind[::3]) < 1e-6 < 1e-4 < min(behind[2::3])  # fresh weights, and those of two steps ago
+
+
+def test_what_older_weights_wrote_counts_by_how_likely_it_is_now(tmp_path):
+    """Summed over all that may be drawn, the weighted gradient is that of the policy itself."""
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, generator=rng).requires_grad_()
+    old = (logits.detach() + 0.05 * torch.randn(5, generator=rng)).log_softmax(0)
+    better, one = torch.randn(5, generator=rng), torch.ones(1, 1, dtype=torch.bool)
+    logp = logits.log_softmax(0)
+    each = [grpo(logp[i].view(1, 1), old[i].view(1, 1), better[i : i + 1], one) for i in range(5)]
+    (found,) = torch.autograd.grad(sum(old[i].exp() * each[i] for i in range(5)), logits, retain_graph=True)
+    (want,) = torch.autograd.grad(-(logp.exp() * better).sum(), logits)
+    torch.testing.assert_close(found, want)
+
+    system, batch = toy()
+    outside, start = Outside(Apart(tmp_path / "weights.safetensors", every=2)), batch["start"].repeat_interleave(8, 0)
+    code, said = outside.reported(system, 64, start=start, rng=Streams.of(1, 64))
+    for p in system.nets["main"].parameters():  # learnt something since
+        torch.nn.init.normal_(p, std=0.1)
+    said[0, 1] = torch.nan  # nobody drew it
+
+    class Before(Outside):
+        def reported(self, *given, **more):
+            return code, said
+
+    system.objective.sampler = Before(outside.engine)
+    loss, _ = system.objective.reinforce(system, batch, Streams.of(0, 8), 0)
+    worth = system.objective.reward([], system.objective.replies(system.codec, code, start))
+    with torch.no_grad():
+        now = writing.said(system.nets["main"], code, None, system.codec, said.isfinite())
+    ratio, gain = (now - said).exp(), advantages(worth.view(8, 8)).view(64, 1)
+    want = -torch.minimum(ratio * gain, ratio.clamp(0.8, 1.2) * gain).nanmean(1).mean()
+    assert float(loss.detach()) == pytest.approx(float(want), abs=1e-5) and abs(float(want)) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("answer", "say"),
+    [
+        (([1] * 8, [0.0] * 8), "8 symbols and 8 log-probabilities; they must be as many, and at most 7"),
+        (([1, 2], [0.0]), "2 symbols and 1 log-probabilities"),
+        (None, "gave 0 answers to 1 prompts"),
+    ],
+)
+def test_answers_from_outside_that_are_none_are_refused(answer, say):
+    class Odd:
+        def learn(self, weights): ...
+
+        def write(self, prompts, room, seeds):
+            return [answer] if answer else []
+
+    system, batch = toy()
+    with pytest.raises(ValueError, match=say):
+        list(Outside(Odd()).draw(system, 1, start=batch["start"][:1], rng=Streams.of(0, 1)))
+    holes = torch.tensor([[1, IGNORE, 2, IGNORE]])
+    with pytest.raises(ValueError, match="a hole before its end"):
+        list(Outside(Odd()).draw(system, 1, start=holes, rng=Streams.of(0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("gives", "say"),
+    [
+        (lambda rows, said: torch.full((len(rows),), torch.nan), "reward odd gives nan for the answer '.*' to None: no number"),
+        (lambda rows, said: 1 / 0, "reward odd failed on 64 answers, the first '.*': ZeroDivisionError: division by zero"),
+        (lambda rows, said: torch.zeros(2, 2), r"reward odd gives \(2, 2\) numbers for 64 answers"),
+    ],
+)
+def test_a_reward_that_is_none_is_told_by_its_name(gives, say):
+    system, batch = toy()
+    gives.__name__ = "odd"
+    system.objective.reward = gives
+    with pytest.raises(DataError, match=say):
+        system.objective.reinforce(system, batch, Streams.of(0, 8), 0)
 
 
 @pytest.mark.parametrize("begins", [True, False])

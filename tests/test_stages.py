@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from maquette import api
 from maquette.contracts import Phase
 from maquette.data import open_data
 from maquette.data.cached import cached
+from maquette.experiment import Fit
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.reconstruction import measure
 from maquette.objectives.coding import Coding, Sharpened
@@ -174,13 +176,21 @@ def test_a_budget_is_planned_with_every_player_in(monkeypatch):
     assert seen and min(seen) >= 1000
 
 
-def test_a_budget_that_ends_before_the_last_stage_is_planned_by_what_comes_first(monkeypatch):
-    """50 cheap steps and dear ones behind them: not 20 cheap ones, which take a tenth of the time and never come to those."""
-    found = vqgan(symbols=16, delay=50)
-    monkeypatch.setattr(sys.modules["maquette.train"], "timed", lambda *given: 1.0 if given[-1] else 0.1)
-    monkeypatch.setattr(found.system.objective, "phases", lambda: [Phase("late", (), 1, found.system.learn, since=50)])
-    steps = [plan(found.system, found.data, found.fit, budget)[0].steps for budget in (20, 4, 80)]
-    assert steps == [50 + 15, 40, 80]
+def test_a_budget_is_planned_by_what_each_stage_costs(monkeypatch):
+    """Ten steps of a second, then steps of four: thirty seconds are fifteen steps."""
+    now, stages = [0.0], [Phase("first", (), 1, print, until=10), Phase("then", (), 1, print, since=10)]
+    objective = SimpleNamespace(phases=lambda: stages)
+    system = SimpleNamespace(objective=objective, device="cpu", training=True, state_dict=dict, load_state_dict=lambda kept: None)
+
+    def step(system, data, progress, world):
+        now[0] += 1 if progress.step < 10 else 4
+        progress.step += 1
+        return {}
+
+    monkeypatch.setattr(sys.modules[plan.__module__], "take_step", step)
+    monkeypatch.setattr(sys.modules[plan.__module__], "clock", lambda device: now[0])
+    found = {budget: plan(system, None, Fit(steps=1), budget)[0].steps for budget in (5.0, 10.0, 30.0)}
+    assert found == {5.0: 5, 10.0: 10, 30.0: 15}
 
 
 @pytest.mark.slow

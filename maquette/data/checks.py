@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from maquette.data.errors import DataError
+from maquette.data.executed import passes
+from maquette.sandbox import Uncontained
 
 Row = Mapping[str, Any]
 OPERATORS: dict[str, Callable[[int, int], int]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
@@ -30,11 +32,17 @@ class Check:
     Args:
         right: a row and an answer -> 0 (wrong) .. 1 (right).
         answer: what of an answer is held to be said, once it is worked out: what votes are counted of.
+        closes: what ends thinking, where something does.
+        again: what parts tries, where all but the last are thinking.
+        executes: it runs answers, walled in: only where that is allowed.
     """
 
     name: str
     right: Callable[[Row, str], float]
     answer: Callable[[str], str] = str.strip
+    closes: str = ""
+    again: str = ""
+    executes: bool = False
 
 
 _STEP = re.compile(r"(-?\d+)([+*-])(\d+)=(-?\d+)")
@@ -73,8 +81,9 @@ def countdown(row: Row, reply: str) -> float:
 
 
 CHECKS = (
-    Check("final", final, last),
-    Check("countdown", countdown, lambda reply: reply.rpartition(";")[2].strip()),
+    Check("final", final, last, closes=" ="),
+    Check("countdown", countdown, lambda reply: reply.rpartition(";")[2].strip(), again=";"),
+    Check("passes", passes, executes=True),
 )
 
 
@@ -97,11 +106,14 @@ def graded(check: Check, rows: Sequence[Row], replies: Sequence[str]) -> Tensor:
 
     Raises:
         DataError: it fails, or gives what is no number; which row and answer is said.
+        Uncontained: it runs answers, and nothing here holds them in.
     """
     found = torch.empty(len(rows))
     for i, (row, reply) in enumerate(zip(rows, replies, strict=True)):
         try:
             value = float(check.right(row, reply))
+        except Uncontained:
+            raise
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
             raise DataError(f"check {check.name} failed on the answer {reply[:80]!r} to {row.get('source')!r}: {what}") from error

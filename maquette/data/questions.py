@@ -17,7 +17,8 @@ from maquette.data.core import Data, Split
 
 
 class Questions(Conversations):
-    """Conversations, one to a row, with what answers to them grow from: {"code", "learnt", "document", "start", "row"}.
+    """Conversations, or beginnings of programs and what follows, one to a row, with what answers to them grow from: {"code",
+    "learnt", "document", "start", "row"}.
 
     start: int64[B,length], the question in symbols, IGNORE where an answer is to be written; row: the fields of each row by name,
     and its "turns", the conversation up to the answer.
@@ -28,7 +29,7 @@ class Questions(Conversations):
     """
 
     def __init__(self, split: Split, codec: Conversing, length: int, check: str):
-        super().__init__(split, codec, length, packed=False)
+        super().__init__(split if "source" in split.columns else continued(split), codec, length, packed=False)
         self.check = check
 
     def rows(self, index: Tensor) -> Batch:
@@ -62,6 +63,15 @@ def opened(split: Conversations | Comparisons, length: int, index: Tensor) -> Ba
     for line, symbols in zip(start, asked(split.codec, [row["turns"] for row in rows]), strict=True):
         line[: len(symbols)] = torch.tensor(symbols)
     return {"start": start, "row": rows}
+
+
+def continued(split: Split) -> Split:
+    """Rows with "prompt" and "text" that begins so: the one asks, and what follows it answers. Others stay as they are."""
+    columns: dict[str, Any] = dict(split.columns)
+    if {"prompt", "text"} <= columns.keys():
+        columns["source"] = columns["prompt"]
+        columns["text"] = [text.removeprefix(prompt) for prompt, text in zip(columns["prompt"], columns["text"], strict=True)]
+    return Split(columns, split.levels)
 
 
 def asking(data: Data, codec: Conversing, length: int, check: str) -> Data:

@@ -22,6 +22,8 @@ MEANINGS = {
     "the mean of several such shares.",
     "solved by majority": "Share of questions whose most frequent answer of several is right: what agreeing with oneself is "
     "worth (Wang 2022, arXiv:2203.11171).",
+    "gained by majority": "How much more often the most frequent answer of several is right than one of them, question by "
+    "question: a paired difference, so that its interval leaves out how hard questions are.",
     "solved by the best": "Share of questions of which one answer of several is right: what a check at hand would find.",
     "thinking": "Symbols of an answer: how long it thinks.",
 }
@@ -32,6 +34,8 @@ def applies(evidence: Evidence) -> str:
         return "only samples are known, no system"
     if not isinstance(evidence.data.held, Questions):
         return "the data's answers cannot be checked"
+    if check_of(evidence.data.held.check).executes and not evidence.executes:
+        return "generated code is run only where that is allowed: --allow-code-exec"
     return "" if len(evidence.data.held) else "no row is held out"
 
 
@@ -44,9 +48,11 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     rounds = [[said for *_, said in replied(system, held, places, evidence.seed + i)] for i in range(TRIES)]
     right = np.array([graded(check, rows, said).numpy() for said in rounds])  # [tries, questions]
     chosen = [voted([check.answer(said) for said in each], each) for each in zip(*rounds, strict=True)]
+    agreed = graded(check, rows, chosen).numpy()
     found = {
         "solved": right.mean(0),
-        f"solved by majority of {TRIES}": graded(check, rows, chosen).numpy(),
+        f"solved by majority of {TRIES}": agreed,
+        f"gained by majority of {TRIES}": agreed - right.mean(0),
         f"solved by the best of {TRIES}": right.max(0),
         "thinking": np.array([[len(said) for said in each] for each in rounds]).mean(0),
     }

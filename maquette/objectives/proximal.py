@@ -84,7 +84,7 @@ class Proximal(Rollouts):
             found = self.answers(system, batch, rng)
             answers = found.some(torch.ones_like(found.worth, dtype=torch.bool), system.codec)
             logp = answers.read(system.nets["main"], bos)
-            drawn = batch[DRAWN] = self.course(system, answers, logp.detach(), logs)
+            drawn = batch[DRAWN] = self.course(system, answers, answers.old(logp, logs), logs)
         logs["moved"] = moved(logp, drawn.old, drawn.answers.written)
         gain = clipped(logp, drawn.old, drawn.better, self.clip)
         return -mean_over(gain, drawn.answers.written), logs

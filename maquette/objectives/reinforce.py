@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from maquette.contracts import IGNORE, Batch, Code, Codec, Logs, Objective, Phase, Sampler, phase
+from maquette.contracts import IGNORE, Batch, Code, Codec, Logs, Objective, Phase, Reporting, Sampler, phase
 from maquette.data.errors import DataError
 from maquette.objectives.likelihood import said
 from maquette.objectives.preference import Judge, flat, log_ratios
@@ -29,12 +29,16 @@ DRAWN = "drawn"  # where a batch keeps what its first move drew, for the further
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers as they were drawn: code int64[n,T], which of its symbols were written, bool[n,T], and what each is worth, [n]."""
+    """Answers as they were drawn: code int64[n,T], which of its symbols were written, bool[n,T], and what each is worth, [n].
+
+    said: log-probability of each symbol by whoever drew it, [n,T], where a sampler says it.
+    """
 
     code: Code
     written: Tensor
     worth: Tensor
     document: Tensor | None
+    said: Tensor | None = None
 
     def some(self, rows: Tensor, codec: Codec) -> Answers:
         """Those of some rows, bool[n], up to the last symbol that one of them has written."""
@@ -42,7 +46,15 @@ class Answers:
         code, document = self.code[rows, :last], None
         if not codec.begins:  # nothing stood before the first symbol when answers were drawn: what does here is not seen
             document = torch.arange(last, device=code.device).clamp(max=1).expand_as(code)
-        return Answers(code, self.written[rows, :last], self.worth[rows], document)
+        told = None if self.said is None else self.said[rows, :last].masked_fill(~self.written[rows, :last], 0.0)
+        return Answers(code, self.written[rows, :last], self.worth[rows], document, told)
+
+    def old(self, logp: Tensor, logs: Logs) -> Tensor:
+        """Log-probabilities [n,T] of when they were drawn: the network's own, unless the sampler said others."""
+        if self.said is None:
+            return logp.detach()
+        logs["behind"] = mean_of(divergence(self.said, logp.detach()), self.written).mean()  # nats a symbol from whoever drew
+        return self.said
 
     def read(self, net: nn.Module, bos: int) -> Tensor:
         """Log-probability under a network of each symbol that was written, 0 elsewhere: float32[n,T]."""
@@ -55,9 +67,15 @@ class Rollouts(Objective):
 
     A batch brings "start" int64[B,T], what answers grow from, and "row", a mapping for each that the reward looks at.
 
+    Answers may come from anywhere: from the network that learns, through any sampler of symbols, or from an engine outside
+    (samplers/outside.py), which may have weights of some steps ago and arithmetic of its own. Then the old policy of the ratio is
+    whoever drew them: a sampler that is `Reporting` says at which log-probability it drew each symbol, the ratio is over that,
+    and symbols of which it says nothing are not learnt from. Of any other it is held that it drew from the network as it is, at
+    temperature 1 with nothing left out or put in.
+
     Args:
         reward: what each answer is worth.
-        sampler: draws the answers: any that writes symbols; they are scored as it draws them at temperature 1.
+        sampler: draws the answers.
         replies: the texts that were written behind starts, of codes and starts.
         group: answers to each question.
         beta: weight of the divergence from the role "reference"; 0 = it is not asked.
@@ -106,19 +124,23 @@ class Rollouts(Objective):
         start = batch["start"].to(system.device).repeat_interleave(self.group, 0)
         rows = [row for row in batch["row"] for _ in range(self.group)]
         keys = torch.stack([rng.fork(i).keys for i in range(self.group)], 1).flatten()
-        code = self.rollout(system, start, Streams(keys))
+        code, told = self.rollout(system, start, Streams(keys))
         worth = rewarded(self.reward, rows, self.replies(system.codec, code, start)).to(system.device)
-        return Answers(code, answered(code, start, system.codec), worth, None)
+        written = answered(code, start, system.codec)
+        return Answers(code, written if told is None else written & told.isfinite(), worth, None, told)
 
     @torch.no_grad()
-    def rollout(self, system: System, start: Code, rng: Streams) -> Code:
-        """An answer behind each start, int64[n,T], as the sampler draws it from the network that learns."""
-        net, learning = system.nets["main"], system.nets["main"].training
+    def rollout(self, system: System, start: Code, rng: Streams) -> tuple[Code, Tensor | None]:
+        """An answer behind each start, int64[n,T], and the log-probability of each symbol where the sampler says it."""
+        net, learning, told = system.nets["main"], system.nets["main"].training, None
         net.eval()
         with torch.autocast(system.device.type, enabled=False):  # a memory would be rounded anew at every symbol
-            *_, code = self.sampler.draw(system, len(start), start=start, rng=rng)
+            if isinstance(self.sampler, Reporting):
+                code, told = self.sampler.reported(system, len(start), start=start, rng=rng)
+            else:
+                *_, code = self.sampler.draw(system, len(start), start=start, rng=rng)
         net.train(learning)
-        return code
+        return code, told
 
     def log_ratios(self, system: System, batch: Batch) -> tuple[Tensor, Tensor]:
         """log p of each answer under the policy over that under the reference, float32[B,K], and symbols of each, [B,K]."""
@@ -191,7 +213,7 @@ class Reinforce(Rollouts):
                     far = some.read(system.nets["reference"], bos)
                 logs["divergence"] = mean_of(divergence(logp.detach(), far), some.written).mean()
             share = int(telling.sum()) / len(telling)
-            drawn = batch[DRAWN] = Groups(some, better.flatten()[telling], share, logp.detach(), far)
+            drawn = batch[DRAWN] = Groups(some, better.flatten()[telling], share, some.old(logp, logs), far)
         if self.epochs > 1:
             logs["moved"] = moved(logp, drawn.old, drawn.answers.written)
         loss = grpo(logp, drawn.old, drawn.better, drawn.answers.written, clip=self.clip, far=drawn.far, beta=self.beta)
@@ -204,21 +226,19 @@ def rewarded(reward: Reward, rows: Sequence[Mapping[str, Any]], replies: Sequenc
     Raises:
         DataError: it fails, or gives what is no number for each; which answer to which question is said.
     """
+    name = getattr(reward, "__name__", type(reward).__name__)
     try:
         worth = torch.as_tensor(reward(rows, replies), dtype=torch.float32)
     except DataError:  # says what it failed on
         raise
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
-        raise DataError(f"the reward failed on {len(replies)} answers, {replies[0][:80]!r} the first of them: {what}") from error
+        raise DataError(f"reward {name} failed on {len(replies)} answers, the first {replies[0][:80]!r}: {what}") from error
     if worth.shape != (len(replies),):
-        raise DataError(
-            f"the reward gives numbers of shape {tuple(worth.shape)} for {len(replies)} answers; it must give one each"
-        )
-    wrong = (~torch.isfinite(worth)).nonzero().flatten().tolist()
-    if wrong:
-        what, asked = replies[wrong[0]][:80], rows[wrong[0]].get("source")
-        raise DataError(f"the reward of the answer {what!r} to {asked!r} is {float(worth[wrong[0]])}: no number")
+        raise DataError(f"reward {name} gives {tuple(worth.shape)} numbers for {len(replies)} answers; it must give one for each")
+    if wrong := (~worth.isfinite()).nonzero().flatten().tolist():
+        asked = f"{replies[wrong[0]][:80]!r} to {rows[wrong[0]].get('source')!r}"
+        raise DataError(f"reward {name} gives {float(worth[wrong[0]])} for the answer {asked}: no number")
     return worth
 
 

@@ -1,4 +1,4 @@
-"""What may be written, and where it ends: biases, stop strings, a grammar. Knows the text that symbols stand for, by the codec.
+"""What may be written, and where it ends: biases, stop strings, thinking, a grammar. Knows the text that symbols stand for.
 
 Everything here is a function of the page alone, so that beams may change places and drafts be taken back.
 """
@@ -16,6 +16,7 @@ from torch import Tensor
 from maquette.contracts import IGNORE, Code, Dials
 from maquette.samplers.choosing import NONE, Penalties
 from maquette.samplers.grammar import Grammar
+from maquette.samplers.thinking import FREELY, Thinking, Thought
 from maquette.samplers.tools import TOOLS
 from maquette.samplers.writing import leading
 
@@ -35,6 +36,7 @@ class Rules(Dials):
         schema: a JSON schema, as JSON: the text is an instance of it, written as Python's json.dumps would, spaces and all.
         regex: the text matches the whole of it.
         grammar: the text is what this Lark grammar's rule `start` makes.
+        thinking: how long it thinks.
         tools: what the text may call for: "calculator", which writes what stands behind "<<347*28="; "" = nothing.
     """
 
@@ -43,6 +45,7 @@ class Rules(Dials):
     schema: str = ""
     regex: str = ""
     grammar: str = ""
+    thinking: Thinking = FREELY
     tools: str = ""
 
     def __post_init__(self) -> None:
@@ -52,6 +55,10 @@ class Rules(Dials):
             if not isinstance(value, int | float) or value != value:
                 raise ValueError(f"bias of {key!r} is {value!r}; it must be a number that is added to a logit")
         said = [name for name in ("schema", "regex", "grammar") if getattr(self, name)]
+        if said and self.thinking.any:
+            raise ValueError(
+                f"{said[0]} is given, which holds all of a text, and a budget, which writes into it; give one of them"
+            )
         if len(said) > 1:
             raise ValueError(f"{' and '.join(said)} are given; a text keeps to one of schema, regex, grammar")
         if self.tools and self.tools not in TOOLS:
@@ -66,7 +73,8 @@ class Rules(Dials):
 
     @property
     def any(self) -> bool:
-        return bool(self.stop or self.bias or self.schema or self.regex or self.grammar or self.tools)
+        held = self.schema or self.regex or self.grammar
+        return bool(self.stop or self.bias or held or self.tools) or self.thinking.any
 
 
 FREE = Rules()
@@ -91,6 +99,7 @@ class Steering:
         self.first = leading(known)
         self.bias = {_symbol(system, key): float(value) for key, value in rules.bias.items()}
         self.window = max((len(text.encode()) for text in self.stop), default=0) + PARTIAL
+        self.thought = Thought(system, rules.thinking) if rules.thinking.any else None
         self.tool = TOOLS[rules.tools](system) if rules.tools else None
         self.grammar: Grammar | None = None
         if rules.schema or rules.regex or rules.grammar:
@@ -112,6 +121,8 @@ class Steering:
             if int(symbols.max()) >= logits.shape[-1]:
                 raise ValueError(f"bias names symbol {int(symbols.max())}; this run has 0 .. {logits.shape[-1] - 1}")
             logits = logits.index_add(1, symbols, logits.new_tensor(list(self.bias.values())).expand(len(logits), -1))
+        if self.thought is not None:
+            logits = self.thought(logits, code, place, known)
         if self.tool is not None:
             logits = self.tool(logits, code, place, known)
         if self.grammar is not None:
