@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from maquette.contracts import IGNORE, Batch, Code, Logs, Objective, Sampler, phase
+from maquette.contracts import Batch, Code, Logs, Objective, Sampler, phase
 from maquette.objectives.likelihood import said
+from maquette.objectives.rollout import alone, answered, rollout
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Reinforce(Objective):
         start = batch["start"].to(system.device).repeat_interleave(self.group, 0)
         rows = [row for row in batch["row"] for _ in range(self.group)]
         keys = torch.stack([rng.fork(i).keys for i in range(self.group)], 1).flatten()
-        code = self.rollout(system, start, Streams(keys))
+        code = rollout(system, self.sampler, start, Streams(keys))
         worth = self.reward(rows, self.replies(system.codec, code, start)).to(system.device)
         written, better = answered(code, start, system.codec), advantages(worth.reshape(-1, self.group))
         logs = {"reward": worth.mean(), "length": written.sum(1).float().mean(), "told": (better != 0).any(1).float().mean()}
@@ -68,10 +69,7 @@ class Reinforce(Objective):
         telling[0] = True  # a loss of nothing where no answer is better than another
         last = int(written[telling].sum(0).nonzero().max()) + 1
         code, written, better = code[telling, :last], written[telling, :last], better.flatten()[telling]
-        document = None
-        if not system.codec.begins:  # nothing stood before the first symbol when answers were drawn: what does here is not seen
-            document = torch.arange(last, device=code.device).clamp(max=1).expand_as(code)
-        read = partial(said, code=code, counted=written, document=document, bos=system.codec.bos)
+        read = partial(said, code=code, counted=written, document=alone(code, system.codec), bos=system.codec.bos)
         logp, far = read(system.nets["main"]), None
         if self.beta:
             with torch.no_grad():
@@ -79,23 +77,6 @@ class Reinforce(Objective):
             logs["divergence"] = mean_of(divergence(logp.detach(), far), written).mean()
         share = int(telling.sum()) / len(telling)  # of all answers: the others' loss is 0
         return share * grpo(logp, logp.detach(), better, written, far=far, beta=self.beta), logs
-
-    @torch.no_grad()
-    def rollout(self, system: System, start: Code, rng: Streams) -> Code:
-        """An answer behind each start, int64[n,T], as the sampler draws it from the network that learns."""
-        net, learning = system.nets["main"], system.nets["main"].training
-        net.eval()
-        with torch.autocast(system.device.type, enabled=False):  # a memory would be rounded anew at every symbol
-            *_, code = self.sampler.draw(system, len(start), start=start, rng=rng)
-        net.train(learning)
-        return code
-
-
-def answered(code: Code, start: Code, codec: Any) -> Tensor:
-    """Which symbols were written, the one that ends an answer among them and none behind: bool[n,T]."""
-    free = start == IGNORE
-    ends = (torch.isin(code, torch.tensor(codec.ends, device=code.device)) & free).long()
-    return free & ((ends.cumsum(1) - ends) == 0)
 
 
 def advantages(worth: Tensor) -> Tensor:
