@@ -176,7 +176,7 @@ def _beginner(run: str, base: Ground, begin: str, context: int) -> Ground:
     theirs, ours = (_symbols(each.codec) for each in (base, found))
     if theirs != ours:
         apart = next((name for name in theirs if theirs[name] != ours.get(name)), next(iter(ours.keys() - theirs.keys()), ""))
-        counts = f"{len(theirs):,} symbols in run {run}, {len(ours):,} in begin {begin}"
+        counts = f"{base.codec.vocab:,} symbols in run {run}, {found.codec.vocab:,} in begin {begin}"
         raise ValueError(
             f"a student reads as its teacher does, and these two do not: {counts}; {apart!r} is not the same in both"
         )
