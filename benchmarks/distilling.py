@@ -52,22 +52,9 @@ WAYS: dict[str, dict[str, Any]] = {
 def taught(place: Path, data: str, budget: str, seed: int, more: list[str]) -> dict[str, Any]:
     """A teacher, unless it is there already; what it took."""
     if not (place / "README.md").exists():
-        words = [
-            "train",
-            "gpt",
-            "--data",
-            data,
-            "--budget",
-            budget,
-            "--seed",
-            str(seed),
-            "--out",
-            str(place),
-            "--threads",
-            "1",
-            "-q",
-        ]
-        subprocess.run([sys.executable, "-m", "maquette", *words, *more], check=True)
+        words = ["train", "gpt", "--data", data, "--budget", budget, "--seed", str(seed), "--out", str(place), *more]
+        words = [sys.executable, "-m", "maquette", *words, "--threads", "1", "-q"]
+        subprocess.run(words, check=True)
     own = load(place)
     commit = str(own.trained.record["versions"]["git"])[:8]
     return {"steps": own.progress.step, "training seconds": own.progress.seconds, "commit": commit}
@@ -81,11 +68,13 @@ def learned(experiment: Experiment, seed: int, seconds: float, steps: int) -> di
     if isinstance(data.train, Rewritten):
         assert len(data.train.written)
         spent = clock(system.device) - began
-    fit = (
-        replace(experiment.fit, steps=steps) if steps else plan(system, data, experiment.fit, max(1.0, seconds - spent), seed)[0]
-    )
-    progress = Progress(fit, seed)
-    losses = [float(logs["predict/loss"]) for logs in run(system, data, progress)]
+    left = max(1.0, seconds - spent)
+    fit = replace(experiment.fit, steps=steps) if steps else plan(system, data, experiment.fit, left, seed)[0]
+    progress, losses = Progress(fit, seed), list[float]()
+    for logs in run(system, data, progress):
+        losses.append(float(logs["predict/loss"]))
+        if not steps and progress.step % 8 == 0:  # the plan is held to what steps take now, whoever else computes here
+            progress.fit = replace(fit, steps=max(progress.step, round(progress.step * left / progress.seconds)))
     tenth = max(1, len(losses) // 10)
     ends = [sum(some) / len(some) for some in (losses[:tenth], losses[-tenth:])]
     told = {"steps": progress.step, "training seconds": progress.seconds + spent, "of them the teacher's writing": spent}
