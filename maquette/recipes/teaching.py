@@ -35,6 +35,7 @@ from maquette.streams import Streams
 from maquette.system import System
 
 WAYS = ("logits", "samples", "own")
+# by itself, from scratch; set from students of trained teachers (benchmarks/distilling.py), not yet from runs of its own
 EXPECTED = {"bits/byte": (1.2, 2.4)}
 
 
