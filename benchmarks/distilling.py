@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tables import side_by_side
+from tables import cell
 
 from maquette.data.core import Data, Split
 from maquette.data.rewritten import Rewritten
 from maquette.data.windows import coded
 from maquette.evaluate import choose, judge
 from maquette.experiment import Experiment
+from maquette.loading import load
 from maquette.metrics.evidence import Evidence
-from maquette.opened import load
 from maquette.runs import build, versions
 from maquette.system import System
 from maquette.train import Progress, clock, plan, ready, run
@@ -105,25 +104,27 @@ def main() -> None:
     asked.add_argument("--held", type=int, default=300_000, help="bytes of held-out text")
     asked.add_argument("--keep", default="")
     asked.add_argument("--gpt", default="", help="further words for the teacher")
+    asked.add_argument("--told", action="store_true", help="train nothing: only what the folder keeps")
     given = asked.parse_args()
     torch.set_num_threads(1)
     folder = Path(given.keep or tempfile.mkdtemp(prefix="maquette-distilling-"))
     path = HERE / f"{datetime.date.today()}-distilling"
     names = [list(WAYS)[int(i)] for i in given.ways.split(",")]
     found: dict[str, dict[str, Any]] = {}
+    commit = versions()["git"][:8]
     for seed in map(int, given.seeds.split(",")):
         place, steps = folder / f"teacher-{seed}", 0
         facts = taught(place, given.data, given.teacher, seed, given.gpt.split())
         for kind, name in ((kind, name) for kind in ("seconds", "steps") for name in names):
             title = f"{name}, equal {kind}, seed {seed}"
             kept = folder / f"{title}.json"
-            if kind == "steps" and (name == "logits" or not steps):
+            if (kind == "steps" and (name == "logits" or not steps)) or (given.told and not kept.exists()):
                 continue
             if not kept.exists():
                 dials = {"run": str(place), "depth": given.depth, "pool": given.pool, **WAYS[name]}
                 made = build("student", dials, seed)[0]
                 told = learned(made, seed, given.student, steps if kind == "steps" else 0)
-                told["bits/byte"] = worth(made, made.system, seed, given.held)
+                told |= {"bits/byte": worth(made, made.system, seed, given.held), "commit": commit}
                 kept.write_text(json.dumps(told) + "\n")
                 if not (best := folder / f"teacher, seed {seed}.json").exists():
                     line = worth(made, made.system.instead("teacher"), seed, given.held)
@@ -138,11 +139,10 @@ def main() -> None:
 def write(path: Path, found: dict[str, Any], given: dict[str, Any]) -> None:
     """The table so far, and the figures it is made of."""
     lines = [f"# Students of a language model, {datetime.date.today()}", "", *(__doc__ or "").strip().splitlines()[4:10], ""]
-    lines += [
-        f"`{given['data']}`, torch {versions()['torch']}, load {os.getloadavg()[0]:.1f}, commit {versions()['git'][:8]}.",
-        "",
-    ]
-    lines += side_by_side(found)
+    figures = list(dict.fromkeys(figure for told in found.values() for figure in told))
+    lines += [f"`{given['data']}`, torch {versions()['torch']}.", ""]
+    lines += [f"| student | {' | '.join(figures)} |", "|---|" + "---|" * len(figures)]
+    lines += [f"| {name} | {' | '.join(cell(told.get(figure)) for figure in figures)} |" for name, told in found.items()]
     path.with_suffix(".md").write_text("\n".join(lines) + "\n")
     path.with_suffix(".json").write_text(json.dumps({"asked": given, "found": found}, indent=1) + "\n")
 
