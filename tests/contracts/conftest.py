@@ -19,18 +19,8 @@ ROOT = Path(__file__).parent.parent.parent
 # What makes any recipe tiny, by the names its dials bear. A recipe with other dials names its own here.
 TINY: dict[str, Any] = {"depth": 1, "width": 32, "heads": 2, "vocab": 300, "context": 24, "latent": 4, "steps": 4, "batch": 8}
 SMALL = {"font_digits": "digits", "font_digits8:digits": "digits:digits"}  # data that stand in for larger ones
-TINY |= {
-    "reads": 24,
-    "writes": 16,
-    "symbols": 16,
-    "books": 2,
-    "delay": 2,
-    "pretrain": 3,
-    "towers": 1,
-    "start": 3,
-    "group": 2,
-    "larger": 2,
-}
+TINY |= {"reads": 24, "writes": 16, "symbols": 16, "books": 2, "delay": 2, "pretrain": 3, "towers": 1, "start": 3, "group": 2}
+TINY |= {"larger": 2}
 # every recipe by itself, and those of a second stage also on a run of the first
 FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec", "mmdit": "kl_codec", "imagen": "imagen_base", "dalle": "vqgan"}
 FIRST |= {"recaption": "kl_codec", "controlnet": "latent_diffusion", "dreambooth": "mmdit", "textual_inversion": "mmdit"}
