@@ -23,7 +23,8 @@ from maquette.networks.transformer import Transformer
 from maquette.objectives import likelihood, reinforce
 from maquette.objectives.during import During
 from maquette.objectives.likelihood import NextToken
-from maquette.objectives.reinforce import Reinforce, advantages, answered, divergence, grpo, rewarded
+from maquette.objectives.reinforce import Reinforce, advantages, divergence, grpo, rewarded
+from maquette.objectives.rollout import answered
 from maquette.runs import build
 from maquette.samplers import writing
 from maquette.samplers.autoregressive import Autoregressive

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from maquette.contracts import IGNORE, Batch, Code, Codec, Logs, Objective, Phase, Reporting, Sampler, phase
+from maquette.contracts import Batch, Code, Codec, Logs, Objective, Phase, Sampler, phase
 from maquette.data.errors import DataError
 from maquette.objectives.likelihood import said
 from maquette.objectives.preference import Judge, flat, log_ratios
+from maquette.objectives.rollout import alone, answered, rollout
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
@@ -43,11 +44,9 @@ class Answers:
     def some(self, rows: Tensor, codec: Codec) -> Answers:
         """Those of some rows, bool[n], up to the last symbol that one of them has written."""
         last = int(self.written[rows].sum(0).nonzero().max()) + 1
-        code, document = self.code[rows, :last], None
-        if not codec.begins:  # nothing stood before the first symbol when answers were drawn: what does here is not seen
-            document = torch.arange(last, device=code.device).clamp(max=1).expand_as(code)
+        code = self.code[rows, :last]
         told = None if self.said is None else self.said[rows, :last].masked_fill(~self.written[rows, :last], 0.0)
-        return Answers(code, self.written[rows, :last], self.worth[rows], document, told)
+        return Answers(code, self.written[rows, :last], self.worth[rows], alone(code, codec), told)
 
     def old(self, logp: Tensor, logs: Logs) -> Tensor:
         """Log-probabilities [n,T] of when they were drawn: the network's own, unless the sampler said others."""
@@ -124,23 +123,10 @@ class Rollouts(Objective):
         start = batch["start"].to(system.device).repeat_interleave(self.group, 0)
         rows = [row for row in batch["row"] for _ in range(self.group)]
         keys = torch.stack([rng.fork(i).keys for i in range(self.group)], 1).flatten()
-        code, told = self.rollout(system, start, Streams(keys))
+        code, told = rollout(system, self.sampler, start, Streams(keys))
         worth = rewarded(self.reward, rows, self.replies(system.codec, code, start)).to(system.device)
         written = answered(code, start, system.codec)
         return Answers(code, written if told is None else written & told.isfinite(), worth, None, told)
-
-    @torch.no_grad()
-    def rollout(self, system: System, start: Code, rng: Streams) -> tuple[Code, Tensor | None]:
-        """An answer behind each start, int64[n,T], and the log-probability of each symbol where the sampler says it."""
-        net, learning, told = system.nets["main"], system.nets["main"].training, None
-        net.eval()
-        with torch.autocast(system.device.type, enabled=False):  # a memory would be rounded anew at every symbol
-            if isinstance(self.sampler, Reporting):
-                code, told = self.sampler.reported(system, len(start), start=start, rng=rng)
-            else:
-                *_, code = self.sampler.draw(system, len(start), start=start, rng=rng)
-        net.train(learning)
-        return code, told
 
     def log_ratios(self, system: System, batch: Batch) -> tuple[Tensor, Tensor]:
         """log p of each answer under the policy over that under the reference, float32[B,K], and symbols of each, [B,K]."""
@@ -240,13 +226,6 @@ def rewarded(reward: Reward, rows: Sequence[Mapping[str, Any]], replies: Sequenc
         asked = f"{replies[wrong[0]][:80]!r} to {rows[wrong[0]].get('source')!r}"
         raise DataError(f"reward {name} gives {float(worth[wrong[0]])} for the answer {asked}: no number")
     return worth
-
-
-def answered(code: Code, start: Code, codec: Any) -> Tensor:
-    """Which symbols were written, the one that ends an answer among them and none behind: bool[n,T]."""
-    free = start == IGNORE
-    ends = (torch.isin(code, torch.tensor(codec.ends, device=code.device)) & free).long()
-    return free & ((ends.cumsum(1) - ends) == 0)
 
 
 def advantages(worth: Tensor) -> Tensor:

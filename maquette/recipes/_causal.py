@@ -73,9 +73,15 @@ def causal(
     whole = codec.length if opened.facts.asks else 0
     objective = NextToken(codec.bos, whole=whole, ahead=ahead)
     system = System({"main": network}, objective, Autoregressive(temperature=0.8, top_p=0.95), codec)
-    fit = Fit(
+    rows = opened if whole else coded(opened, codec, codec.length)
+    return Experiment(system, rows, from_nothing(codec.length, compile), expected)
+
+
+def from_nothing(length: int, compile: bool = True) -> Fit:
+    """How a transformer learns rows of so many symbols that has learnt nothing yet."""
+    return Fit(
         steps=1200,
-        batch=max(1, 2560 // codec.length),
+        batch=max(1, 2560 // length),
         lr=3e-2,  # of embeddings and head; the hidden matrices are Muon's
         betas=(0.9, 0.99),
         warmup=0.02,
@@ -84,4 +90,3 @@ def causal(
         bf16=True,
         compile=compile,
     )
-    return Experiment(system, opened if whole else coded(opened, codec, codec.length), fit, expected)

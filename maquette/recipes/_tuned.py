@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from maquette.codecs.text import OVER, TURNS, Bytes, Pieces, Text
 from maquette.contracts import Network
+from maquette.data import Data
 from maquette.experiment import Fit
 from maquette.hub import language, written
 from maquette.hub.finetune import PROJECTIONS
@@ -32,6 +33,7 @@ class Ground:
     """What is tuned: a causal network with its weights, its symbols, how it writes, and how fast to tune all of it.
 
     fresh: how many of its last symbols are new, and have to be learnt.
+    rows: a run's own data, as it learnt from them; None = it is no run.
     """
 
     net: Transformer
@@ -39,26 +41,28 @@ class Ground:
     sampler: Autoregressive
     fit: Fit
     fresh: int = 0
+    rows: Data | None = None
 
 
-def ground(recipe: str, run: str, context: int, adapter: str = "") -> Ground:
-    """A run, or a folder of transformers' models, to be tuned, with symbols for the turns of a conversation.
+def ground(recipe: str, run: str, context: int, adapter: str = "", talks: bool = True) -> Ground:
+    """A run, or a folder of transformers' models, to be tuned or learnt from.
 
     Args:
         context: symbols of a row; 0 = as many as it reads, at most 512 of a published model.
         adapter: a folder of peft's, which a published model is changed by before.
+        talks: a run without symbols for the turns of a conversation is given some.
 
     Raises:
         Unfit: the adapter is for another base.
         RunError: no such run, or none of its checkpoints can be used.
         ValueError: it is no causal model of text; or a context that it does not read.
     """
-    folder, name = Path(run).resolve(), ""
+    folder, name, rows = Path(run).resolve(), "", None
     if published := not (folder / "run.json").is_file() and language.is_one(folder):
         system, fit = language.read(folder, torch.float32).system, Fit(steps=1000, batch=8, lr=1e-5, betas=(0.9, 0.999))
     else:
         found, experiment = trained(run)
-        system, name = experiment.system, str(found.record["recipe"])
+        system, name, rows = experiment.system, str(found.record["recipe"]), experiment.data
         fit = Fit(steps=400, batch=16, lr=1e-3, betas=(0.9, 0.99), decay=0.5, bf16=experiment.fit.bf16)
     net, codec = whole(cast(Network, system.steady("main"))), system.codec
     if adapter and not published:
@@ -68,7 +72,7 @@ def ground(recipe: str, run: str, context: int, adapter: str = "") -> Ground:
     if system.conditioner is not None or not (isinstance(net, Transformer) and net.causal) or not isinstance(codec, Text):
         what = f"a run of {name}" if name else "no causal model"
         raise ValueError(
-            f"{run} is {what}, which {recipe} cannot tune; it needs a causal model of text, such as a run of gpt or sft"
+            f"{run} is {what}, which {recipe} cannot use; it needs a causal model of text, such as a run of gpt or sft"
         )
     if not 0 <= context <= codec.length:
         raise ValueError(f"context is {context}; {run} reads 1 .. {codec.length} symbols, nearest is {codec.length}")
@@ -76,9 +80,9 @@ def ground(recipe: str, run: str, context: int, adapter: str = "") -> Ground:
     if published:
         codec.length = context or min(512, codec.length)
         return Ground(net, codec, sampler, fit)
-    if codec.converses:
+    if codec.converses or not talks:
         codec.length = context or codec.length
-        return Ground(net, codec, sampler, fit)
+        return Ground(net, codec, sampler, fit, rows=rows)
     talking = conversing(codec, context or codec.length)
     return Ground(_grown(net, codec, talking), talking, sampler, fit, len(TURNS))
 

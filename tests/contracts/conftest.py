@@ -20,11 +20,12 @@ ROOT = Path(__file__).parent.parent.parent
 TINY: dict[str, Any] = {"depth": 1, "width": 32, "heads": 2, "vocab": 300, "context": 24, "latent": 4, "steps": 4, "batch": 8}
 SMALL = {"font_digits": "digits", "font_digits8:digits": "digits:digits"}  # data that stand in for larger ones
 TINY |= {"reads": 24, "writes": 16, "symbols": 16, "books": 2, "delay": 2, "pretrain": 3, "towers": 1, "start": 3, "group": 2}
+TINY |= {"larger": 2}
 # every recipe by itself, and those of a second stage also on a run of the first
 FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec", "mmdit": "kl_codec", "imagen": "imagen_base", "dalle": "vqgan"}
 FIRST |= {"recaption": "kl_codec", "controlnet": "latent_diffusion", "dreambooth": "mmdit", "textual_inversion": "mmdit"}
 FIRST |= {"unclip": "clip", "text_classifier": "bert", "embedder": "bert", "sft": "gpt", "dpo": "sft", "reward": "sft"}
-FIRST |= {"ppo": "sft"}
+FIRST |= {"ppo": "sft", "student": "gpt"}
 STAGES = ("codec", "base", "run", "encoder")  # what arguments that name a first stage's run are called
 CASES = [(name, False) for name in recipes.catalogue()]
 ALONE = {"reasoner"}  # of a run of two steps no answer is right, and nothing is learnt from it
@@ -36,7 +37,7 @@ def tiny(name: str, text: Path, captioned: Path) -> dict[str, Any]:
     """Arguments for the smallest system of a recipe, on digits or on a small folder of text or of captioned pictures."""
     known = recipes.catalogue()[name].arguments
     found = {key: value for key, value in TINY.items() if key in known}
-    if str(known.get("data")).startswith(("stdlib", "tasks", "functions")):
+    if str(known.get("data")).startswith(("stdlib", "tasks", "functions")) or name == "student":
         found["data"] = str(text)
     if known.get("data") in ("chores", "documented"):
         found["data"] = str(paired(text))

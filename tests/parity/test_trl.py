@@ -14,6 +14,7 @@ from maquette.data import open_data
 from maquette.data.comparisons import Comparisons
 from maquette.data.conversations import Conversations
 from maquette.hub import language
+from maquette.nn.entropy import each_divergence
 from maquette.objectives.likelihood import NextToken
 from maquette.objectives.preference import Preference
 from maquette.objectives.reinforce import advantages, grpo
@@ -185,3 +186,18 @@ def test_the_loss_of_answers_in_groups(folder: Path, tmp_path: Path, beta: float
         found = float(grpo(logp, far, better, mask, far=far if beta else None, beta=beta))
     assert float((logp - far).abs()[mask].max()) > 0.25  # some are beyond what is clipped
     assert abs(found - want) < 1e-4 * max(1.0, abs(want))
+
+
+@pytest.mark.parametrize(("beta", "heat"), [(0.0, 1.0), (0.0, 2.0), (0.5, 1.0), (0.3, 0.9), (1.0, 2.0)])
+def test_the_divergence_of_a_student(beta: float, heat: float) -> None:
+    """Theirs leaves out Hinton's square of the temperature."""
+    gkd = pytest.importorskip("trl.experimental.gkd", reason="this trl has no GKDTrainer there")
+    rng = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(3, 7, 50, generator=rng).mul(2) for _ in range(2))
+    student.requires_grad_()
+    labels = torch.where(torch.rand(3, 7, generator=rng) < 0.4, -100, 1)
+    want = gkd.GKDTrainer.generalized_jsd_loss(student, teacher, labels, beta, heat) * heat**2
+    found = (each_divergence(student, teacher, beta, heat) * (labels != -100)).sum() / (labels != -100).sum()
+    assert abs(found.item() - want.item()) < 1e-5 * max(1.0, want.item())
+    slopes = [torch.autograd.grad(loss, student)[0] for loss in (found, want)]
+    torch.testing.assert_close(*slopes, atol=1e-6, rtol=1e-4)
