@@ -26,7 +26,7 @@ from maquette.contracts import IGNORE, Code
 from maquette.data.questions import Questions
 from maquette.loading import load
 from maquette.networks.stepping import stepping
-from maquette.objectives.reinforce import answered
+from maquette.objectives.rollout import answered
 from maquette.runs import versions
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.samplers.outside import Answer, Outside
