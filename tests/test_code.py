@@ -86,7 +86,9 @@ def test_a_layout_is_said_written_and_done_alike():
     for loop in (False, True):
         space: dict[str, Any] = {}
         exec("def f(xs, n):\n" + textwrap.indent(made.coded(layout, "xs", loop), "    "), space)
-        about = "badness" if layout.subject.name == "letters" else ["ab", "node"] if layout.subject.name == "words" else [3, -8, 14]
+        about = (
+            "badness" if layout.subject.name == "letters" else ["ab", "node"] if layout.subject.name == "words" else [3, -8, 14]
+        )
         assert space["f"](about, 3) == made.right(layout, about, 3)
 
 
@@ -175,13 +177,13 @@ def test_rows_with_holes_are_the_pieces_cut_at_every_place(functions):
     assert [last for _, last in rows.pieces] == [True, *[False] * (len(pieces) - 2), True]
     code = rows.rows(torch.arange(len(rows)))["code"]
     assert code.shape == (len(pieces) * WAYS, 64) and (code != IGNORE).all()
-    ways = [rows.told(0, random.Random(i)) for i in range(800)]
+    ways = [rows.told(0, random.Random(i))[0] for i in range(800)]
     assert set(codec.decode(codec.filled(ways))) == {TEXT} and all(row.index(codec.bos) == len(row) - 1 for row in ways)
     holed = [row for row in ways if codec.special[HOLE[0]] in row]
     early = [row for row in holed if row[1] != codec.special[HOLE[1]]]
     assert 360 < len(holed) < 440 and 0.4 < len(early) / len(holed) < 0.62  # 1 of 44 cuts leaves no prefix
     assert torch.equal(code[:1], rows.rows(torch.tensor([0]))["code"]) and len({tuple(row) for row in code[:WAYS].tolist()}) > 1
-    whole = Holes(Split({"text": [TEXT[:20] + "\n", TEXT]}), codec, 50, 0.0, 0.5).row(0)
+    whole = Holes(Split({"text": [TEXT[:20] + "\n", TEXT]}), codec, 50, 0.0, 0.5).row(0)[0]
     assert codec.join(whole, special=True) == f"{TEXT[:20]}\n<|endoftext|>{TEXT}"[: 49 + len("<|endoftext|>")]
     none = Holes(Split({"text": [TEXT]}), codec, 64, 0.0, 0.5).rows(torch.arange(WAYS))["code"]
     assert not (none > codec.bos).any()

@@ -187,6 +187,7 @@ def test_corpora_lists_every_built_in():
         "summaries",
         "apiqa",
         "functions",
+        "repairs",
         "dates",
         "terms",
         "translations",

@@ -21,7 +21,7 @@ class Part:
     {have} and {s}, a verb's end. code: {k} or {l}, {x} for one of many, {xs} for all, {r} for a number at the end.
     does: what it is of, and its number or letter -> what it gives.
     own: words for what becomes of one, "its square"; gives: "number", "text" or "many", where it is another kind than before.
-    begin, step: the lines of a loop that makes the same, of which `result` is what is returned; code is "" where only a loop does.
+    begin, step: lines of a loop that makes the same, of which `result` is what is returned; code is "" where only a loop does.
     """
 
     words: tuple[str, ...]
@@ -88,9 +88,7 @@ BECOMES = (
     Part(("{of}, at most {k} each",), "min({x}, {k})", lambda x, k: min(x, k), ("the smaller of it and {k}",)),
     Part(("{of}, at least {k} each",), "max({x}, {k})", lambda x, k: max(x, k), ("the larger of it and {k}",)),
     Part(("the distances of {of} from {k}",), "abs({x} - {k})", lambda x, k: abs(x - k), ("its distance from {k}",)),
-    Part(
-        ("how many digits {of} have",), "len(str(abs({x})))", lambda x, k: len(str(abs(x))), ("the number of its digits",)
-    ),
+    Part(("how many digits {of} have",), "len(str(abs({x})))", lambda x, k: len(str(abs(x))), ("the number of its digits",)),
 )
 MANY = (  # what is made of many, whatever they are
     Part(("a list of {of}", "{of} as a list"), "[{xs}]", lambda v, k: list(v), gives="many"),
@@ -129,6 +127,11 @@ OF_NUMBERS = (
     ),
 )  # fmt: skip
 
+
+def _longest(v: Sequence[str], k: Any) -> str:
+    return max(v, key=len, default="")
+
+
 LONG = (  # of words
     Part(("{are} longer than {k}",), "len({x}) > {k}", lambda x, k: len(x) > k),
     Part(("{are} shorter than {k}",), "len({x}) < {k}", lambda x, k: len(x) < k),
@@ -152,7 +155,7 @@ WRITTEN = (
 OF_WORDS = (
     *MANY,
     Part(("{of}, joined by {l}",), "{l}.join({xs})", lambda v, k: k.join(v), gives="text"),
-    Part(("the longest of {of}, or ''",), "max({xs}, key=len, default='')", lambda v, k: max(v, key=len, default=""), gives="text"),
+    Part(("the longest of {of}, or ''",), "max({xs}, key=len, default='')", _longest, gives="text"),
     Part(("the first of {of}, or ''",), "next(iter({xs}), '')", lambda v, k: next(iter(v), ""), gives="text"),
     Part(
         ("all of {of} in one",), "''.join({xs})", lambda v, k: "".join(v), gives="text", begin="total = ''", step="total += {x}"
@@ -179,12 +182,12 @@ THEN = (  # of a number at the end
     Part(("whether {of} is even",), "({r}) % 2 == 0", lambda r, k: r % 2 == 0),
     Part(("{of}, but at most {k}",), "min({r}, {k})", lambda r, k: min(r, k)),
     Part(("{of}, or {k} where that is negative",), "{r} if {r} >= 0 else {k}", lambda r, k: r if r >= 0 else k),
-    Part(("half of {of} where that is even, else {k}",), "{r} // 2 if {r} % 2 == 0 else {k}", lambda r, k: k if r % 2 else r // 2),
+    Part(
+        ("half of {of} where that is even, else {k}",), "{r} // 2 if {r} % 2 == 0 else {k}", lambda r, k: k if r % 2 else r // 2
+    ),
 )
 
-NUMBERS = Subject(
-    "numbers", ("xs", "values", "numbers", "items"), "x", ("numbers", "ones"), THAT, BECOMES, OF_NUMBERS
-)
+NUMBERS = Subject("numbers", ("xs", "values", "numbers", "items"), "x", ("numbers", "ones"), THAT, BECOMES, OF_NUMBERS)
 WORDS = Subject("words", ("words", "names", "lines"), "w", ("words", "ones"), LONG, WRITTEN, OF_WORDS)
 LETTERS = Subject("letters", ("text", "line", "s"), "c", ("letters", "characters"), KINDS, SPELT, OF_WORDS)
 SUBJECTS = (NUMBERS, WORDS, LETTERS)

@@ -32,7 +32,11 @@ CHECKS = 8  # calls of each
 OFTEN = (5, 3, 2)  # how often each subject comes
 MODULES = ("collections", "itertools", "math")  # that functions import
 LETTERS = "abdeinorst"
-_IMPORTS = {"math.": "import math", "Counter(": "from collections import Counter", "accumulate(": "from itertools import accumulate"}
+_IMPORTS = {
+    "math.": "import math",
+    "Counter(": "from collections import Counter",
+    "accumulate(": "from itertools import accumulate",
+}
 _WHAT = {"none": 0, "one": 1, "two": 2, "else": 3}  # what becomes of each: how many parts say it
 _PLURAL, _SINGULAR = {"are": "are", "have": "have", "s": ""}, {"are": "is", "have": "has", "s": "s"}
 
@@ -157,7 +161,8 @@ def _drawn(subject: Subject, counts: dict[str, Any], rng: random.Random) -> Layo
         what.append(Used(rng.choice(NUMBERS.what if what[0].part.gives else subject.what)))
     if counts["what"] == "else":
         unless.append(Used(rng.choice(subject.which)))
-        what.append(Used(rng.choice([part for part in subject.what if part.gives == what[0].part.gives])))
+        kinds = [part for part in subject.what if not part.gives]
+        what[:] = map(Used, rng.sample(kinds, 2))
     count = any(used.part.gives for used in what)
     whole = Used(rng.choice((NUMBERS if count else subject).whole))
     layout = Layout(
@@ -175,8 +180,8 @@ def _drawn(subject: Subject, counts: dict[str, Any], rng: random.Random) -> Layo
 
 
 def written(layout: Layout, rng: random.Random) -> tuple[str, str, str]:
-    """(how a function begins, its docstring included; all of it; its checks, as `checked` writes them, "" where those tell little)
-    of a layout."""
+    """(how a function begins, its docstring included; all of it; its checks, as `checked` writes them, "" where they tell
+    little) of a layout."""
     name = rng.choice(layout.subject.names)
     given = next((used for used in layout.used if used.name), None)
     head = f"def f({name}, {given.name}):" if given else f"def f({name}):"

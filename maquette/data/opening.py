@@ -34,6 +34,7 @@ from maquette.data.packages import packages
 from maquette.data.pairs import font_digits8, serif_glyphs
 from maquette.data.python_source import stdlib, stdlib_prose
 from maquette.data.reasoning import countdown, sums
+from maquette.data.repairs import repairs
 from maquette.data.scenes import scenes, scenes_terse
 from maquette.data.sprites import sprites
 from maquette.data.tasks import tasks
@@ -64,6 +65,7 @@ BUILTINS: tuple[Callable[..., Data], ...] = (  # one that takes a size draws at 
     summaries,
     apiqa,
     functions,
+    repairs,
     dates,
     terms,
     translations,
