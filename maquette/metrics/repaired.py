@@ -57,16 +57,17 @@ def applies(evidence: Evidence) -> str:
 
 def measure(evidence: Evidence) -> dict[str, Estimate]:
     """Shares over tasks whose first program failed: Wilson's interval, of the difference a normal one, paired."""
-    system, columns, seed = evidence.system, evidence.data.held.columns, evidence.seed
+    system: Any = evidence.system
+    columns, seed = evidence.data.held.columns, evidence.seed
     chosen = torch.randperm(len(columns["prompt"]), generator=torch.Generator().manual_seed(seed))[:TASKS].tolist()
-    checks = [json.loads(columns["check"][i]) for i in chosen]
+    checks = [json.loads(str(columns["check"][i])) for i in chosen]
     needed = sorted({name for check in checks for name in check.get("imports", ())})
     with Sandbox(limits=Limits(seconds=10.0, cpu=5), imports=needed) as sandbox:
         try:
             sandbox.start()
         except Uncontained as error:
             raise UnfitSamples(str(error)) from None
-        firsts = [Attempt(columns["prompt"][i], first_of(check, SHOWN)) for i, check in zip(chosen, checks, strict=True)]
+        firsts = [Attempt(str(columns["prompt"][i]), first_of(check, SHOWN)) for i, check in zip(chosen, checks, strict=True)]
         write(system, sandbox, firsts, seed, again=False)
         failed = [i for i, first in enumerate(firsts) if first.wrong]
         if not failed:
