@@ -23,16 +23,17 @@ FIGURES = ("bits/byte", "lines infilled", "lines continued", "lines gained", "pa
 
 def scored(folder: Path, budget: str, seed: int, rate: float, data: str) -> dict[str, Any]:
     """The figures of one training."""
-    session = api.train("codex", out=folder, budget=budget, seed=seed, quiet=True, rate=rate, data=data)
+    if not (folder / "run.json").exists():
+        api.train("codex", out=folder, budget=budget, seed=seed, quiet=True, rate=rate, data=data)
     told = api.evaluate(folder, only=METRICS, allow_code_exec=True)
     figures = {
         name: [told["metrics"][name][key] for key in ("value", "low", "high")] for name in FIGURES if name in told["metrics"]
     }
-    seconds = {"training": session.progress.seconds, **told["seconds_by_metric"]}
+    seconds = {"training": told["seconds"], **told["seconds_by_metric"]}
     return {
         "seed": seed,
         "rate": rate,
-        "steps": session.progress.step,
+        "steps": told["step"],
         "parameters": told["parameters"],
         **figures,
         "seconds": seconds,
@@ -44,13 +45,15 @@ def main() -> None:
     parser.add_argument("--budget", default="60s")
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--data", default="functions")
+    parser.add_argument("--keep", default="", help="keep the runs in this folder; those that are there are not trained again")
     asked = parser.parse_args()
     rows: list[dict[str, Any]] = []
     day, busy = datetime.date.today().isoformat(), os.getloadavg()[0]
     out = Path(__file__).parent / f"{day}-codex"
     seeds = [int(seed) for seed in asked.seeds.split(",")]
     floors = {} if asked.data == "stdlib" else api.baselines(asked.data, allow_code_exec=True)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as passing:
+        folder = asked.keep or passing
         for rate, seed in [*((0.5, seed) for seed in seeds), (0.0, seeds[0])]:
             rows.append(scored(Path(folder, f"{rate}-{seed}"), asked.budget, seed, rate, asked.data))
             told = {"budget": asked.budget, "data": asked.data, "load": busy, "floors": floors, "rows": rows}

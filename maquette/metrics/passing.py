@@ -19,7 +19,7 @@ from maquette.metrics.intervals import proportion
 from maquette.sandbox import Limits, Sandbox, Uncontained
 from maquette.sandbox.checking import judged
 
-TASKS, SAMPLES, KS = 50, 20, (1, 10)
+TASKS, SAMPLES, KS = 100, 20, (1, 10)
 ROOM = 128  # symbols of a completion at most
 MEANINGS = {
     "pass@": "Share of held-out tasks that one of so many programs solves: each was run, walled in, and gave what every check "
