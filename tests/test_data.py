@@ -188,6 +188,7 @@ def test_corpora_lists_every_built_in():
         "apiqa",
         "functions",
         "repairs",
+        "tested",
         "dates",
         "terms",
         "translations",

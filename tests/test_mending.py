@@ -15,13 +15,13 @@ from test_code import Reciting
 from maquette import api
 from maquette.baselines import programmed
 from maquette.codecs.text import Bytes
-from maquette.data import Facts, Split, functions, open_data, repairs
+from maquette.data import Facts, Split, functions, open_data, repairs, tested
 from maquette.data.core import text_data
 from maquette.data.infilling import Holes
 from maquette.data.mutants import mutant
 from maquette.evaluate import choose, judge
 from maquette.mending import check_mending, examples_of, mended
-from maquette.metrics import passing, repaired
+from maquette.metrics import passing, repaired, testing
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.ngrams import NGrams
 from maquette.objectives.likelihood import NextToken
@@ -217,3 +217,45 @@ def test_baselines_of_programs_are_run_as_a_model_s_are(monkeypatch, sandbox):
     assert found["the most similar training row"]["pass@1"]["value"] == 1.0
     assert {*found} == {"n-grams of the training text", "the most similar training row"}
     assert programmed(open_data("digits")) == {}
+
+
+# -- tests that are written ----------------------------------------------------------------------------------------------
+
+
+def test_tests_of_functions_are_true_and_learnt_behind_them(monkeypatch, sandbox):
+    monkeypatch.setattr(functions, "ROWS", {"train": 20, "held": 10})
+    monkeypatch.setattr(tested, "TESTED", 5)
+    data = tested.tested()
+    columns = data.train.columns
+    behind_them = [i for i, given in enumerate(columns["given"]) if given]
+    assert len(behind_them) == 5 and len(data.held.columns["tests"]) == 10
+    for text, tests in zip(data.held.columns["text"][:3], data.held.columns["tests"][:3], strict=True):
+        found = list(tested.tests_in(tests))
+        assert len(found) == tested.TESTS and all(testing.holding(sandbox, text, found))
+    for i in behind_them:
+        text, given = columns["text"][i], columns["given"][i]
+        assert text[given:].startswith("\nassert f(") and text[:given] + "\n" in columns["text"]
+
+
+def test_what_is_no_test_is_passed_over():
+    text = (
+        "assert f([1]) == 2\nassert f(1) == g(1)\nassert g(1) == 2\nassert f(1) > 2\nassert f(\nf(1)\n  assert f('a') == set()\n"
+    )
+    assert list(tested.tests_in(text)) == [("f([1])", "2"), ("f('a')", "set()")]
+
+
+def test_tests_count_where_they_hold_and_catch_what_is_broken(monkeypatch, sandbox):
+    """A model that writes one true test, which sees the order of things, and a false one."""
+    text = 'def f(xs):\n    """Return the first 2 of xs as a list."""\n    return [x for x in xs[:2]]\n'
+    check = checked([("f([1, 2, 3])", "list(1, 2)"), ("f([])", "list()")])
+    rows = {"text": [text], "prompt": [text[:60]], "check": [check], "tests": ["assert f([]) == []\n"]}
+    data = text_data(Facts("tested", "text", "own", "", "", "", {}), {"train": rows, "held": rows})
+    monkeypatch.setattr(testing, "BROKEN", 8)
+    told = {}
+    for name, tests in {"good": "assert f([1, 2, 3]) == [1, 2]\nassert f([4]) == []\n", "none": "pass\n"}.items():
+        evidence = Evidence(data, system_of([text + tests]), executes=True)
+        told[name] = judge(evidence, choose(["testing"]))["metrics"]
+    good, none = told["good"], told["none"]
+    assert good["tests that hold"].value == 0.5 and good["tests written"].value == 2 and "tests that hold" not in none
+    assert good["mutants caught"].value == 1 and none["mutants caught"].value == none["tests written"].value == 0
+    assert good["mutants caught by the data's tests"].value == 0  # of no things, the first two are none whatever was changed

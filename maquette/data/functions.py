@@ -13,7 +13,7 @@ import json
 import random
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -38,6 +38,7 @@ _IMPORTS = {
     "accumulate(": "from itertools import accumulate",
 }
 _WHAT = {"none": 0, "one": 1, "two": 2, "else": 3}  # what becomes of each: how many parts say it
+Row = tuple[str, str, str, str]  # text, how it begins, its checks, its parts
 _PLURAL, _SINGULAR = {"are": "are", "have": "have", "s": ""}, {"are": "is", "have": "has", "s": "s"}
 
 
@@ -105,18 +106,20 @@ def functions() -> Data:
     return text_data(about, columns)
 
 
-def _made() -> dict[str, list[tuple[str, str, str, str]]]:
-    """(text, how it begins, its checks, its parts) of every function of each split."""
-    found = {}
-    for part, held in (("train", False), ("held", True)):
-        rng, rows = random.Random(f"functions {part}"), dict[str, tuple[str, str, str, str]]()
-        while len(rows) < ROWS[part]:
-            layout = composed(rng, held)
-            prompt, text, check = written(layout, rng)
-            if check:
-                rows.setdefault(text, (text, prompt, check, " | ".join(names(layout))))
-        found[part] = list(rows.values())
-    return found
+def _made() -> dict[str, list[Row]]:
+    """Every function of each split."""
+    return {part: [row for row, _ in made(part)] for part in ROWS}
+
+
+def made(part: str) -> Iterator[tuple[Row, Layout]]:
+    """The functions of a split, "train" or "held", each once, and the layout of each."""
+    rng, known = random.Random(f"functions {part}"), set[str]()
+    while len(known) < ROWS[part]:
+        layout = composed(rng, part == "held")
+        prompt, text, check = written(layout, rng)
+        if check and text not in known:
+            known.add(text)
+            yield (text, prompt, check, " | ".join(names(layout))), layout
 
 
 def names(layout: Layout) -> list[str]:
@@ -189,15 +192,21 @@ def written(layout: Layout, rng: random.Random) -> tuple[str, str, str]:
     body = textwrap.indent(coded(layout, name, rng.random() < 0.3), "    ")
     pairs = []
     for i in range(CHECKS):
-        about = _argument(layout.subject, rng, 0 if i + 1 == CHECKS else rng.randint(4, 9))
-        more = None if given is None else rng.randint(2, 9) if given.kind == "number" else rng.choice(LETTERS)
+        about = argument(layout.subject, rng, 0 if i + 1 == CHECKS else rng.randint(4, 9))
+        more = second(given, rng)
         call = f"f({about!r}, {more!r})" if given else f"f({about!r})"
         pairs.append((call, told(right(layout, about, more))))
     few = len({value for _, value in pairs}) < (2 if pairs[0][1] in ("True", "False") else 4)
     return prompt, prompt + body, "" if few else checked(pairs, imports=MODULES)
 
 
-def _argument(subject: Subject, rng: random.Random, size: int) -> Any:
+def second(given: Used | None, rng: random.Random) -> Any:
+    """What a function's second argument may be, where a part has one in its place; else None."""
+    return None if given is None else rng.randint(2, 9) if given.kind == "number" else rng.choice(LETTERS)
+
+
+def argument(subject: Subject, rng: random.Random, size: int) -> Any:
+    """What a function of a subject may be called with, of about so many things."""
     if subject is NUMBERS:
         return [rng.randint(-20, 20) for _ in range(size)]
     if subject.name == "letters":

@@ -38,6 +38,7 @@ from maquette.data.repairs import repairs
 from maquette.data.scenes import scenes, scenes_terse
 from maquette.data.sprites import sprites
 from maquette.data.tasks import tasks
+from maquette.data.tested import tested
 
 BUILTINS: tuple[Callable[..., Data], ...] = (  # one that takes a size draws at it
     digits,
@@ -66,6 +67,7 @@ BUILTINS: tuple[Callable[..., Data], ...] = (  # one that takes a size draws at 
     apiqa,
     functions,
     repairs,
+    tested,
     dates,
     terms,
     translations,

@@ -84,8 +84,10 @@ def at_least_one(n: int, right: int, k: int) -> float:
 
 
 @torch.no_grad()
-def completed(system: Any, prompts: list[str], samples: int, seed: int, sampler: Sampler | None = None) -> list[list[str]]:
-    """What the system writes behind each prompt, so many times, up to where the function ends.
+def completed(
+    system: Any, prompts: list[str], samples: int, seed: int, sampler: Sampler | None = None, whole: bool = False
+) -> list[list[str]]:
+    """What the system writes behind each prompt, so many times, up to where the function ends; or, `whole`, all of it.
 
     A prompt too long for the context is begun later.
 
@@ -104,7 +106,8 @@ def completed(system: Any, prompts: list[str], samples: int, seed: int, sampler:
     texts = []
     for place, symbols in enumerate(code):
         known = len(rows[place // samples])
-        texts.append(ended(codec.decode(symbols[None, known:])[0]))
+        text = codec.decode(symbols[None, known:])[0]
+        texts.append(text if whole else ended(text))
     return [texts[at : at + samples] for at in range(0, len(texts), samples)]
 
 
