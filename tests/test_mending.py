@@ -96,7 +96,6 @@ def test_what_went_wrong_is_the_first_shown_call_that_fails(sandbox):
 def test_repairs_are_learnt_behind_what_is_only_shown(monkeypatch, sandbox):
     monkeypatch.setattr(functions, "ROWS", {"train": 40, "held": 10})
     monkeypatch.setattr(repairs, "BROKEN", 6)
-    open_data("functions")  # another number of rows than whoever opened it before
     data = repairs.repairs()
     columns = data.train.columns
     mended_rows = [i for i, given in enumerate(columns["given"]) if given]
@@ -189,8 +188,8 @@ def test_programs_are_checked_from_the_command_line(tmp_path, shell, sandbox):
     ]
     done = shell(*words, "--print", "--allow-code-exec")
     assert done.returncode == 0 and "of 2 pass" in done.stderr, done.stderr
-    done = shell(*words)
-    assert done.returncode == 2 and "--allow-code-exec" in done.stderr
+    with pytest.raises(ValueError, match="--allow-code-exec"):
+        api.sample(tmp_path / "run", 2, prompt=PROMPT, check=tmp_path / "examples.py")
 
 
 # -- what counting comes to ----------------------------------------------------------------------------------------------
@@ -250,7 +249,7 @@ def test_tests_count_where_they_hold_and_catch_what_is_broken(monkeypatch, sandb
     check = checked([("f([1, 2, 3])", "list(1, 2)"), ("f([])", "list()")])
     rows = {"text": [text], "prompt": [text[:60]], "check": [check], "tests": ["assert f([]) == []\n"]}
     data = text_data(Facts("tested", "text", "own", "", "", "", {}), {"train": rows, "held": rows})
-    monkeypatch.setattr(testing, "BROKEN", 8)
+    monkeypatch.setattr(testing, "BROKEN", 4)
     told = {}
     for name, tests in {"good": "assert f([1, 2, 3]) == [1, 2]\nassert f([4]) == []\n", "none": "pass\n"}.items():
         evidence = Evidence(data, system_of([text + tests]), executes=True)

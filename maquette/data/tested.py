@@ -30,7 +30,7 @@ def tested() -> Data:
     for module in (function_parts.__file__, made.__file__, __file__):
         key.update(Path(str(module)).read_bytes())
     found = json.loads(cached("tested", key.hexdigest(), lambda: json.dumps(_found()).encode()))
-    train = {name: list(map(str, data.train.columns[name])) for name in ("text", "prompt", "check")}
+    train: dict[str, list[Any]] = {name: list(data.train.columns[name]) for name in ("text", "prompt", "check")}
     given = [0] * len(train["text"])
     for place, tests in enumerate(found["train"][:TESTED]):
         text, prompt, check = (train[name][place] for name in ("text", "prompt", "check"))
