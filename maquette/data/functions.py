@@ -161,7 +161,8 @@ def _drawn(subject: Subject, counts: dict[str, Any], rng: random.Random) -> Layo
     if counts["what"] != "none":
         what.append(Used(rng.choice(subject.what)))
     if counts["what"] == "two":
-        what.append(Used(rng.choice(NUMBERS.what if what[0].part.gives else subject.what)))
+        others = NUMBERS.what if what[0].part.gives else subject.what
+        what.append(Used(rng.choice([part for part in others if part is not what[0].part])))
     if counts["what"] == "else":
         unless.append(Used(rng.choice(subject.which)))
         kinds = [part for part in subject.what if not part.gives]
@@ -233,6 +234,9 @@ def said(layout: Layout, name: str, rng: random.Random) -> str:
         one, other = (worded(used, used.part.own) for used in layout.what)
         true = worded(layout.unless[0], **_SINGULAR)
         of = f"what each of {of} becomes ({one} if it {true}, else {other})"
+    elif len(layout.what) == 2:  # in an order that is said: one behind the other would leave it open
+        one, other = (worded(used, used.part.own) for used in layout.what)
+        of = f"what each of {of} becomes (first {one}, then {other})"
     else:
         for used in layout.what:
             of = worded(used, of=of)
