@@ -1,6 +1,6 @@
 """What any model must beat on a data set: its training rows, a Gaussian, independent pixels; for text, a compressor; for texts
 that are made from others, these others themselves, what was made of the most similar training one, and, to find the one by the
-other, the words that both share.
+other, the words that both share; for programs that are run, n-grams, and the most similar training program.
 
 Knows the metrics through `judge`, no recipe and no system. A model that does not beat these has learnt nothing worth showing.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import lzma
 import math
+import random
 import re
 from collections.abc import Callable
 from typing import Any
@@ -20,9 +21,14 @@ from maquette.data import Data
 from maquette.evaluate import choose, judge
 from maquette.metrics import retrieval
 from maquette.metrics.bm25 import BM25
+from maquette.metrics.estimate import Estimate
 from maquette.metrics.evidence import MOST, Evidence
+from maquette.metrics.ngrams import NGrams
+from maquette.sandbox import Uncontained
 from maquette.streams import Streams
 
+WRITTEN = ["exact", "translation", "summary"]  # metrics of texts made from others
+MOST_PIECES = 200  # of a program that is counted together
 Draw = Callable[[Tensor, Streams], Tensor]  # training rows of one class float[N,D] in 0..1 -> as many samples
 
 
@@ -45,19 +51,23 @@ def independent(rows: Tensor, rng: Streams) -> Tensor:
 DRAWS: dict[str, Draw] = {"training rows": copies, "Gaussian": gaussian, "independent pixels": independent}
 
 
-def judge_baselines(data: Data, seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
-    """Baseline -> figure -> its Estimate as a dictionary: what `judge` says of each, and the bits that trivial coders need."""
+def judge_baselines(data: Data, seed: int = 0, executes: bool = False) -> dict[str, dict[str, dict[str, Any]]]:
+    """Baseline -> figure -> its Estimate as a dictionary: what `judge` says of each, and the bits that trivial coders need.
+
+    Args:
+        executes: whether programs that baselines write may be run, walled in.
+    """
     if data.facts.field == "text":
         return {
             "xz given the training text": {"bits/byte": compressed(data)},
             **({**written(data, seed), "BM25": sought(data, seed)} if data.facts.sources else {}),
+            **(programmed(data, seed) if executes else {}),
         }
     if data.facts.field != "image":
         return {}
     found = {}
     for name, draw in DRAWS.items():
-        figures = judge(drawn(data, draw, seed))["metrics"]
-        found[name] = {figure: {"value": e.value, "low": e.low, "high": e.high, "n": e.n} for figure, e in figures.items()}
+        found[name] = _plain(judge(drawn(data, draw, seed))["metrics"])
     found["independent pixels"] |= pixel_bits(data)
     return found
 
@@ -69,11 +79,38 @@ def written(data: Data, seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
     def memory(sources: list[str]) -> list[str]:
         return [texts[i] for i in most_similar(sources, known)]
 
+    writers = {"the source itself": bare, "the most similar training row": memory}
+    return {name: _plain(judge(Evidence(data, writes=w, seed=seed), choose(WRITTEN))["metrics"]) for name, w in writers.items()}
+
+
+def programmed(data: Data, seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
+    """Programs that no model wrote behind held-out prompts, run as a model's are; nothing where there are none to be run.
+
+    Counted are n-grams of the training texts; the most similar training row is by its prompt, its program as it is.
+    """
+    if not {"prompt", "check"} <= {*data.held.columns}:
+        return {}
+    texts, known = (list(map(str, data.train.columns[name])) for name in ("text", "prompt"))
+    grams, rng = NGrams(texts), random.Random(seed)
+
+    def counted(prompts: list[str]) -> list[str]:
+        return [grams.continued(prompt, rng, MOST_PIECES) for prompt in prompts]
+
+    def memory(prompts: list[str]) -> list[str]:
+        place = dict(zip(dict.fromkeys(prompts), most_similar(list(dict.fromkeys(prompts)), known), strict=True))
+        return ["\n" + texts[place[prompt]].removeprefix(known[place[prompt]]) for prompt in prompts]
+
     found = {}
-    for name, writes in {"the source itself": bare, "the most similar training row": memory}.items():
-        figures = judge(Evidence(data, writes=writes, seed=seed), choose(["exact", "translation", "summary"]))["metrics"]
-        found[name] = {figure: {"value": e.value, "low": e.low, "high": e.high, "n": e.n} for figure, e in figures.items()}
+    for name, writes in {"n-grams of the training text": counted, "the most similar training row": memory}.items():
+        told = judge(Evidence(data, writes=writes, seed=seed, executes=True), choose(["passing"]))
+        if told["skipped"]:
+            raise Uncontained(told["skipped"]["passing"])
+        found[name] = _plain(told["metrics"])
     return found
+
+
+def _plain(figures: dict[str, Estimate]) -> dict[str, dict[str, Any]]:
+    return {figure: {"value": e.value, "low": e.low, "high": e.high, "n": e.n} for figure, e in figures.items()}
 
 
 def bare(sources: list[str]) -> list[str]:
@@ -104,7 +141,7 @@ def most_like(texts: list[str], known: list[str]) -> list[tuple[int, float]]:
 def sought(data: Data, seed: int = 0) -> dict[str, dict[str, Any]]:
     """Held-out texts found by their sources and sources by their texts, by the words they share, judged as an embedder is."""
     figures = retrieval.retrieval(Evidence(data, writes=bare, seed=seed), ("source", "text"), shared(data))
-    return {figure: {"value": e.value, "low": e.low, "high": e.high, "n": e.n} for figure, e in figures.items()}
+    return _plain(figures)
 
 
 def shared(data: Data) -> retrieval.Near:

@@ -17,6 +17,7 @@ from maquette import __version__, cli_drawing, cli_finding, recipes
 from maquette.cli_words import (
     Device,
     Every,
+    Execute,
     Full,
     Json,
     Out,
@@ -257,9 +258,7 @@ def eval_verb(
     device: Device = "auto",
     threads: Threads = 0,
     trust: Trust = False,
-    allow_code_exec: Annotated[
-        bool, typer.Option("--allow-code-exec", help="Run the programs that it writes, walled in (pass@k).")
-    ] = False,
+    allow_code_exec: Execute = False,
     as_json: Json = False,
 ) -> None:
     """Score a run on its held-out data, every figure with a 95 % interval and the signature of how it was made."""
@@ -295,13 +294,14 @@ def baselines_verb(
     seed: Seed = 0,
     out: Out = "",
     threads: Threads = 0,
+    allow_code_exec: Execute = False,
     as_json: Json = False,
 ) -> None:
-    """What any model must beat on a data set: its own rows, a Gaussian, independent pixels; for text, xz."""
+    """What any model must beat on a data set: its own rows, a Gaussian, independent pixels; for text, xz; for code, n-grams."""
     from maquette import api
 
     use_threads(threads)
-    told = api.baselines(data, size=size, seed=seed, out=out)
+    told = api.baselines(data, size=size, seed=seed, out=out, allow_code_exec=allow_code_exec)
     if as_json:
         return print_json(told)
     figures = list(dict.fromkeys(figure for found in told.values() for figure in found))

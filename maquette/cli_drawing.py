@@ -12,6 +12,7 @@ import typer
 
 from maquette.cli_words import (
     Device,
+    Execute,
     Json,
     Out,
     Quiet,
@@ -72,6 +73,9 @@ def sample_verb(
         ),
     ] = 1,
     judge: Annotated[str, typer.Option(help="The folder of a run that judges: pictures (clip), answers (reward).")] = "",
+    check: Annotated[str, typer.Option(help="Run each program on this file's examples: assert f([1, 2]) == 3.")] = "",
+    repair: Annotated[int, typer.Option(help="Write one that fails again behind what went wrong, so many times.")] = 0,
+    allow_code_exec: Execute = False,
     quiet: Quiet = False,
     trust: Trust = False,
     as_json: Json = False,
@@ -92,7 +96,7 @@ def sample_verb(
     told, kind = _told(about), _suffix(run)
     if not out and not ((show or as_json) and kind == "txt"):  # what is drawn is never thrown away
         out = str(_shelf(run) / f"{f'step-{step:08d}-' if step >= 0 else ''}seed-{seed}.{kind}")
-    live = show and kind == "txt" and not as_json and (n == 1 or sys.stdout.isatty())
+    live = show and not check and kind == "txt" and not as_json and (n == 1 or sys.stdout.isatty())
     batch = api.sample(
         run,
         n,
@@ -113,21 +117,27 @@ def sample_verb(
         judge=judge,
         size=size,
         draft=draft,
-        logprobs=as_json and kind == "txt",
+        logprobs=as_json and kind == "txt" and not check,
         truncate=truncate,
         tell=_teller() if live else None,
         bits=bits,
         quiet=quiet or as_json,
+        check=check,
+        repair=repair,
+        allow_code_exec=allow_code_exec,
     )
     texts = batch["text"] if kind == "txt" else None
     if as_json:
-        spoken = {name: batch[name] for name in ("symbols", "logprobs", "finished") if texts and name in batch}
+        spoken = {name: batch[name] for name in ("symbols", "logprobs", "finished", "wrong") if texts and name in batch}
         return print_json({"run": run, "n": n, "seed": seed, "out": out, "text": texts, **spoken})
     if live:
         typer.echo("\n" + "-" * 40 if n > 1 else "")
     elif texts and (show or not out):
         for text in texts:
             typer.echo(text + "\n" + "-" * 40 if len(texts) > 1 else text)
+    if check:
+        wrong = [each for each in batch["wrong"] if each]
+        typer.echo(f"{n - len(wrong)} of {n} pass{': ' if wrong else ''}{'; '.join(dict.fromkeys(wrong))}", err=True)
     if out:
         typer.echo(f"{n} samples in {out}", err=bool(show))
 

@@ -20,6 +20,7 @@ Every = Annotated[int, typer.Option(help="Steps between checkpoints (0 = five ov
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 Step = Annotated[int, typer.Option(help="This checkpoint (-1 = the newest).")]
 Trust = Annotated[bool, typer.Option("--trust", help="Import the code outside maquette that made this run.")]
+Execute = Annotated[bool, typer.Option("--allow-code-exec", help="Run the programs that are written, walled in (pass@k).")]
 Full = Annotated[bool, typer.Option("--stop-on-full", help="Stop at the first checkpoint the disk has no room for.")]
 
 

@@ -14,6 +14,7 @@ from maquette.contracts import IGNORE, Batch, Code, Turns
 from maquette.dials import described, dials_of, turned
 from maquette.hub import pipelines
 from maquette.loading import drafted, load
+from maquette.mending import check_mending, examples_of, mended
 from maquette.opened import Loaded
 from maquette.report.bar import Bar
 from maquette.report.pictures import check_suffix, save_samples
@@ -49,6 +50,9 @@ def sample(
     tell: Callable[[int, str], None] | None = None,
     bits: int = 0,
     quiet: bool = True,
+    check: str | Path = "",
+    repair: int = 0,
+    allow_code_exec: bool = False,
 ) -> Batch:
     """Draw n samples from a run or a published pipeline; written by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
 
@@ -73,13 +77,19 @@ def sample(
         tell: called with a sample's number and the next piece of its text, as it is drawn; samples are then drawn one by one.
         bits: of the matrices of a transformer that writes: 32, 16, 8 or 4; fewer are faster and lose a little. 0 = as trained.
         quiet: no progress, which of published pipelines is shown on stderr.
+        check: a file of examples, `assert f([1, 2]) == 3`, that programs written behind the prompt are run on, walled in: adds
+            "wrong", what goes wrong first with each, "" where it passes.
+        repair: times that one which fails is written again behind what went wrong (a run of codex on `repairs`).
+        allow_code_exec: run programs at all.
     """
     _check_best_of(best_of, judge, start or suffix)
     if n < 1:
         raise ValueError(f"-n {n} is not above 0")
     if chat and (prompt or start):
         raise ValueError(f"--chat and {'--prompt' if prompt else '--start'} both say what samples begin with; give one")
+    examples = examples_of(check) if check else {}
     found = load(path, step=step, device=device, trust=trust, size=size, bits=bits)
+    check_mending(found.system, found.facts.name, check, repair, allow_code_exec, prompt)
     if out:
         check_suffix(found.system.codec.field, Path(out))
     sampler = _sampler_of(found, dials or {}, draft, best_of, judge, device, trust)
@@ -109,7 +119,7 @@ def sample(
                 n,
                 seed=seed,
                 about=told,
-                prompt=prompt,
+                prompt=prompt.rstrip() if check else prompt,  # a text is not cut behind white space
                 chat=chat,
                 suffix=suffix,
                 sampler=sampler,
@@ -121,6 +131,8 @@ def sample(
             )
         if isinstance(watch, Pieces):
             watch.finish()
+    if check:
+        batch |= mended(found.system, prompt, batch["text"], examples, repair, seed, sampler)
     if about and found.system.conditioner is not None:
         for note in found.system.conditioner.notes(batch):
             print(f"note: {note}", file=sys.stderr)
@@ -129,6 +141,7 @@ def sample(
         asked |= {"suffix": suffix} if suffix else {}
         asked |= {"best_of": best_of, "judge": str(judge)} if judge else {}
         asked |= {"bits": bits} if bits else {}
+        asked |= {"check": str(check), "repair": repair} if check else {}
         _save(found, batch, out, asked, sampler)
     return batch
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import textwrap
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -60,19 +61,35 @@ def test_functions_pass_their_checks_and_others_fail_them(functions, sandbox):
     assert judged(sandbox, "def f(x:\n", json.loads(columns["check"][0])) == (False, False)
 
 
-def test_no_held_out_chain_of_parts_is_trained_on_and_every_part_is(functions):
-    """A chain shows in the code once its numbers and names are gone; so does each part."""
+def test_no_held_out_pair_of_parts_is_together_in_training_and_every_part_is_there(functions):
+    """By the code itself: what a held-out pair writes is never in one training function together, nor does it lack practice."""
 
-    def chains(split: Split) -> set[str]:
-        bodies = (text.split('"""\n')[1] for text in split.columns["text"])
-        return {"".join("k" if c.isdigit() else c for c in body.replace(name, "xs")) for body in bodies for name in named(body)}
+    def parts(split: Split) -> list[list[str]]:
+        return [row.split(" | ") for row in split.columns["parts"]]
 
-    def named(body: str) -> list[str]:
-        return [name for name in made.NAMES if f" in {name} " in body]
+    train, held = parts(functions.train), parts(functions.held)
+    together = {frozenset(pair) for row in train for pair in combinations(row, 2)}
+    fresh = [[pair for pair in combinations(row, 2) if made.apart(pair)] for row in held]
+    assert all(fresh) and not any(frozenset(pair) in together for row in fresh for pair in row)
+    assert {name for row in held for name in row} <= {name for row in train for name in row}
+    long = [sum(map(len, rows)) / len(rows) for rows in (train, held)]
+    assert abs(long[0] - long[1]) < 0.5  # held out are others, not longer ones
+    even = [i for i, row in enumerate(train) if "{are} even" in row]
+    assert even and all("% 2 == 0" in functions.train.columns["text"][i] for i in even)
 
-    assert not chains(functions.held) & chains(functions.train)
-    parts = " ".join(functions.train.columns["text"])
-    assert all(part.code.split("{")[0].strip() in parts for part in (*made.WHICH, *made.WHAT, *made.WHOLE))
+
+def test_a_layout_is_said_written_and_done_alike():
+    rng = random.Random(5)
+    layout = made.composed(rng, held=False)
+    while not (layout.unless and layout.which and layout.then and any(used.name == "n" for used in layout.used)):
+        layout = made.composed(rng, held=False)
+    for loop in (False, True):
+        space: dict[str, Any] = {}
+        exec("def f(xs, n):\n" + textwrap.indent(made.coded(layout, "xs", loop), "    "), space)
+        about = (
+            "badness" if layout.subject.name == "letters" else ["ab", "node"] if layout.subject.name == "words" else [3, -8, 14]
+        )
+        assert space["f"](about, 3) == made.right(layout, about, 3)
 
 
 @pytest.mark.parametrize(("n", "right"), [(5, 0), (5, 1), (6, 3), (5, 5)])
@@ -113,7 +130,8 @@ def test_passing_runs_nothing_unless_it_may_and_then_says_how_many_pass(function
     monkeypatch.setattr(passing, "TASKS", 4)
     monkeypatch.setattr(passing, "SAMPLES", 2)
     monkeypatch.setattr(passing, "KS", (1, 2))
-    codec, columns = Bytes(240), functions.held.columns
+    monkeypatch.setattr(passing, "ROOM", 500)
+    codec, columns = Bytes(900), functions.held.columns
     prompts = {prompt: i for i, prompt in enumerate(columns["prompt"])}  # of equal prompts one
     known = [columns["text"][i] if i % 2 else columns["prompt"][i] + "    return -7.5\n" for i in prompts.values()]
     system = System({"main": Reciting(codec, known)}, NextToken(codec.bos), Autoregressive(temperature=0.0), codec)
@@ -159,13 +177,13 @@ def test_rows_with_holes_are_the_pieces_cut_at_every_place(functions):
     assert [last for _, last in rows.pieces] == [True, *[False] * (len(pieces) - 2), True]
     code = rows.rows(torch.arange(len(rows)))["code"]
     assert code.shape == (len(pieces) * WAYS, 64) and (code != IGNORE).all()
-    ways = [rows.told(0, random.Random(i)) for i in range(800)]
+    ways = [rows.told(0, random.Random(i))[0] for i in range(800)]
     assert set(codec.decode(codec.filled(ways))) == {TEXT} and all(row.index(codec.bos) == len(row) - 1 for row in ways)
     holed = [row for row in ways if codec.special[HOLE[0]] in row]
     early = [row for row in holed if row[1] != codec.special[HOLE[1]]]
     assert 360 < len(holed) < 440 and 0.4 < len(early) / len(holed) < 0.62  # 1 of 44 cuts leaves no prefix
     assert torch.equal(code[:1], rows.rows(torch.tensor([0]))["code"]) and len({tuple(row) for row in code[:WAYS].tolist()}) > 1
-    whole = Holes(Split({"text": [TEXT[:20] + "\n", TEXT]}), codec, 50, 0.0, 0.5).row(0)
+    whole = Holes(Split({"text": [TEXT[:20] + "\n", TEXT]}), codec, 50, 0.0, 0.5).row(0)[0]
     assert codec.join(whole, special=True) == f"{TEXT[:20]}\n<|endoftext|>{TEXT}"[: 49 + len("<|endoftext|>")]
     none = Holes(Split({"text": [TEXT]}), codec, 64, 0.0, 0.5).rows(torch.arange(WAYS))["code"]
     assert not (none > codec.bos).any()

@@ -187,6 +187,8 @@ def test_corpora_lists_every_built_in():
         "summaries",
         "apiqa",
         "functions",
+        "repairs",
+        "tested",
         "dates",
         "terms",
         "translations",

@@ -12,7 +12,7 @@ FLOORS = [
     {"networks"},
     {"codecs", "conditioners", "objectives", "samplers", "metrics"},
     {"system", "experiment"},
-    {"train", "checkpoint", "distributed", "evaluate", "baselines", "lossless", "completion", "between", "wording"},
+    {"train", "checkpoint", "distributed", "evaluate", "baselines", "lossless", "completion", "between", "wording"} | {"mending"},
     {"recipes", "runs", "hub", "dials", "saying"},
     {"report", "doctor", "exhibits", "compare", "parcel", "opened", "loading", "best", "drawing", "finding"}
     | {"training", "api", "cli", "cli_words", "cli_drawing", "cli_finding"},

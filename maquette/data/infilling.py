@@ -32,13 +32,15 @@ class Holed(Protocol):
 
 
 class Holes(Split):
-    """Rows {"code": int64[B,length]} of pieces of documents: each as it is, or cut at two places and its middle told last.
+    """Rows {"code": int64[B,length], "learnt": bool[B,length]} of pieces of documents: each as it is, or cut at two places and
+    its middle told last. Learnt is all of it, but for what is only shown.
 
     Pieces end with lines, and are cut between any two characters (Bavarian 2022, sec. 3 and table 1). Which pieces a row has, and
     how they are cut, follows from its position alone. Behind what ends a document, or fills a hole, stands `bos`.
 
     Args:
-        documents: a split with a column "text".
+        documents: a split with a column "text", and where its texts begin with what is shown and not to be learnt, "given": how
+            many characters of each; a text with such a beginning is a piece by itself, has no hole, and its end follows.
         codec: must have learnt before the first row is asked for.
         length: symbols of a row; the last piece is cut off there.
         rate: share of pieces with a hole.
@@ -53,8 +55,8 @@ class Holes(Split):
     def pieces(self) -> list[tuple[str, bool]]:
         """(a run of lines that fits, whether its document ends there)."""
         found: list[tuple[str, bool]] = []
-        for text in self.columns["text"]:
-            found += cut(str(text), self.codec, self.length - MARKS)
+        for text, given in zip(self.columns["text"], self.given, strict=True):
+            found += [(str(text), True)] if given else cut(str(text), self.codec, self.length - MARKS)
         if not found:
             raise DataError(f"no line of these texts fits into {self.length} symbols; a longer context is needed")
         return found
@@ -62,29 +64,46 @@ class Holes(Split):
     def __len__(self) -> int:
         return len(self.pieces) * WAYS
 
+    @property
+    def given(self) -> list[int]:
+        """How many characters each document begins with that are shown only."""
+        return list(self.columns.get("given", [0] * len(self.columns["text"])))
+
+    @cached_property
+    def shown(self) -> dict[str, int]:
+        """Of the pieces that begin with what is only shown, how many characters that is."""
+        return {str(text): given for text, given in zip(self.columns["text"], self.given, strict=True) if given}
+
     def rows(self, index: Tensor) -> Batch:
         code = torch.full((len(index), self.length), IGNORE, dtype=torch.int64)
-        for row, place in zip(code, index.tolist(), strict=True):
-            symbols = self.row(place)
-            row[: len(symbols)] = torch.tensor(symbols, dtype=torch.int64)
-        return {"code": code}
+        learnt = torch.zeros(len(index), self.length, dtype=torch.bool)
+        for row, place in enumerate(index.tolist()):
+            symbols, said = self.row(place)
+            code[row, : len(symbols)], learnt[row, : len(said)] = torch.tensor(symbols), torch.tensor(said)
+        return {"code": code, "learnt": learnt}
 
-    def row(self, place: int) -> list[int]:
-        """The symbols of a row: a piece, and those that follow it, each told in its own way, as many as there is room for."""
-        rng, found, piece = random.Random(f"holes {place}"), list[int](), place // WAYS
+    def row(self, place: int) -> tuple[list[int], list[bool]]:
+        """The symbols of a row, and which are learnt: a piece, and those that follow it, each told in its own way, as many as
+        there is room for."""
+        rng, found, said, piece = random.Random(f"holes {place}"), list[int](), list[bool](), place // WAYS
         while len(found) < self.length:
-            found += self.told(piece % len(self.pieces), rng)
+            symbols, shown = self.told(piece % len(self.pieces), rng)
+            found += symbols
+            said += [i >= shown for i in range(len(symbols))]
             piece += 1
-        return found[: self.length]
+        return found[: self.length], said[: self.length]
 
-    def told(self, piece: int, rng: random.Random) -> list[int]:
-        """The symbols of a piece: as it is, or with a hole and what fills it."""
+    def told(self, piece: int, rng: random.Random) -> tuple[list[int], int]:
+        """The symbols of a piece, and how many of them are only shown: as it is, or with a hole and what fills it."""
         text, last = self.pieces[piece]
+        if text in self.shown:
+            before, after = self.codec.tokenize([text[: self.shown[text]], text[self.shown[text] :]])
+            return [*before, *after, self.codec.bos], len(before)
         if rng.random() >= self.rate:
-            return [*self.codec.tokenize([text])[0], *([self.codec.bos] if last else [])]
+            return [*self.codec.tokenize([text])[0], *([self.codec.bos] if last else [])], 0
         first, second = sorted(rng.randint(0, len(text)) for _ in range(2))
         asked = self.codec.around(text[:first], text[second:], rng.random() < self.late)
-        return [*asked, *self.codec.tokenize([text[first:second]])[0], self.codec.bos]
+        return [*asked, *self.codec.tokenize([text[first:second]])[0], self.codec.bos], 0
 
 
 def cut(text: str, codec: Holed, most: int) -> list[tuple[str, bool]]:

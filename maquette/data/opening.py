@@ -35,9 +35,11 @@ from maquette.data.packages import packages
 from maquette.data.pairs import font_digits8, serif_glyphs
 from maquette.data.python_source import stdlib, stdlib_prose
 from maquette.data.reasoning import countdown, sums
+from maquette.data.repairs import repairs
 from maquette.data.scenes import scenes, scenes_terse
 from maquette.data.sprites import sprites
 from maquette.data.tasks import tasks
+from maquette.data.tested import tested
 
 BUILTINS: tuple[Callable[..., Data], ...] = (  # one that takes a size draws at it
     digits,
@@ -65,6 +67,8 @@ BUILTINS: tuple[Callable[..., Data], ...] = (  # one that takes a size draws at 
     summaries,
     apiqa,
     functions,
+    repairs,
+    tested,
     dates,
     terms,
     translations,

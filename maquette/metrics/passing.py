@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
-from maquette.contracts import IGNORE
+from maquette.contracts import IGNORE, Sampler
 from maquette.metrics.estimate import Estimate
 from maquette.metrics.evidence import Evidence, UnfitSamples
 from maquette.metrics.intervals import proportion
 from maquette.sandbox import Limits, Sandbox, Uncontained
 from maquette.sandbox.checking import judged
 
-TASKS, SAMPLES, KS = 50, 20, (1, 10)
-ROOM = 96  # symbols of a completion at most
+TASKS, SAMPLES, KS = 100, 20, (1, 10)
+ROOM = 128  # symbols of a completion at most
 MEANINGS = {
     "pass@": "Share of held-out tasks that one of so many programs solves: each was run, walled in, and gave what every check "
     "asks for (unbiased: Chen 2021, eq. 1). It depends on the temperature, and on how many are drawn: see the signature.",
@@ -29,13 +29,18 @@ MEANINGS = {
 
 
 def applies(evidence: Evidence) -> str:
-    if evidence.system is None:
+    if evidence.system is None and evidence.writes is None:
         return "only samples are known, no system"
     if evidence.facts.field != "text" or not {"prompt", "check"} <= {*evidence.data.held.columns}:
         return "the data have no tasks with checks"
-    if evidence.system.objective.bound != "exact" or evidence.system.conditioner is not None:
+    if evidence.system is not None and not continues(evidence.system):
         return "the system does not continue texts from left to right"
     return "" if evidence.executes else "generated code is run only where that is allowed: --allow-code-exec"
+
+
+def continues(system: Any) -> bool:
+    """Whether a system goes on with texts, told nothing else."""
+    return system.objective.bound == "exact" and system.conditioner is None
 
 
 def measure(evidence: Evidence) -> dict[str, Estimate]:
@@ -45,7 +50,11 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     chosen = torch.randperm(len(columns["prompt"]), generator=torch.Generator().manual_seed(evidence.seed))[:TASKS].tolist()
     prompts, checks = ([str(columns[name][i]) for i in chosen] for name in ("prompt", "check"))
     prompts = [prompt.rstrip() for prompt in prompts]  # symbols of a text are not cut behind white space; it is written anew
-    written = completed(system, prompts, SAMPLES, evidence.seed)
+    if evidence.writes is None:
+        written = completed(system, prompts, SAMPLES, evidence.seed)
+    else:
+        texts = [ended(text) for text in evidence.writes([prompt for prompt in prompts for _ in range(SAMPLES)])]
+        written = [texts[at : at + SAMPLES] for at in range(0, len(texts), SAMPLES)]
     right, ran = [], 0
     needed = {name for check in checks for name in json.loads(check).get("imports", ())}
     with Sandbox(limits=Limits(seconds=10.0, cpu=5), imports=sorted(needed)) as sandbox:
@@ -57,8 +66,8 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
             done = {text: judged(sandbox, prompt + text, json.loads(check)) for text in set(texts)}
             right.append(sum(done[text][0] for text in texts))
             ran += sum(done[text][1] for text in texts)
-    dial = {name: str(getattr(system.sampler, name, "")) for name in ("temperature", "top_p")}
-    options = (("samples per task", str(SAMPLES)), *dial.items(), ("checks", "all"), ("interval", "Wilson, tasks"))
+    drawn = {} if system is None else {name: str(getattr(system.sampler, name, "")) for name in ("temperature", "top_p")}
+    options = (("samples per task", str(SAMPLES)), *drawn.items(), ("checks", "all"), ("interval", "Wilson, tasks"))
     n, found = len(right), {}
     for k in KS:
         share = sum(at_least_one(SAMPLES, count, k) for count in right)
@@ -75,10 +84,15 @@ def at_least_one(n: int, right: int, k: int) -> float:
 
 
 @torch.no_grad()
-def completed(system: Any, prompts: list[str], samples: int, seed: int) -> list[list[str]]:
-    """What the system writes behind each prompt, so many times, up to where the function ends.
+def completed(
+    system: Any, prompts: list[str], samples: int, seed: int, sampler: Sampler | None = None, whole: bool = False
+) -> list[list[str]]:
+    """What the system writes behind each prompt, so many times, up to where the function ends; or, `whole`, all of it.
 
     A prompt too long for the context is begun later.
+
+    Args:
+        sampler: another than the system's own.
     """
     codec, most = system.codec, system.codec.length
     rows = [row[-(most - min(ROOM, most // 2)) :] for row in codec.tokenize(prompts)]
@@ -87,12 +101,13 @@ def completed(system: Any, prompts: list[str], samples: int, seed: int) -> list[
     for place, row in enumerate(rows):
         start[place, : len(row)] = torch.tensor(row, dtype=torch.int64)
     start = start.repeat_interleave(samples, 0).to(system.device)
-    sampler = replace(system.sampler, length=width)
-    code = system.sample(len(start), start=start, seed=seed, sampler=sampler)["code"]
+    writer: Any = sampler or system.sampler
+    code = system.sample(len(start), start=start, seed=seed, sampler=replace(writer, length=width))["code"]
     texts = []
     for place, symbols in enumerate(code):
         known = len(rows[place // samples])
-        texts.append(ended(codec.decode(symbols[None, known:])[0]))
+        text = codec.decode(symbols[None, known:])[0]
+        texts.append(text if whole else ended(text))
     return [texts[at : at + samples] for at in range(0, len(texts), samples)]
 
 

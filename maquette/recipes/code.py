@@ -11,7 +11,7 @@ from maquette.networks import presets
 from maquette.recipes._causal import causal, tokenizer_of
 
 # after 60 training seconds on the default data, one CPU thread
-EXPECTED = {"bits/byte": (0.05, 0.25)}  # two runs, .116 and .116
+EXPECTED = {"bits/byte": (0.12, 0.25)}  # two runs, .168 and .172; pass@1 .407 and .360, by execution
 
 
 def codex(
@@ -24,7 +24,8 @@ def codex(
     --allow-code-exec`.
 
     Args:
-        data: code: functions with checks, `stdlib`, or a folder or file of text.
+        data: code: functions with checks, `repairs` (broken ones that are mended, too) and `tested` (with tests behind), both of
+            which want a context of 256, `stdlib`, or a folder or file of text.
         depth: the one dial: blocks; width grows with it.
         vocab: symbols of the tokenizer, the one that ends a text and the three of holes included; 0 reads bytes.
         context: symbols seen at once.

@@ -45,3 +45,35 @@ def alike(right: str, value: str) -> bool:
     import doctest  # brings a debugger along
 
     return doctest.OutputChecker().check_output(right, value, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+
+
+def first_of(check: dict[str, Any], calls: int) -> dict[str, Any]:
+    """A check of its first calls alone: the examples that someone is shown."""
+    return {**check, "calls": check["calls"][:calls], "right": check["right"][:calls]}
+
+
+def fault(outcome: Outcome, check: dict[str, Any], most: int = 60) -> str:
+    """What went wrong first, on one line of few characters each part: the error, or the call and what it gave; "" where nothing
+    did."""
+    if passes(outcome, check):
+        return ""
+    for call, value, right in zip(check["calls"], outcome.values, check["right"], strict=False):  # as far as they went
+        if not (alike(right, value) if check["shown"] else right == value):
+            return f"{_short(call.strip(), most)} gives {_short(_plain(value), most)}, not {_short(_plain(right), most)}"
+    if outcome.ended == "failed":
+        error, place = _short(outcome.error.strip().splitlines()[-1], most), len(outcome.values)
+        called = "of <call>" in outcome.error and place < len(check["calls"])
+        return f"{_short(check['calls'][place].strip(), most)}: {error}" if called else error
+    return "it gives nothing to check" if outcome.ended == "finished" else f"it ended by {outcome.ended}"
+
+
+def _plain(value: str) -> str:
+    """A told value closer to how it is written: list(1, 2) as [1, 2]."""
+    value = value.strip().replace("\n", " ")
+    if value.startswith("list(") and value.count("(") == 1:
+        return f"[{value[5:-1]}]"
+    return value
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
