@@ -324,9 +324,19 @@ ROWS = {
         "a number for an answer, higher for the better of two; orders what others write",
         "test_tuning.py: the better of two is scored above; the best of several by it",
     ),
+    "ppo": Row(
+        "own answers judged by a reward model; a critic's advantages per symbol, clipped over epochs; divergence paid per symbol",
+        "test_proximal.py: advantages and both losses by hand; ratios leave 1 from the second epoch on; what is rewarded grows",
+        bench="feedback",
+    ),
+    "student": Row(
+        "each symbol's distribution drawn to a frozen teacher's, of texts, of the teacher's own, or of what it writes itself",
+        "test_student.py: divergences by hand, temperature, what was drawn is what is learnt from; parity/test_trl.py",
+        bench="distilling",
+    ),
     "reasoner": Row(
         "answers drawn in groups, checked by rule, each pushed by how much better than its group it was",
-        "parity/test_trl.py: the loss is trl's; test_reasoning.py: what is rewarded grows, and a reference holds it back",
+        "parity/test_trl.py: the loss is trl's; test_reasoning.py: what is rewarded grows; older weights' answers",
         bench="reasoning-sums",
     ),
     "lamda": Row(

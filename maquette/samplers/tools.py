@@ -76,8 +76,8 @@ def worked_out(text: str) -> str | None:
 
     def value(node: ast.expr) -> Fraction:
         match node:
-            case ast.Constant(value=int()):
-                made = Fraction(node.value)
+            case ast.Constant(value=int(number)):
+                made = Fraction(number)
             case ast.UnaryOp(op=ast.USub()):
                 made = -value(node.operand)
             case ast.BinOp() if type(node.op) in _SIGNS:
