@@ -19,7 +19,8 @@ from maquette.lossless import pack, unpack
 from maquette.networks.pixelcnn import PixelCNN
 from maquette.networks.raster import BOOST
 from maquette.nn.densities import LogisticMixture
-from maquette.objectives.likelihood import NextToken, nats
+from maquette.nn.entropy import each_cross_entropy
+from maquette.objectives.likelihood import NextToken
 from maquette.recipes.pixels import pixelcnn
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.streams import Streams
@@ -108,7 +109,7 @@ def test_the_mixtures_channels_are_chained_as_in_the_joint_density():
     shape, levels = (3, 3, 4), 5
     net = network(shape, levels, parts=4)
     x, cond = torch.randint(0, levels, (6, 36), generator=torch.Generator().manual_seed(1)), Condition(vector=torch.ones(6, 2))
-    chained = nats(net(inputs(x, levels), cond=cond), x)
+    chained = each_cross_entropy(net(inputs(x, levels), cond=cond), x).sum(1)
     grid = x.view(6, 3, 4, 3)
     down = right = net.see(grid)
     for layer in net.gates():

@@ -35,8 +35,8 @@ from maquette.streams import Streams
 from maquette.system import System
 
 WAYS = ("logits", "samples", "own")
-# by itself, from scratch; set from students of trained teachers (benchmarks/distilling.py), not yet from runs of its own
-EXPECTED = {"bits/byte": (1.2, 2.4)}
+# by itself, teacher and student from nothing, after 60 training seconds on one CPU thread; two runs: 1.99 and 2.01
+EXPECTED = {"bits/byte": (1.6, 2.25)}
 
 
 def student(
