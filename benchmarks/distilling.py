@@ -133,7 +133,7 @@ def main() -> None:
             found[title] = json.loads(kept.read_text())
             steps = int(found[title]["steps"]) if name == "logits" else steps
             print(title, json.dumps(found[title]), flush=True)
-            write(path, found, vars(given))
+            write(path, found, {name: value for name, value in vars(given).items() if name not in ("keep", "gpt", "told")})
 
 
 def write(path: Path, found: dict[str, Any], given: dict[str, Any]) -> None:
