@@ -86,6 +86,12 @@ def labelled(text: Path) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def few_dialogues(monkeypatch):
+    """Built-in questions that are quickly made, in this process."""
+    monkeypatch.setattr("maquette.data.dialogues.ROWS", 800)
+
+
 @pytest.fixture(scope="session")
 def text_folder(tmp_path_factory) -> Path:
     """A few files of prose and code."""
@@ -159,6 +165,7 @@ def arguments(case, text_folder, captioned, request) -> dict[str, Any]:
 
 
 SLOW = ("imagen", "imagen_base", "controlnet", "unclip", "latent_diffusion")  # to kill and resume takes 5 s and more
+SLOW += ("lamda", "ppo")
 SLOW += (
     "gemma",
     "qwen",
