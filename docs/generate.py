@@ -306,8 +306,8 @@ ROWS = {
         bench="retrieving",
     ),
     "codex": Row(
-        "holes in code, prefix and suffix in either order, filled in the middle; judged by running it",
-        "test_code.py: holes are laid back; pass@k without bias; nothing is run unasked. test_sandbox.py: what attacks come to",
+        "holes in code, prefix and suffix in either order, filled in the middle; judged by running it, written again where it fails",
+        "test_code.py: holes are laid back; pass@k without bias; nothing is run unasked. test_mending.py: repairs",
         bench="codex",
     ),
     "sft": Row(
