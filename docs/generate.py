@@ -306,7 +306,7 @@ ROWS = {
         bench="retrieving",
     ),
     "codex": Row(
-        "holes in code, prefix and suffix in either order, filled in the middle; judged by running it; what fails is written again",
+        "holes in code, prefix and suffix in either order, filled in the middle; judged by running; what fails is written again",
         "test_code.py: holes are laid back; pass@k without bias; nothing is run unasked. test_mending.py: repairs",
         bench="codex",
     ),
