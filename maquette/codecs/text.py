@@ -144,15 +144,19 @@ class Text(Codec):
         """Whether it knows texts with a hole."""
         return set(HOLE) <= set(self.special)
 
-    def around(self, prefix: str, suffix: str, late: bool = False) -> list[int]:
-        """Symbols of a text with a hole, behind which what fills it is to follow (Bavarian 2022, sec. 3).
+    def around(self, prefix: str, suffix: str, most: int = 0) -> list[int]:
+        """Symbols of a text with a hole, behind which what fills it is to follow: the suffix first, then the prefix, so that what
+        fills the hole goes on from it as in any other text (Bavarian 2022, sec. 3: SPM).
 
         Args:
-            late: the prefix last, so that what follows goes on from it (SPM); else in its place (PSM).
+            most: how many symbols it may be, a third of them for the suffix, the nearest of each; 0 = all.
         """
         before, after = self.tokenize([prefix, suffix])
+        if most:
+            after = after[: most // 3]
+            before = before[max(0, len(before) + len(after) + len(HOLE) - most) :]
         first, second, middle = (self.special[name] for name in HOLE)
-        return [first, second, *after, middle, *before] if late else [first, *before, second, *after, middle]
+        return [first, second, *after, middle, *before]
 
     def laid(self, symbols: list[int]) -> list[int]:
         """Symbols in the order of their text: what fills a hole in its place."""

@@ -28,15 +28,16 @@ class Holed(Protocol):
 
     def tokenize(self, texts: list[str]) -> list[list[int]]: ...
 
-    def around(self, prefix: str, suffix: str, late: bool = False) -> list[int]: ...
+    def around(self, prefix: str, suffix: str) -> list[int]: ...
 
 
 class Holes(Split):
     """Rows {"code": int64[B,length], "learnt": bool[B,length]} of pieces of documents: each as it is, or cut at two places and
     its middle told last. Learnt is all of it, but for what is only shown.
 
-    Pieces end with lines, and are cut between any two characters (Bavarian 2022, sec. 3 and table 1). Which pieces a row has, and
-    how they are cut, follows from its position alone. Behind what ends a document, or fills a hole, stands `bos`.
+    Pieces end with lines, and are cut between any two characters or, so that it is learnt where a line is to end, between lines
+    (Bavarian 2022, sec. 3). Which pieces a row has, and how they are cut, follows from its position alone. Behind what ends a
+    document, or fills a hole, stands `bos`.
 
     Args:
         documents: a split with a column "text", and where its texts begin with what is shown and not to be learnt, "given": how
@@ -44,12 +45,12 @@ class Holes(Split):
         codec: must have learnt before the first row is asked for.
         length: symbols of a row; the last piece is cut off there.
         rate: share of pieces with a hole.
-        late: share of these whose prefix stands last, right before what fills the hole.
+        lines: share of these whose hole is of whole lines.
     """
 
-    def __init__(self, documents: Split, codec: Holed, length: int, rate: float, late: float):
+    def __init__(self, documents: Split, codec: Holed, length: int, rate: float, lines: float):
         super().__init__(documents.columns)
-        self.codec, self.length, self.rate, self.late = codec, length, rate, late
+        self.codec, self.length, self.rate, self.lines = codec, length, rate, lines
 
     @cached_property
     def pieces(self) -> list[tuple[str, bool]]:
@@ -101,9 +102,29 @@ class Holes(Split):
             return [*before, *after, self.codec.bos], len(before)
         if rng.random() >= self.rate:
             return [*self.codec.tokenize([text])[0], *([self.codec.bos] if last else [])], 0
-        first, second = sorted(rng.randint(0, len(text)) for _ in range(2))
-        asked = self.codec.around(text[:first], text[second:], rng.random() < self.late)
+        first, second = (between_lines if rng.random() < self.lines else anywhere)(text, rng)
+        asked = self.codec.around(text[:first], text[second:])
         return [*asked, *self.codec.tokenize([text[first:second]])[0], self.codec.bos], 0
+
+
+def anywhere(text: str, rng: random.Random) -> tuple[int, int]:
+    """Where a hole begins and ends that is cut between any two characters."""
+    first, second = sorted(rng.randint(0, len(text)) for _ in range(2))
+    return first, second
+
+
+def between_lines(text: str, rng: random.Random) -> tuple[int, int]:
+    """Where a hole of whole lines begins and ends: of one in half of all cases, of two in a quarter, and so on; the text's first
+    line and the last line break stay. It begins in front of the white space before it, or behind the line break, as both are
+    asked for; a text of one line is cut anywhere."""
+    ends = [place for place, sign in enumerate(text) if sign == "\n"]
+    if len(ends) < 2:
+        return anywhere(text, rng)
+    first = second = rng.randrange(1, len(ends))
+    while second + 1 < len(ends) and rng.random() < 0.5:
+        second += 1
+    begins = ends[first - 1] + 1
+    return len(text[:begins].rstrip()) if rng.random() < 0.5 else begins, ends[second]
 
 
 def cut(text: str, codec: Holed, most: int) -> list[tuple[str, bool]]:
@@ -122,9 +143,9 @@ def cut(text: str, codec: Holed, most: int) -> list[tuple[str, bool]]:
     return [(piece, i + 1 == len(pieces)) for i, piece in enumerate(pieces)]
 
 
-def infilled(data: Data, codec: Holed, length: int, rate: float, late: float) -> Data:
+def infilled(data: Data, codec: Holed, length: int, rate: float, lines: float) -> Data:
     """The same data, its training rows with holes; what is held out stays as it is."""
-    return Data(data.facts, lambda: {**data.splits, "train": Holes(data.splits["train"], codec, length, rate, late)})
+    return Data(data.facts, lambda: {**data.splits, "train": Holes(data.splits["train"], codec, length, rate, lines)})
 
 
 def lines_of(texts: Sequence[str], rng: random.Random) -> list[tuple[str, str, str]]:

@@ -61,14 +61,13 @@ def written(system: Any, asked: list[tuple[str, str, str]], filled: bool) -> lis
 
     Of what does not fit into the context, the nearest is seen.
     """
-    codec, rows = system.codec, []
-    most = codec.length - min(ROOM, codec.length // 3) - 3
-    for before, _, after in asked:
-        left, right = codec.tokenize([before if filled else before.rstrip(), after])  # a text is not cut behind white space
-        right = right[: most // 3]
-        left = left[-(most - len(right)) :]
-        prefix, suffix, middle = (codec.special[name] for name in ("<|prefix|>", "<|suffix|>", "<|middle|>"))
-        rows.append([prefix, *left, suffix, *right, middle] if filled else left)
+    codec = system.codec
+    most = codec.length - min(ROOM, codec.length // 3)
+    seen = [before.rstrip() for before, _, _ in asked]  # a text is not cut behind white space
+    if filled:
+        rows = [codec.around(before, after, most) for before, (_, _, after) in zip(seen, asked, strict=True)]
+    else:
+        rows = [row[-most:] for row in codec.tokenize(seen)]
     width = min(codec.length, max(map(len, rows)) + ROOM)
     start = torch.full((len(rows), width), IGNORE, dtype=torch.int64)
     for place, row in enumerate(rows):

@@ -15,7 +15,7 @@ EXPECTED = {"bits/byte": (0.12, 0.25)}  # two runs, .168 and .172; pass@1 .407 a
 
 
 def codex(
-    data: str = "functions", depth: int = 3, vocab: int = 1024, context: int = 160, rate: float = 0.5, late: float = 0.5
+    data: str = "functions", depth: int = 3, vocab: int = 1024, context: int = 160, rate: float = 0.5, lines: float = 0.5
 ) -> Experiment:
     """Codex: a causal transformer of code that also fills holes, judged by running what it writes (Chen 2021; Bavarian 2022).
 
@@ -30,13 +30,13 @@ def codex(
         vocab: symbols of the tokenizer, the one that ends a text and the three of holes included; 0 reads bytes.
         context: symbols seen at once.
         rate: share of rows with a hole; 0 = it only continues texts.
-        late: share of these whose beginning stands right before what fills the hole (SPM), not first (PSM).
+        lines: share of these whose hole is of whole lines; the others are cut between any two characters.
     """
-    for name, share in (("rate", rate), ("late", late)):
+    for name, share in (("rate", rate), ("lines", lines)):
         if not 0 <= share <= 1:
             raise ValueError(f"{name} is a share, 0 .. 1, not {share}; nearest is {min(max(share, 0.0), 1.0):g}")
     if context <= 2 * MARKS:
         raise ValueError(f"context is {context}; a text with a hole needs more than {2 * MARKS} symbols")
     codec = tokenizer_of("codex", "bpe", vocab, context, HOLE)
     experiment = causal("codex", data, depth, codec, presets.small(), EXPECTED)
-    return replace(experiment, data=infilled(experiment.data, codec, context, rate, late))
+    return replace(experiment, data=infilled(experiment.data, codec, context, rate, lines))
