@@ -15,11 +15,11 @@ EXPECTED = {"bits/byte": (0.12, 0.25)}  # two runs, .168 and .172; pass@1 .407 a
 
 
 def codex(
-    data: str = "functions", depth: int = 3, vocab: int = 1024, context: int = 160, rate: float = 0.5, lines: float = 0.5
+    data: str = "functions", depth: int = 3, vocab: int = 1024, context: int = 160, rate: float = 0.8, lines: float = 0.7
 ) -> Experiment:
     """Codex: a causal transformer of code that also fills holes, judged by running what it writes (Chen 2021; Bavarian 2022).
 
-    Half of what it learns from is cut at two places and its middle told last; a line is then written from what stands before and
+    Most of what it learns from is cut at two places and its middle told last; a line is then written from what stands before and
     after (`maquette sample RUN --prompt ... --suffix ...`). Programs are run only where that is allowed: `maquette eval RUN
     --allow-code-exec`.
 
