@@ -57,6 +57,7 @@ def main() -> None:
     asked.add_argument("--seeds", default="0")
     asked.add_argument("--teacher", type=int, default=300, help="the teacher's training CPU-seconds")
     asked.add_argument("--student", type=int, default=150, help="a student's")
+    asked.add_argument("--guidance", default="", help="that the teacher of consistency is under; empty = none")
     asked.add_argument("--samples", type=int, default=500)
     asked.add_argument("--recipes", default=",".join(STUDENTS))
     asked.add_argument("--data", default="font_digits")
@@ -73,7 +74,8 @@ def main() -> None:
         found += lines(teacher, TEACHER + [("flow", Euler, steps) for steps in plain], seed, given.samples)
         for name in given.recipes.split(","):
             place = folder / f"{name}-seed{seed}"
-            train(place, name, given.student, seed, f"--teacher={teacher}")
+            guided = [f"--guidance={given.guidance}"] if given.guidance and name == "consistency" else []
+            train(place, name, given.student, seed, f"--teacher={teacher}", *guided)
             found += lines(place, STUDENTS[name], seed, given.samples)
             write(given, found)
     write(given, found)
@@ -149,7 +151,7 @@ def write(given: argparse.Namespace, found: list[dict[str, Any]]) -> None:
         f"{given.data}; {given.samples} samples a line, labels in turn; one thread. torch {versions()['torch']}.",
         f"`python benchmarks/fewsteps.py --data {given.data} --seeds {given.seeds} "
         f"--teacher {given.teacher} --student {given.student} --samples {given.samples} --recipes {given.recipes}"
-        f"{f' --name {given.name}' if given.name else ''}`",
+        f"{f' --guidance {given.guidance}' if given.guidance else ''}{f' --name {given.name}' if given.name else ''}`",
         f"Trained at commits {', '.join(dict.fromkeys(line['git'] or '(not recorded)' for line in found))}.",
         "FD is against all held-out rows, in the features of the data's own classifier; few samples put it above its floor.",
         "",
