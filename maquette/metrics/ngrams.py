@@ -46,7 +46,8 @@ class NGrams:
         ranges = [(0, len(self.drawn))]
         for column, number in zip(self.before, reversed(context), strict=False):
             low, high = ranges[-1]
-            found = low + np.searchsorted(column[low:high], [number, number + 1])
+            asked = np.array([number, number + 1], dtype=column.dtype)  # of another type, the whole column would be copied
+            found = low + np.searchsorted(column[low:high], asked)
             if found[0] == found[1]:
                 break
             ranges.append((int(found[0]), int(found[1])))
