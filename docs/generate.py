@@ -306,8 +306,8 @@ ROWS = {
         bench="retrieving",
     ),
     "codex": Row(
-        "holes in code, prefix and suffix in either order, filled in the middle; judged by running; what fails is written again",
-        "test_code.py: holes are laid back; pass@k without bias; nothing is run unasked. test_mending.py: repairs",
+        "holes in code, whole lines or cut anywhere, filled knowing what follows; judged by running; what fails is written again",
+        "test_code.py: holes are laid back, begin where they are asked for; pass@k without bias; nothing runs unasked. test_mending.py: repairs",
         bench="codex",
     ),
     "sft": Row(
