@@ -307,7 +307,7 @@ ROWS = {
     ),
     "codex": Row(
         "holes in code, whole lines or cut anywhere, filled knowing what follows; judged by running; what fails is written again",
-        "test_code.py: holes are laid back, begin where they are asked for; pass@k without bias; nothing runs unasked. test_mending.py: repairs",
+        "test_code.py: holes are laid back, and begin where they are asked for; nothing runs unasked. test_mending.py: repairs",
         bench="codex",
     ),
     "sft": Row(
