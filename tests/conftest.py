@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +19,21 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected lives to the end: searching it for cycles is a tenth of the suite's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _drawn_once() -> None:
+    """Each built-in corpus is made once in a process, and not again after eight others were asked for."""
+    from maquette.data import opening
+
+    opening._drawn = lru_cache(maxsize=None)(opening._drawn.__wrapped__)
 
 
 @pytest.fixture(autouse=True)
