@@ -20,7 +20,7 @@ import torch.utils.tensorboard
 
 import maquette.report.card  # noqa: F401
 from maquette import api, recipes, training
-from maquette.data import dialogues, open_data, opening, pairs
+from maquette.data import Data, dialogues, open_data, opening
 from maquette.networks.unet import UNet
 from maquette.recipes import cascade, pictures, unclip
 from maquette.runs import Run
@@ -45,11 +45,9 @@ def _half(self: UNet, channels: int, width: int, *more: Any, **told: Any) -> Non
 
 
 _whole = UNet.__init__
-_shared = pairs._shared
 _drawn = lru_cache(maxsize=None)(opening._drawn.__wrapped__)  # what is small is no other test's
 _SMALL: list[tuple[Any, str, Any]] = [
     (dialogues, "ROWS", 800),
-    (pairs, "_shared", lambda: _shared()[:120]),
     *((module, "TextPlan", _narrow(module.TextPlan)) for module in (cascade, pictures, unclip)),
     (UNet, "__init__", _half),
 ]
@@ -60,8 +58,11 @@ def small() -> Iterator[None]:
     """Within: the widest nets are narrow and the longest corpora short, for recipes have no dials for those."""
     usual = opening._drawn
     with ExitStack() as stack:
-        choose = lambda source, size: (_drawn if source in (dialogues.dialogues, pairs.serif_glyphs) else usual)(source, size)  # noqa: E731
-        stack.enter_context(mock.patch.object(opening, "_drawn", choose))
+
+        def drawn(source: Callable[..., Data], size: int) -> Data:
+            return (_drawn if source is dialogues.dialogues else usual)(source, size)
+
+        stack.enter_context(mock.patch.object(opening, "_drawn", drawn))
         for place, name, value in _SMALL:
             stack.enter_context(mock.patch.object(place, name, value))
         yield
