@@ -6,10 +6,12 @@ import gc
 import os
 import socket
 import sys
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import lru_cache, partial
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -51,6 +53,16 @@ def _alone(monkeypatch, tmp_path_factory):
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def previews() -> Iterator[Callable[[], AbstractContextManager[Any]]]:
+    """Training draws none, for that is most of a short run's time; within what this gives it does, as for users."""
+    from maquette import training
+
+    within = partial(mock.patch.object, training, "_preview", training._preview)
+    with mock.patch.object(training, "_preview", lambda session, step: None):
+        yield within
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 import zlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from warm import SHOWN, small, train_and_die, unseen
+from warm import SHOWN, small, train_and_die
 
-from maquette import api, recipes, training
+from maquette import api, recipes
 from maquette.conditioners.stage import Stage
 from maquette.contracts import NeedsStart
 from maquette.distributed import World
@@ -320,12 +321,13 @@ def _kill_at(recipe: str, arguments: dict[str, Any], out: Path, step: int) -> in
     return process.exitcode
 
 
-def test_killed_and_resumed_is_uninterrupted(recipe, arguments, tmp_path, monkeypatch):
-    """Killed while it takes the step after a checkpoint, or before its first; checkpoints at other steps change nothing."""
-    if recipe not in SHOWN:
-        monkeypatch.setattr(training, "_preview", unseen)
+def test_killed_and_resumed_is_uninterrupted(recipe, arguments, tmp_path, previews):
+    """Killed while it takes the step after a checkpoint, or before its first; checkpoints and previews at other steps change
+    nothing."""
     options = {"steps": STEPS, "seed": 7, "compile": False, **arguments, "batch": 8}
-    whole = api.train(recipe, out=tmp_path / "whole", checkpoint_every=STEPS, quiet=True, **options)
+    with previews() if recipe in SHOWN else nullcontext():
+        whole = api.train(recipe, out=tmp_path / "whole", checkpoint_every=STEPS, quiet=True, **options)
+    assert len(list((whole.run.path / "samples").glob("step-*"))) == (recipe in SHOWN)
     first = zlib.crc32(recipe.encode()) % 4 == 0
     assert _kill_at(recipe, options, tmp_path / "cut", step=1 if first else STEPS) == -signal.SIGKILL
     assert len(Run.open(tmp_path / "cut").checkpoints()) == (0 if first else 1)
