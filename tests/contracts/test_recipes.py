@@ -85,7 +85,8 @@ def trained(recipe, arguments) -> Trained:
     learnt = {(role, name): p for role in learners for name, p in system.roles()[role].named_parameters()}
 
     def enough(done: int) -> bool:
-        return done >= least and learnt.keys() <= reached and not any(torch.equal(p, before[r][n]) for (r, n), p in learnt.items())
+        still = any(torch.equal(p, before[role][name]) for (role, name), p in learnt.items())
+        return done >= least and learnt.keys() <= reached and not still
 
     twice = max([phase.every for phase in phases] + [phase.since for phase in phases if phase.since < MOST])
     least = 1 + twice
