@@ -450,19 +450,23 @@ def between(path: Path, marks: tuple[str, str], text: str) -> str:
     return f"{before}{marks[0]}\n{text}\n{marks[1]}{rest.split(marks[1])[1]}"
 
 
-def main() -> None:
-    found = anatomies()
+def stale(found: dict[str, dict[str, Any]]) -> dict[Path, str]:
+    """The files that are not as the code has them, and what they should be."""
     docs = ROOT / "docs"
     wanted = {
         docs / "families.md": families(found),
         ROOT / "README.md": between(ROOT / "README.md", CAPABILITIES, capabilities(found)),
         docs / "systems.md": between(docs / "systems.md", SYSTEMS, systems()),
     }
-    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+    return {path: text for path, text in wanted.items() if not path.exists() or path.read_text() != text}
+
+
+def main() -> None:
+    found = stale(anatomies())
     if "--check" in sys.argv:
-        sys.exit(f"stale: {', '.join(p.name for p in stale)}; run python docs/generate.py" if stale else 0)
-    for path in stale:
-        path.write_text(wanted[path])
+        sys.exit(f"stale: {', '.join(p.name for p in found)}; run python docs/generate.py" if found else 0)
+    for path, text in found.items():
+        path.write_text(text)
         print(f"written {path.relative_to(ROOT)}")
 
 

@@ -20,9 +20,9 @@ _LOW32 = 0xFFFFFFFF
 
 def _mix(x: Tensor) -> Tensor:
     """SplitMix64's finaliser on int64[...]: a bijection whose output bits look independent."""
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+    y = (x >> 30).bitwise_and_(0x3FFFFFFFF).bitwise_xor_(x).mul_(-0x40A7B892E31B1A47)  # in place: a third of the memory
+    z = (y >> 27).bitwise_and_(0x1FFFFFFFFF).bitwise_xor_(y).mul_(-0x6B2FB644ECCEEE15)
+    return (z >> 31).bitwise_and_(0x1FFFFFFFF).bitwise_xor_(z)
 
 
 def _signed(x: int) -> int:

@@ -1,4 +1,6 @@
-"""Each recipe, from one command, reaches the band that it names (`Experiment.expected`). Minutes each: `make slow`."""
+"""Each recipe, from one command, reaches the band that it names (`Experiment.expected`). Minutes each: `make slow`.
+
+That each names one is seen in test_docs.py."""
 
 from __future__ import annotations
 
@@ -11,13 +13,6 @@ import pytest
 
 from maquette import recipes
 from maquette.runs import build
-
-
-@pytest.mark.parametrize("recipe", list(recipes.catalogue()))
-def test_every_recipe_names_its_band_and_when_it_is_reached(recipe):
-    found = build(recipe, {}, 0)[0]
-    assert found.expected and all(low < high for low, high in found.expected.values())
-    assert 0 < found.within <= 600
 
 
 @pytest.mark.slow

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 
+import apart
 import numpy as np
 import pytest
 import torch
@@ -90,9 +89,9 @@ def test_half_a_digit_is_completed_from_python_and_from_the_shell(digits, tmp_pa
     batch = api.sample(digits.run.path, 6, start=tmp_path / "digit.png", out=tmp_path / "a.npz", seed=3)
     assert torch.equal(batch["image"][:, :, :4], image[:, :, :4].expand(6, -1, -1, -1))
     assert len({lower.numpy().tobytes() for lower in batch["image"][:, :, 4:]}) > 1 and len(batch["label"]) == 6
-    call = [sys.executable, "-m", "maquette", "sample", str(digits.run.path), "-n", "6", "--seed", "3"]
+    call = ["sample", str(digits.run.path), "-n", "6", "--seed", "3"]
     call += ["--start", str(tmp_path / "digit.png"), "--hide", "bottom", "--out", str(tmp_path / "b.npz")]
-    subprocess.run(call, check=True, capture_output=True)
+    assert apart.ended(apart.begun(apart.say, call, {}, str(tmp_path / "told.txt"))) == 0, (tmp_path / "told.txt").read_text()
     assert np.array_equal(np.load(tmp_path / "b.npz")["image"], batch["image"].numpy())
     told = api.sample(digits.run.path, 2, start=tmp_path / "digit.png", hide="right", about={"label": "7"})
     assert torch.equal(told["image"][..., :4], image[..., :4].expand(2, -1, -1, -1)) and told["label"].tolist() == [7, 7]

@@ -138,7 +138,7 @@ def test_any_size(shape):
 def test_the_recipes_learn_digits(recipe):
     torch.manual_seed(0)
     found = recipe(latent=8, **({"rounds": 1} if recipe is wgan_gp else {}))
-    progress = Progress(Fit(steps=110, batch=64, lr=2e-3, betas=found.fit.betas, clip=0.0))
+    progress = Progress(Fit(steps=60, batch=64, lr=2e-3, betas=found.fit.betas, clip=0.0))
     for _ in run(found.system, found.data, progress):
         pass
     train = found.data.train.all()

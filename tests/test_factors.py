@@ -222,8 +222,9 @@ def test_only_known_densities_are_judged_by_them():
         truth.measure(found)
 
 
-def test_points_go_through_every_verb(tmp_path):
-    session = api.train("gan", data="ring", depth=1, latent=2, steps=2, batch=32, out=tmp_path / "run", quiet=True)
+def test_points_go_through_every_verb(tmp_path, previews):
+    with previews():
+        session = api.train("gan", data="ring", depth=1, latent=2, steps=2, batch=32, out=tmp_path / "run", quiet=True)
     assert (session.run.path / "samples" / "step-00000002.npz").exists()
     told = api.evaluate(session.run.path, n=100)
     assert set(told["metrics"]) == {"modes", "high quality"} and "not images" in told["skipped"]["frechet"]

@@ -162,7 +162,7 @@ def test_augmentation_follows_the_discriminator_and_is_checkpointed():
 def test_the_recipe_learns_digits(loss):
     torch.manual_seed(0)
     found = gan(depth=1, loss=loss, augment=0.1)
-    progress = Progress(Fit(steps=160, batch=64, lr=2e-3, betas=(0.0, 0.99), clip=0.0))
+    progress = Progress(Fit(steps=80, batch=64, lr=2e-3, betas=(0.0, 0.99), clip=0.0))
     for _ in run(found.system, found.data, progress):
         pass
     train = found.data.train.all()

@@ -29,9 +29,10 @@ from maquette.train import plan
 
 
 @pytest.fixture(scope="module")
-def codec(tmp_path_factory):
+def codec(tmp_path_factory, previews):
     out = tmp_path_factory.mktemp("stages") / "codec"
-    return api.train("vq_vae", out=out, steps=60, batch=32, symbols=32, quiet=True)
+    with previews():
+        return api.train("vq_vae", out=out, steps=60, batch=32, symbols=32, quiet=True)
 
 
 @pytest.fixture(scope="module")

@@ -215,9 +215,14 @@ def test_penalties_are_lazy_phases_and_the_length_is_checkpointed():
 
 
 def test_path_length_regularisation_evens_lengths():
-    """A generator alone with the penalty: the lengths' spread falls."""
+    """A generator alone with the penalty: the lengths' spread, which heavy styles have made large, falls by half."""
+    torch.manual_seed(1)
     found = stylegan2(data="digits", latent=8)
     objective = found.system.objective
+    with torch.no_grad():
+        for name, p in found.system.nets["synthesis"].named_parameters():
+            if name.endswith("style.weight"):
+                p *= 3
 
     def even() -> float:
         styles = objective.styles(found.system, cond, Streams.of(9, 64))
@@ -235,7 +240,7 @@ def test_path_length_regularisation_evens_lengths():
         loss.backward()
         optimizer.step()
     after = even()
-    assert after < 0.75 * before, (before, after)
+    assert before > 0.2 and after < 0.65 * before, (before, after)  # 0.24 and 0.11
 
 
 def test_adaptive_augmentation_moves_in_training():

@@ -45,6 +45,15 @@ def cached(name: str, key: str, make: Callable[[], bytes]) -> bytes:
     return content
 
 
+def key_of(*parts: str | bytes | Path) -> str:
+    """A key that changes with any of these: text, bytes, or what a file holds, such as the code that draws."""
+    key = hashlib.sha256()
+    for part in parts:
+        content = part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
+        key.update(hashlib.sha256(content).digest())
+    return key.hexdigest()
+
+
 def kept(name: str, key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The arrays that `make()` gives, or gave under the same key before."""
 

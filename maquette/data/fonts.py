@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from maquette.data.cache import kept, key_of
 from maquette.data.core import Column, Data, Facts, image_data
 from maquette.streams import Streams, mix
 
@@ -74,9 +75,7 @@ def glyphs1() -> Data:
 def font_digits() -> Data:
     """The ten digits in 21 fonts, 32x32 grey, turned, sheared, scaled and moved: 10,500 and 2,100 held out."""
     cells = [(font, digit) for font in range(len(FONTS)) for digit in range(10)]
-    big = [_centred(_ink(font, str(digit), 4 * EM), 4 * SIDE) for font, digit in cells]
-    table = _jitters(len(cells) * JITTERS)
-    drawn = np.stack([_jittered(big[i % len(cells)], row) for i, row in enumerate(table)])[:, None]
+    drawn = kept("font_digits", drawing(Path(__file__), FONTS), lambda: {"drawn": _digits(cells)})["drawn"]
     where = np.arange(len(drawn)) // len(cells)  # the jitter's number: consecutive rows go through every cell
     columns: dict[str, dict[str, Column]] = {}
     for part, rows in (("train", where >= HELD), ("held", where < HELD)):
@@ -88,6 +87,22 @@ def font_digits() -> Data:
         }
     rule = f"by jitter: {HELD} of {JITTERS} renderings of each digit in each font; every font is on both sides"
     return image_data(_about("font_digits", tuple("0123456789"), rule), columns)
+
+
+def drawing(code: Path, fonts: tuple[str, ...]) -> str:
+    """A key of what code draws with fonts (`cache.kept`)."""
+    import PIL
+    from PIL import features
+
+    versions = f"{PIL.__version__} {features.version('freetype2')} {np.__version__}"
+    return key_of(versions, code, *(_folder() / f"{font}.ttf" for font in fonts))
+
+
+def _digits(cells: list[tuple[int, int]]) -> np.ndarray:
+    """Every rendering of each of (font, digit): uint8[JITTERS * cells,1,SIDE,SIDE]."""
+    big = [_centred(_ink(font, str(digit), 4 * EM), 4 * SIDE) for font, digit in cells]
+    table = _jitters(len(cells) * JITTERS)
+    return np.stack([_jittered(big[i % len(cells)], row) for i, row in enumerate(table)])[:, None]
 
 
 def _about(name: str, classes: tuple[str, ...], split: str, *more: str) -> Facts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maquette.data.cache import kept, key_of
 from maquette.data.core import Column, Data, Facts, image_data
-from maquette.data.fonts import _ATTRIBUTION, _LICENCE, EM, FONTS, SIDE, _face, _folder, font_digits
+from maquette.data.fonts import _ATTRIBUTION, _LICENCE, EM, FONTS, SIDE, _face, _folder, drawing, font_digits
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,6 +27,19 @@ ALIKE = 2.5  # of 255, on average: drawings that differ less are the same
 
 def serif_glyphs() -> Data:
     """Characters of DejaVu Serif, 32x32 grey, each beside the same of DejaVu Sans as "source": true pairs."""
+    pairs = torch.from_numpy(kept("serif_glyphs", drawing(Path(__file__), (SANS, SERIF)), lambda: {"pairs": _pairs()})["pairs"])
+    where = torch.from_numpy(np.arange(len(pairs)) % HELD == 0)
+    columns: dict[str, dict[str, Column]] = {
+        part: {"image": pairs[rows, 1:], "source": pairs[rows, :1]} for part, rows in (("train", ~where), ("held", where))
+    }
+    rule = f"by character: every {HELD}th of those both faces have is held out; pairs that look the same are one"
+    lost = f"characters that both faces draw alike (mean difference below {ALIKE} of 255) are left out: arrows, dots, mathematics"
+    about = Facts("serif_glyphs", "image", "rendered", _LICENCE, _ATTRIBUTION, "", {}, split=rule, notes=(lost,))
+    return image_data(about, columns)
+
+
+def _pairs() -> np.ndarray:
+    """Each character in both faces: uint8[N,2,SIDE,SIDE]."""
     from PIL import ImageChops
 
     drawn: dict[bytes, np.ndarray] = {}
@@ -37,15 +52,7 @@ def serif_glyphs() -> Data:
         both = np.stack([np.asarray(page.crop((x, y, x + BIG * SIDE, y + BIG * SIDE)).reduce(BIG)) for page in pair])
         if np.abs(both[0] - both[1].astype(np.int64)).mean() >= ALIKE:
             drawn.setdefault(both.tobytes(), both)  # Latin A, Greek Alpha and Cyrillic A look the same: one of them is enough
-    pairs = torch.from_numpy(np.stack(list(drawn.values())))
-    where = torch.from_numpy(np.arange(len(pairs)) % HELD == 0)
-    columns: dict[str, dict[str, Column]] = {
-        part: {"image": pairs[rows, 1:], "source": pairs[rows, :1]} for part, rows in (("train", ~where), ("held", where))
-    }
-    rule = f"by character: every {HELD}th of those both faces have is held out; pairs that look the same are one"
-    lost = f"characters that both faces draw alike (mean difference below {ALIKE} of 255) are left out: arrows, dots, mathematics"
-    about = Facts("serif_glyphs", "image", "rendered", _LICENCE, _ATTRIBUTION, "", {}, split=rule, notes=(lost,))
-    return image_data(about, columns)
+    return np.stack(list(drawn.values()))
 
 
 def _written(face: str, sign: str) -> Image:
@@ -74,14 +81,18 @@ def _shared() -> list[int]:
 def font_digits8() -> Data:
     """Font digits as the handwritten ones lie: half as slanted, cut to their ink, brought to 8x8 in 17 grey levels."""
     whole = font_digits()
-    columns: dict[str, dict[str, Column]] = {}
-    for part, split in whole.splits.items():
-        pixels = split.columns["image"]
-        assert isinstance(pixels, torch.Tensor)
-        grey = F.avg_pool2d(_cut(_straightened(pixels.float())), SIDE // 8) * 16 / 255
-        columns[part] = {**split.columns, "image": grey.round().to(torch.uint8)}
+    key = key_of(drawing(Path(__file__), FONTS), torch.__version__, whole.facts.hash)
+    laid = kept("font_digits8", key, lambda: {part: _laid(split.columns["image"]) for part, split in whole.splits.items()})
+    columns = {part: {**split.columns, "image": torch.from_numpy(laid[part])} for part, split in whole.splits.items()}
     note = "each image's own slant is halved, so that slants vary as handwritten digits' do (0.10 and 0.12; 0.19 before)"
     return image_data(replace(whole.facts, name="font_digits8", levels=17, notes=(*whole.facts.notes, note)), columns)
+
+
+def _laid(pixels: Column) -> np.ndarray:
+    """Digits [N,1,SIDE,SIDE] of 256 levels as the handwritten ones lie: uint8[N,1,8,8] of 17."""
+    assert isinstance(pixels, torch.Tensor)
+    grey = F.avg_pool2d(_cut(_straightened(pixels.float())), SIDE // 8) * 16 / 255
+    return grey.round().to(torch.uint8).numpy()
 
 
 def _straightened(x: Tensor) -> Tensor:

@@ -10,10 +10,12 @@ import itertools
 import math
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from maquette.data.cache import kept, key_of
 from maquette.data.core import Column, Data, Facts, image_data
 from maquette.data.shares import HELD, sha1
 from maquette.streams import Streams, mix
@@ -55,14 +57,14 @@ FULL = 5  # share of the training rows whose captions in full stand beside the t
 NAMED = {"shape": 0.7, "colour": 0.4, "ground": 0.2, "size": 0.2, "texture": 0.2}  # chances of a terse caption to say each
 
 
-@cache  # 2 s
+@cache  # to draw them takes 2 s, once for all processes
 def scenes() -> Data:
     """One coloured shape on a coloured ground, 32x32 RGB, captioned; 13 of 100 pairs of colour and shape held out; simulated."""
     cells = [
         cell for cell in itertools.product(*(range(len(v)) for v in (SHAPES, COLOURS, GROUNDS, LOOKS))) if legible(*cell[1:3])
     ]
     table = np.repeat(np.array(cells), EACH, 0)
-    pixels = _drawn(table)
+    pixels = kept("scenes", key_of(np.__version__, Path(__file__)), lambda: {"pixels": _drawn(table)})["pixels"]
     size, texture = np.minimum(table[:, 3], 1), np.maximum(table[:, 3] - 1, 0)
     known = np.stack([table[:, 0], table[:, 1], table[:, 2], size, texture], 1)
     digests = [sha1(f"scene {i} {' '.join(map(str, row))}".encode()) for i, row in enumerate(known.tolist())]

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from warm import small
 
-from maquette import api, recipes, training
+from maquette import api, recipes
 from maquette.data.subject import discs
 
 ROOT = Path(__file__).parent.parent.parent
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 # What makes any recipe tiny, by the names its dials bear. A recipe with other dials names its own here.
 TINY: dict[str, Any] = {"depth": 1, "width": 32, "heads": 2, "vocab": 300, "context": 24, "latent": 4, "steps": 4, "batch": 8}
 SMALL = {"font_digits": "digits", "font_digits8:digits": "digits:digits"}  # data that stand in for larger ones
-TINY |= {"reads": 24, "writes": 16, "symbols": 16, "books": 2, "delay": 2, "pretrain": 3, "towers": 1, "start": 3, "group": 2}
+TINY |= {"reads": 24, "writes": 16, "symbols": 16, "books": 2, "delay": 2, "pretrain": 2, "towers": 1, "start": 2, "group": 2}
 TINY |= {"larger": 2}
 # every recipe by itself, and those of a second stage also on a run of the first
 FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec", "mmdit": "kl_codec", "imagen": "imagen_base", "dalle": "vqgan"}
@@ -87,9 +88,10 @@ def labelled(text: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def few_dialogues(monkeypatch):
-    """Built-in questions that are quickly made, in this process."""
-    monkeypatch.setattr("maquette.data.dialogues.ROWS", 800)
+def narrow():
+    """What no dial makes small is small in each test; fixtures of the session, which are made before, see to it themselves."""
+    with small():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +99,7 @@ def text_folder(tmp_path_factory) -> Path:
     """A few files of prose and code."""
     folder = tmp_path_factory.mktemp("text")
     for path in sorted((ROOT / "maquette").glob("*.py")):
-        (folder / path.name).write_text(path.read_text())
+        (folder / path.name).write_text(path.read_text()[:4000])
     return folder
 
 
@@ -127,13 +129,12 @@ def first_runs(tmp_path_factory, text_folder, captioned) -> Callable[[str], Path
 
     def run(second: str) -> Path:
         first, data = FIRST[second], tiny(second, text_folder, captioned).get("data", "digits")
-        small = {"size": 8} if second == "imagen" else {}  # half of the captioned pictures' side
+        half = {"size": 8} if second == "imagen" else {}  # half of the captioned pictures' side
         if (first, data) not in made:
             made[first, data] = tmp_path_factory.mktemp(first) / "run"
             own = {key: value for key, value in TINY.items() if key in recipes.catalogue()[first].arguments}
-            own |= {**small, "data": data, "steps": 2, "batch": 8, "compile": False}
-            with pytest.MonkeyPatch.context() as quick:
-                quick.setattr(training, "_preview", lambda session, step: None)
+            own |= {**half, "data": data, "steps": 2, "batch": 8, "compile": False}
+            with small():
                 api.train(first, out=made[first, data], quiet=True, **own)
         return made[first, data]
 

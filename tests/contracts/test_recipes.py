@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import warnings
 import zlib
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from warm import SHOWN, small, train_and_die
 
-from maquette import api, recipes, training
+from maquette import api, recipes
 from maquette.conditioners.stage import Stage
 from maquette.contracts import NeedsStart
 from maquette.distributed import World
@@ -26,13 +27,14 @@ from maquette.storage import read_verified
 from maquette.streams import Streams
 from maquette.train import Progress, take_step
 
-STEPS = 4  # of runs that are killed; checkpoints are every two
-SHOWN = ("shortcut", "gan", "pixelcnn", "vae")  # whose previews are drawn there: they disturb nothing, and take most of the time
+STEPS = 3  # of runs that are killed, after two
+MOST = 6  # steps of a learner, by which whatever can move has
 
 
 def experiment_of(recipe: str, arguments: dict[str, Any]) -> Experiment:
-    experiment, _ = build(recipe, {"batch": 8, "compile": False, **arguments}, seed=0)
-    experiment.system.learn(experiment.data.train)
+    with small():
+        experiment, _ = build(recipe, {"batch": 8, "compile": False, **arguments}, seed=0)
+        experiment.system.learn(experiment.data.train)
     systems = [experiment.system, *(part.before for part in experiment.system.modules() if isinstance(part, Stage))]
     for system in systems:
         system.sampler = brief(system.sampler)
@@ -68,18 +70,27 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def trained(recipe, arguments) -> Trained:
-    """One for all tests that look at what training did: each phase came twice, and each learner moved six times or more."""
+    """One for all tests that look at what training did: each phase came twice, and each learner moved until all that learns
+    had a gradient and was changed by it, but no more than six times."""
     experiment = experiment_of(recipe, arguments)
     system, reached = experiment.system, set()
-    phases = system.objective.phases()
-    turns = [min(phase.every for phase in phases if role in system.learners(phase)) for role in learners_of(experiment)]
+    phases, learners = system.objective.phases(), learners_of(experiment)
+    turns = [min(phase.every for phase in phases if role in system.learners(phase)) for role in learners]
     hooks = []
     for role, net in system.roles().items():
         for name, p in net.named_parameters():
             note = partial(lambda key, _: reached.add(key), (role, name))
             hooks.append(p.requires_grad_(True).register_post_accumulate_grad_hook(note))
     before = parameters(experiment)
-    steps(experiment, max(6 * max(turns, default=1), 1 + max(phase.every for phase in phases)))
+    learnt = {(role, name): p for role in learners for name, p in system.roles()[role].named_parameters()}
+
+    def enough(done: int) -> bool:
+        still = any(torch.equal(p, before[role][name]) for (role, name), p in learnt.items())
+        return done >= least and learnt.keys() <= reached and not still
+
+    twice = max([phase.every for phase in phases] + [phase.since for phase in phases if phase.since < MOST])
+    least = 1 + twice
+    steps(experiment, max(MOST * max(turns, default=1), least), enough)
     for hook in hooks:
         hook.remove()
     return Trained(experiment, before, parameters(experiment), reached)
@@ -89,9 +100,10 @@ def learners_of(experiment: Experiment) -> set[str]:
     return {role for phase in experiment.system.objective.phases() for role in experiment.system.learners(phase)}
 
 
-def steps(experiment: Experiment, count: int) -> Progress:
+def steps(experiment: Experiment, count: int, enough: Callable[[int], bool] = lambda done: False) -> Progress:
+    """Take steps, `count` of them or until they are enough."""
     progress = Progress(replace(experiment.fit, warmup=0.0, steps=2 * count), seed=1)
-    for _ in range(count):
+    while progress.step < count and not enough(progress.step):
         experiment.system.train()
         logs = take_step(experiment.system, experiment.data, progress, World())
         assert all(bool(torch.isfinite(value)) for value in logs.values()), logs
@@ -299,55 +311,34 @@ def test_own_images_train_score_and_sample(recipe, arguments, experiment, tmp_pa
 # -- kill and resume -------------------------------------------------------------------------------------------------
 
 
-def unseen(session: Any, step: int) -> None:
-    """No preview."""
-
-
-def _child(recipe: str, arguments: dict[str, Any], out: str, step: int) -> None:
-    """Train, and die by SIGKILL once `step` is in the log."""
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    write = Run.log
-
-    def log(run: Run, row: dict[str, float]) -> None:
-        write(run, row)
-        if row["step"] >= step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    Run.log = log  # type: ignore[method-assign]
-    if recipe not in SHOWN:
-        training._preview = unseen
-    api.train(recipe, out=out, steps=STEPS, seed=7, checkpoint_every=2, quiet=True, batch=8, compile=False, **arguments)
-
-
 def _kill_at(recipe: str, arguments: dict[str, Any], out: Path, step: int) -> int | None:
     """Train in another process that is killed at `step`; returns its exit code."""
     context = multiprocessing.get_context("forkserver")
     known = ["maquette.api", "maquette.report.card", "torch.utils.tensorboard", "torch._dynamo", "huggingface_hub"]
     context.set_forkserver_preload([*known, "tests.contracts.warm"])  # the last is found from the repository's root
-    process = context.Process(target=_child, args=(recipe, arguments, str(out), step))
+    process = context.Process(target=train_and_die, args=(recipe, str(out), step), kwargs={"checkpoint_every": 2, **arguments})
     process.start()
     process.join(120)
     return process.exitcode
 
 
-def test_killed_and_resumed_is_uninterrupted(recipe, arguments, tmp_path, monkeypatch):
-    if recipe not in SHOWN:
-        monkeypatch.setattr(training, "_preview", unseen)
-    arguments = {k: v for k, v in arguments.items() if k != "batch"}
-    options = {"batch": 8, "compile": False, **arguments}
-    whole = api.train(recipe, out=tmp_path / "whole", steps=STEPS, seed=7, checkpoint_every=2, quiet=True, **options)
-    code = _kill_at(recipe, arguments, tmp_path / "cut", step=1 + zlib.crc32(recipe.encode()) % (STEPS - 1))
-    assert code == -signal.SIGKILL
-    again = api.resume(tmp_path / "cut", quiet=True)
+def test_killed_and_resumed_is_uninterrupted(recipe, arguments, tmp_path, previews):
+    """Killed while it takes the step after a checkpoint, or before its first; checkpoints and previews at other steps change
+    nothing."""
+    options = {"steps": STEPS, "seed": 7, "compile": False, **arguments, "batch": 8}
+    with previews() if recipe in SHOWN else nullcontext():
+        whole = api.train(recipe, out=tmp_path / "whole", checkpoint_every=STEPS, quiet=True, **options)
+    assert len(list((whole.run.path / "samples").glob("step-*"))) == (recipe in SHOWN)
+    first = zlib.crc32(recipe.encode()) % 4 == 0
+    assert _kill_at(recipe, options, tmp_path / "cut", step=1 if first else STEPS) == -signal.SIGKILL
+    assert len(Run.open(tmp_path / "cut").checkpoints()) == (0 if first else 1)
+    again = api.resume(tmp_path / "cut", checkpoint_every=STEPS, quiet=True)
     one, two = (read_verified(session.run.checkpoints()[-1]) for session in (whole, again))
     assert one["model.safetensors"] == two["model.safetensors"]
     assert one["optimizer.safetensors"] == two["optimizer.safetensors"]
-    opened = [api.load(session.run.path) for session in (whole, again)]
-    if not draws(opened[0].experiment):
-        return
-    left, right = (drawn_briefly(one.experiment) for one in opened)
-    assert torch.equal(left, right)
+    if draws(again.experiment):
+        left, right = (drawn_briefly(each.experiment) for each in (again, api.load(whole.run.path)))
+        assert torch.equal(left, right)
 
 
 def drawn_briefly(experiment: Experiment) -> torch.Tensor:

@@ -10,9 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import apart
 import pytest
 import torch
 
@@ -25,35 +28,26 @@ from maquette.train import NotFinite, Progress, run
 TINY = {"batch": 8}
 
 
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "maquette", *words]
-
-
-def maquette(*words: str, **options) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*words), capture_output=True, text=True, timeout=120, check=False, **options)
-
-
-def begun(process: subprocess.Popen, out: Path, step: int) -> None:
+def reached(process: Any, out: Path, step: int, told: Callable[[], str]) -> None:
     """Wait until a run's log has reached a step."""
     until = time.monotonic() + 90
-    while time.monotonic() < until and process.poll() is None:
+    while time.monotonic() < until and (process.poll() is None if hasattr(process, "poll") else process.is_alive()):
         log = out / "log.jsonl"
         if log.exists() and log.read_text().count("\n") >= step:
             return
         time.sleep(0.01)
-    raise AssertionError(f"training never reached step {step}: {process.stderr.read() if process.stderr else ''}")
+    raise AssertionError(f"training never reached step {step}: {told()}")
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_says_so(tmp_path, signum, code):
-    out = tmp_path / "run"
-    words = command("train", "flow", "--steps", "100000", "--batch", "8", "--out", str(out), "--threads", "1", "-q")
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
-    begun(process, out, 1)
-    process.send_signal(signum)
-    told = process.communicate(timeout=60)[1]
-    assert process.returncode == code, told
-    assert "checkpoint was saved" in told
+    out, told = tmp_path / "run", tmp_path / "told.txt"
+    words = ["train", "flow", "--steps", "100000", "--batch", "8", "--out", str(out), "--threads", "1", "-q"]
+    process = apart.begun(apart.say, words, {}, str(told))
+    reached(process, out, 1, told.read_text)
+    os.kill(process.pid, signum)
+    assert apart.ended(process) == code, told.read_text()
+    assert "checkpoint was saved" in told.read_text()
     folder, _, refused = Run.open(out).newest()
     assert not refused and folder.name > "step-00000000"
 
@@ -117,20 +111,11 @@ def test_a_full_disk_stops_training_when_asked_to(tmp_path, monkeypatch):
 @pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="no /dev/full here")
 def test_a_really_full_file_system(tmp_path):
     """A file size limit is the nearest to a full disk that needs no privilege: the write itself fails, mid-file."""
-    script = (
-        "import resource, signal, sys\n"
-        "from maquette import storage\n"
-        "from pathlib import Path\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "shelf = Path(sys.argv[1]); storage.commit(shelf / 'step-1', {'a': b'x' * 100})\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "try: storage.commit(shelf / 'step-2', {'a': b'x' * 100000})\n"
-        "except OSError: print('refused')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout == "refused\n", done.stderr
-    assert [p.name for p in tmp_path.iterdir()] == ["step-1"]
-    assert storage.read_verified(tmp_path / "step-1") == {"a": b"x" * 100}
+    shelf, told = tmp_path / "shelf", tmp_path / "told.txt"
+    assert apart.ended(apart.begun(apart.overfill, shelf, told)) == 0
+    assert told.read_text() == "refused"
+    assert [p.name for p in shelf.iterdir()] == ["step-1"]
+    assert storage.read_verified(shelf / "step-1") == {"a": b"x" * 100}
 
 
 @pytest.fixture(scope="module")
@@ -200,28 +185,27 @@ def test_two_processes_take_the_step_of_one(recipe, tmp_path, shell):
     that, float32 sums differ in their last bit and Adam, which divides by a gradient's size, makes up to 4e-5 of it."""
     words = ["train", recipe, "--steps", "3", "--batch", "8", "--seed", "3", "--threads", "1", "-q", "--no-bf16", "--no-compile"]
     words += ["--dropout", "0"] if recipe == "flow" else []
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    two = [*torchrun(*words), "--out", str(tmp_path / "two")]
-    done = subprocess.run(two, env=env, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    two = apart.ranks([*words, "--out", str(tmp_path / "two")], 2, tmp_path)
+    assert [apart.ended(process) for process in two] == [0, 0], [(tmp_path / f"{i}.txt").read_text() for i in range(2)]
     for name, more in {"one": ["--micro", "2"], "plain": []}.items():
         assert shell(*words, *more, "--out", str(tmp_path / name)).returncode == 0
     weights = {name: api.load(tmp_path / name).system.state_dict() for name in ("one", "two", "plain")}
 
-    def apart(one: str, other: str) -> float:
+    def gap(one: str, other: str) -> float:
         pairs = ((weights[one][k].double(), weights[other][k].double()) for k in weights[one] if weights[one][k].numel())
         return max(float((a - b).abs().max()) for a, b in pairs)
 
-    assert apart("one", "two") <= 1e-6
-    assert apart("plain", "two") <= 1e-4
+    assert gap("one", "two") <= 1e-6
+    assert gap("plain", "two") <= 1e-4
 
 
 def test_a_killed_rank_ends_the_run_and_it_resumes(tmp_path):
+    """By torchrun itself, which the test above does without."""
     out = tmp_path / "run"
     words = ["train", "flow", "--steps", "100000", "--batch", "8", "--checkpoint-every", "2", "--threads", "1", "-q"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(torchrun(*words, "--out", str(out)), env=env, stderr=subprocess.PIPE, text=True)
-    begun(process, out, 1)
+    reached(process, out, 1, lambda: process.stderr.read() if process.stderr else "")
     until = time.monotonic() + 60
     while not list((out / "checkpoints").glob("step-*")) and time.monotonic() < until:
         time.sleep(0.02)
