@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from maquette import streams
 from maquette.data.cache import kept, key_of
 from maquette.data.core import Column, Data, Facts, image_data
 from maquette.streams import Streams, mix
@@ -95,7 +96,7 @@ def drawing(code: Path, fonts: tuple[str, ...]) -> str:
     from PIL import features
 
     versions = f"{PIL.__version__} {features.version('freetype2')} {np.__version__}"
-    return key_of(versions, code, *(_folder() / f"{font}.ttf" for font in fonts))
+    return key_of(versions, code, Path(__file__), Path(streams.__file__), *(_folder() / f"{font}.ttf" for font in fonts))
 
 
 def _digits(cells: list[tuple[int, int]]) -> np.ndarray:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from maquette import streams
 from maquette.data.cache import kept, key_of
 from maquette.data.core import Column, Data, Facts, image_data
 from maquette.data.shares import HELD, sha1
@@ -64,7 +65,9 @@ def scenes() -> Data:
         cell for cell in itertools.product(*(range(len(v)) for v in (SHAPES, COLOURS, GROUNDS, LOOKS))) if legible(*cell[1:3])
     ]
     table = np.repeat(np.array(cells), EACH, 0)
-    pixels = kept("scenes", key_of(np.__version__, Path(__file__)), lambda: {"pixels": _drawn(table)})["pixels"]
+    pixels = kept("scenes", key_of(np.__version__, Path(__file__), Path(streams.__file__)), lambda: {"pixels": _drawn(table)})[
+        "pixels"
+    ]
     size, texture = np.minimum(table[:, 3], 1), np.maximum(table[:, 3] - 1, 0)
     known = np.stack([table[:, 0], table[:, 1], table[:, 2], size, texture], 1)
     digests = [sha1(f"scene {i} {' '.join(map(str, row))}".encode()) for i, row in enumerate(known.tolist())]
