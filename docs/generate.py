@@ -343,6 +343,11 @@ ROWS = {
         "one model answers and rates answers, its own too: what is not safe falls away, the best stays; a calculator is called",
         "test_dialogue.py: a rating is what the network says behind an answer; what is called for is worked out; ranks by hand",
     ),
+    "constitutional": Row(
+        "own answers criticised and revised by written principles, and learnt from; then own choices between two",
+        "test_constitution.py: another principle makes another revision; what the critic chooses in both orders is preferred",
+        bench="constitution",
+    ),
     "text_classifier": Row(
         "an encoder's mean and one layer, from a run of bert's or from nothing",
         "test_masked_language.py: filling is not seen; a run's own symbols are read",

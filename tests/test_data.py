@@ -196,6 +196,7 @@ def test_corpora_lists_every_built_in():
         "instructions",
         "manners",
         "dialogues",
+        "principles",
         "sums",
         "countdown",
     ]

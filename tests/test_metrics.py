@@ -520,8 +520,8 @@ def test_bad_names_and_numbers_are_refused_with_the_nearest(digits):
 def test_the_folder_is_the_registry_and_every_figure_has_a_meaning(digits):
     every = (
         "adherence bytes captions cloze copying disentanglement exact frechet groundedness identity infilling naming "
-        "nats passing precision_recall preferred reconstruction repaired restoration retrieval shots solved summary testing "
-        "translation truth twosample utility winning"
+        "nats passing precision_recall preferred principled reconstruction repaired restoration retrieval shots solved "
+        "summary testing translation truth twosample utility winning"
     )
     assert set(all_metrics()) == {*every.split()}
     train = digits.train.all()

@@ -33,7 +33,8 @@ class Facts:
     what made a row is known; few: a few pictures of one thing, of which none is held out; asks: what stands between question and
     answer, where each line of a text is an example of one task; talks: whether each row is a conversation, in "messages";
     compares: whether each row has a worse answer beside, as "rejected"; check: by which of data/checks.py an answer to a
-    row is right or wrong; rates: as what another answer to each row, "other", was rated: columns of "1" and "0".
+    row is right or wrong; rates: as what another answer to each row, "other", was rated: columns of "1" and "0"; principles:
+    what answers are held to, a sentence each.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Facts:
     compares: bool = False
     check: str = ""
     rates: tuple[str, ...] = ()
+    principles: tuple[str, ...] = ()
 
     def asdict(self) -> dict[str, Any]:
         return asdict(self)
@@ -75,11 +77,17 @@ class Facts:
 
 
 def simulated(
-    name: str, split: str, notes: tuple[str, ...] = (), asks: str = "", check: str = "", rates: tuple[str, ...] = ()
+    name: str,
+    split: str,
+    notes: tuple[str, ...] = (),
+    asks: str = "",
+    check: str = "",
+    rates: tuple[str, ...] = (),
+    principles: tuple[str, ...] = (),
 ) -> Facts:
     """Facts of built-in texts that a program here makes."""
     made = Facts(name, "text", "simulated", "Apache-2.0", "maquette", hash="", rows={})
-    return replace(made, split=split, notes=notes, asks=asks, check=check, rates=rates)
+    return replace(made, split=split, notes=notes, asks=asks, check=check, rates=rates, principles=principles)
 
 
 class Split:

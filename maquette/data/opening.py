@@ -33,6 +33,7 @@ from maquette.data.manners import manners
 from maquette.data.mixtures import grid, ring, spiral
 from maquette.data.packages import packages
 from maquette.data.pairs import font_digits8, serif_glyphs
+from maquette.data.principles import principles
 from maquette.data.python_source import stdlib, stdlib_prose
 from maquette.data.reasoning import countdown, sums
 from maquette.data.repairs import repairs
@@ -76,6 +77,7 @@ BUILTINS: tuple[Callable[..., Data], ...] = (  # one that takes a size draws at 
     instructions,
     manners,
     dialogues,
+    principles,
     sums,
     countdown,
 )

@@ -21,12 +21,13 @@ ROOT = Path(__file__).parent.parent.parent
 TINY: dict[str, Any] = {"depth": 1, "width": 32, "heads": 2, "vocab": 300, "context": 24, "latent": 4, "steps": 4, "batch": 8}
 SMALL = {"font_digits": "digits", "font_digits8:digits": "digits:digits"}  # data that stand in for larger ones
 TINY |= {"reads": 24, "writes": 16, "symbols": 16, "books": 2, "delay": 2, "pretrain": 2, "towers": 1, "start": 2, "group": 2}
-TINY |= {"larger": 2}
+TINY |= {"larger": 2, "revise": 1, "rounds": 1}
+LONG = 200  # symbols of a question, its answer, critique and revision
 # every recipe by itself, and those of a second stage also on a run of the first
 FIRST = {"vq_prior": "vq_vae", "latent_diffusion": "kl_codec", "mmdit": "kl_codec", "imagen": "imagen_base", "dalle": "vqgan"}
 FIRST |= {"recaption": "kl_codec", "controlnet": "latent_diffusion", "dreambooth": "mmdit", "textual_inversion": "mmdit"}
 FIRST |= {"unclip": "clip", "text_classifier": "bert", "embedder": "bert", "sft": "gpt", "dpo": "sft", "reward": "sft"}
-FIRST |= {"ppo": "sft", "student": "gpt"}
+FIRST |= {"ppo": "sft", "student": "gpt", "constitutional": "sft"}
 STAGES = ("codec", "base", "run", "encoder")  # what arguments that name a first stage's run are called
 CASES = [(name, False) for name in recipes.catalogue()]
 ALONE = {"reasoner"}  # of a run of two steps no answer is right, and nothing is learnt from it
@@ -48,6 +49,8 @@ def tiny(name: str, text: Path, captioned: Path) -> dict[str, Any]:
         found |= {"data": "sums", "context": 64}
     if known.get("data") == "dialogues":
         found["context"] = 160
+    if known.get("data") == "principles":
+        found |= {"data": "principles", "context": LONG}
     if known.get("data") == "packages":
         found["data"] = str(labelled(text))
     if known.get("data") in ("scenes", "scenes_terse"):
@@ -129,7 +132,8 @@ def first_runs(tmp_path_factory, text_folder, captioned) -> Callable[[str], Path
 
     def run(second: str) -> Path:
         first, data = FIRST[second], tiny(second, text_folder, captioned).get("data", "digits")
-        half = {"size": 8} if second == "imagen" else {}  # half of the captioned pictures' side
+        # half of the captioned pictures' side
+        half = {"imagen": {"size": 8}, "constitutional": {"context": LONG}}.get(second, {})
         if (first, data) not in made:
             made[first, data] = tmp_path_factory.mktemp(first) / "run"
             own = {key: value for key, value in TINY.items() if key in recipes.catalogue()[first].arguments}
@@ -166,7 +170,7 @@ def arguments(case, text_folder, captioned, request) -> dict[str, Any]:
 
 
 SLOW = ("imagen", "imagen_base", "controlnet", "unclip", "latent_diffusion")  # to kill and resume takes 5 s and more
-SLOW += ("lamda", "ppo")
+SLOW += ("lamda", "ppo", "constitutional")
 SLOW += (
     "gemma",
     "qwen",

@@ -20,7 +20,7 @@ import torch.utils.tensorboard
 
 import maquette.report.card  # noqa: F401
 from maquette import api, recipes, training
-from maquette.data import Data, dialogues, open_data, opening
+from maquette.data import Data, dialogues, open_data, opening, principles
 from maquette.networks.unet import UNet
 from maquette.recipes import cascade, pictures, unclip
 from maquette.runs import Run
@@ -47,7 +47,7 @@ def _half(self: UNet, channels: int, width: int, *more: Any, **told: Any) -> Non
 _whole = UNet.__init__
 _drawn = lru_cache(maxsize=None)(opening._drawn.__wrapped__)  # what is small is no other test's
 _SMALL: list[tuple[Any, str, Any]] = [
-    (dialogues, "ROWS", 800),
+    *((module, "ROWS", 800) for module in (dialogues, principles)),
     *((module, "TextPlan", _narrow(module.TextPlan)) for module in (cascade, pictures, unclip)),
     (UNet, "__init__", _half),
 ]
@@ -60,7 +60,7 @@ def small() -> Iterator[None]:
     with ExitStack() as stack:
 
         def drawn(source: Callable[..., Data], size: int) -> Data:
-            return (_drawn if source is dialogues.dialogues else usual)(source, size)
+            return (_drawn if source in (dialogues.dialogues, principles.principles) else usual)(source, size)
 
         stack.enter_context(mock.patch.object(opening, "_drawn", drawn))
         for place, name, value in _SMALL:
