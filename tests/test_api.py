@@ -77,7 +77,7 @@ def test_a_run_needs_no_data_to_be_sampled(run, monkeypatch):
         (lambda r: maquette.train("vae", lr=float("nan"), steps=1), "lr is nan, which is no number"),
         (lambda r: maquette.train("json:dumps", steps=1), "is no recipe"),
         (lambda r: maquette.train("vae", data=str(r.run.path), steps=1), "is a run, not data"),
-        (lambda r: maquette.train("vae", out=r.run.path / "samples", steps=1), "is not empty, and what is in it is no run"),
+        (lambda r: maquette.train("vae", out=r.run.path / "checkpoints", steps=1), "is not empty, and what is in it is no run"),
         (lambda r: maquette.train("vae", out=r.run.path / "run.json", steps=1), "is a file"),
         (lambda r: maquette.resume(r.run.path, steps=2), "--steps 2 is not beyond step 3"),
         (lambda r: maquette.resume(r.run.path, steps=9, checkpoint_every=-1), "--checkpoint-every -1"),
