@@ -36,7 +36,7 @@ from maquette.data.core import Data, Split
 from maquette.data.principles import UNSHOWN, floors, rated, read
 from maquette.metrics.intervals import mean, proportion
 from maquette.metrics.principled import SHARES, abilities, departed
-from maquette.objectives.constitution import Revised, write
+from maquette.objectives.constitution import Revised
 from maquette.objectives.during import During
 from maquette.objectives.likelihood import NextToken
 from maquette.opened import Loaded, load
@@ -102,7 +102,8 @@ def figures(own: Loaded, net: Any, seed: int) -> dict[str, Any]:
     """What a network's answers come to, and how far it is from what the run was before."""
     system, asks = own.system.eval().instead("critic"), questions(own, "held")[:QUESTIONS]
     system.nets["critic"], system.nets["main"] = own.system.nets["critic"], net
-    said = write(system, asks, Streams.of(seed, len(asks)))
+    critic: Any = system.objective.voice.critic
+    said = critic.answers(system, asks, Streams.of(seed, len(asks)))
     rates = [rated(str(turns[-1]["content"]), text) for turns, text in zip(asks, said, strict=True)]
     told: dict[str, Any] = {name: share([rate[name] for rate in rates]) for name in SHARES}
     told["speaks of honey, glass or chess"] = share([any(thing in text.lower() for thing in UNSHOWN) for text in said])
@@ -122,7 +123,7 @@ def losses(own: Loaded, name: str) -> dict[str, Any]:
 def skills(own: Loaded, seed: int) -> dict[str, Any]:
     """What the critic makes right."""
     assert isinstance(own.data.held, Principled)
-    return {name: share(values) for name, values in abilities(own.system.eval().instead("critic"), own.data.held, seed).items()}
+    return {name: share(values) for name, values in abilities(own.system.eval(), own.data.held, seed).items()}
 
 
 def shown(own: Loaded, seed: int) -> tuple[torch.nn.Module, dict[str, Any]]:

@@ -22,7 +22,7 @@ from maquette.metrics.evidence import Evidence
 from maquette.metrics.principled import parts_of
 from maquette.networks.transformer import Transformer
 from maquette.objectives import constitution
-from maquette.objectives.constitution import Preferred, Revised, leaning, odds, preferred, write
+from maquette.objectives.constitution import Critic, Preferred, Revised
 from maquette.recipes._tuned import Ground
 from maquette.recipes.constitution import understood
 from maquette.samplers.autoregressive import Autoregressive
@@ -33,6 +33,7 @@ KEY = "Ada put the keys into the box. Where are the keys?"
 NUMBER = "What is Ada and Ben's number?"
 ANSWER = "What a stupid question. The keys are in the box. And Leo likes jazz."
 SILENT = "An answer must not speak of jazz."
+CRITIC = Critic(Autoregressive(), Autoregressive(temperature=0.0))
 
 
 def system(length: int = 160) -> System:
@@ -41,7 +42,7 @@ def system(length: int = 160) -> System:
     nets = {role: Transformer(codec.vocab, 16, 1, 2) for role in ("main", "critic", "reference")}
     for p in (p for net in nets.values() for p in net.parameters()):
         torch.nn.init.normal_(p, std=0.2)
-    return System(nets, Revised(codec.bos, CONSTITUTION), None, codec, frozen=("critic", "reference")).eval()
+    return System(nets, Preferred(codec.bos, CONSTITUTION, CRITIC), None, codec, frozen=("critic", "reference")).eval()
 
 
 def asking(*texts: str) -> list:
@@ -189,7 +190,7 @@ class Script:
     def __init__(self, made: System):
         self.made, self.asked = made, list[tuple[str, str]]()
 
-    def __call__(self, found, talks, rng, temperature=1.0):
+    def __call__(self, found, sampler, talks, rng):
         own = self.made.nets
         who = next(role for role in own if found.nets["main"] is own[role])
         return [self.says(who, turns) for turns in talks]
@@ -231,7 +232,7 @@ def test_another_principle_makes_another_revision_and_the_last_one_is_learnt(mon
     for laws, text in wanted.items():
         script = Script(made)
         monkeypatch.setattr(constitution, "write", script)
-        texts, logs, _ = learnt(made, Revised(made.codec.bos, laws, rounds=2), monkeypatch, batch((KEY,), (KEY, KEY)))
+        texts, logs, _ = learnt(made, Revised(made.codec.bos, laws, CRITIC, rounds=2), monkeypatch, batch((KEY,), (KEY, KEY)))
         assert texts == [KEY + text] * 3
         assert float(logs["changed"]) == (text != ANSWER)
         assert {who for who, _ in script.asked} == {"critic"}  # as it was, not as it is
@@ -241,19 +242,19 @@ def test_another_principle_makes_another_revision_and_the_last_one_is_learnt(mon
 
 def test_the_better_of_two_is_what_the_critic_says_in_both_orders_and_no_rule(monkeypatch):
     made, said = system(400), [["bad", "odd"], ["good", "same"]]
-    monkeypatch.setattr(constitution, "write", lambda found, talks, rng, temperature=1.0: said.pop(0))
+    monkeypatch.setattr(constitution, "write", lambda found, sampler, talks, rng: said.pop(0))
     monkeypatch.setattr(world, "broken", None)
     worth = {"good": 2.0, "bad": -1.0, "same": 0.0, "odd": 0.0}
 
-    def taste(critic, asks):
+    def taste(self, critic, asks):
         assert critic.nets["main"] is made.nets["critic"]
         found = [re.search(r"\(A\) (\w+)\n\(B\) (\w+)\n", turns[0]["content"]).groups() for turns in asks]
         return torch.tensor([worth[a] - worth[b] + 0.5 for a, b in found])  # rather (A), whatever it is
 
-    monkeypatch.setattr(constitution, "odds", taste)
-    pairs = preferred(made.instead("critic"), asking(KEY, NUMBER), ["bad", "odd"], ["good", "same"], ["Be polite."] * 2)
+    monkeypatch.setattr(Critic, "odds", taste)
+    pairs = CRITIC.preferred(made.instead("critic"), asking(KEY, NUMBER), ["bad", "odd"], ["good", "same"], ["Be polite."] * 2)
     assert [[turns[-1]["content"] for turns in pair] for pair in pairs] == [["good", "bad"]]  # the other is not told apart
-    found, logs, loss = learnt(made, Preferred(made.codec.bos, ("Be polite.",)), monkeypatch, batch((KEY, NUMBER)))
+    found, logs, loss = learnt(made, Preferred(made.codec.bos, ("Be polite.",), CRITIC), monkeypatch, batch((KEY, NUMBER)))
     assert found == [KEY + "good", KEY + "bad"] and float(logs["told"]) == 0.5
     assert float(loss.detach()) == pytest.approx(0.5 * float(_loss(made, found).detach()), abs=1e-4)
 
@@ -277,24 +278,24 @@ def _loss(made: System, texts: list[str]) -> torch.Tensor:
 def test_a_choice_is_the_likelier_letter_and_an_order_that_changes_it_leaves_none():
     made = system(400)
     asks = asking("Which?", "And which of these?")
-    found = odds(made, asks)
+    found = CRITIC.odds(made, asks)
     for turns, odd in zip(asks, found.tolist(), strict=True):
         read, over, chance = [made.codec.bos, *made.codec.converse([turns])[0]], made.codec.special["<|over|>"], []
         for letter in b"AB":
             out = made.nets["main"](torch.tensor([[*read, letter]]))[0].log_softmax(-1)
             chance.append(float(out[-2, letter] + out[-1, over]))
         assert odd == pytest.approx(chance[0] - chance[1], abs=1e-4)
-    told = leaning(made, asking(KEY), ["one"], ["two"], ["Be polite."])
-    back = leaning(made, asking(KEY), ["two"], ["one"], ["Be polite."])
+    told = CRITIC.leaning(made, asking(KEY), ["one"], ["two"], ["Be polite."])
+    back = CRITIC.leaning(made, asking(KEY), ["two"], ["one"], ["Be polite."])
     assert told[0] == pytest.approx(-back[0], abs=1e-5)  # whichever comes first
-    assert odds(system(24), asking("a question that is longer than what is read")).tolist() == [0.0]
+    assert CRITIC.odds(system(24), asking("a question that is longer than what is read")).tolist() == [0.0]
 
 
 def test_what_has_no_room_is_passed_over_and_a_step_without_any_lesson_moves_nothing(monkeypatch):
     made = system(24)
     long = "a question that is longer than what is read"
-    assert write(made, asking(long), Streams.of(0, 1)) == [""]
-    for objective in (Revised(made.codec.bos, CONSTITUTION, 1), Preferred(made.codec.bos, CONSTITUTION)):
+    assert CRITIC.answers(made, asking(long), Streams.of(0, 1)) == [""]
+    for objective in (Revised(made.codec.bos, CONSTITUTION, CRITIC, 1), Preferred(made.codec.bos, CONSTITUTION, CRITIC)):
         for rows in (batch((long,)), {"asked": [[], []]}):
             loss, _ = objective.phases()[0].move(made, rows, Streams.of(0, len(rows["asked"])), 0)
             made.zero_grad()
@@ -306,8 +307,8 @@ def test_answers_follow_from_their_own_row_alone():
     made = system(40)
     talks = asking("one", "two", "three")
     keys = Streams.of(3, 3)
-    whole = write(made, talks, keys)
-    assert [write(made, talks[i : i + 1], keys[torch.tensor([i])])[0] for i in range(3)] == whole
+    whole = CRITIC.answers(made, talks, keys)
+    assert [CRITIC.answers(made, talks[i : i + 1], keys[torch.tensor([i])])[0] for i in range(3)] == whole
     together = constitution.several(batch(("one", "two"), ("three",)), Streams.of(0, 2))
     alone = constitution.several(batch(("three",)), Streams.of(0, 2)[torch.tensor([1])])
     assert together[1].keys[2] == alone[1].keys[0] and together[0][2] == alone[0][0]
@@ -342,14 +343,13 @@ def test_figures_are_the_rules_of_what_each_role_writes(monkeypatch, few):
         "main": lambda asked: world.read(asked).right,
     }
 
-    def script(found, talks, rng, temperature=1.0):
+    def script(found, sampler, talks, rng):
         who = next(role for role in made.nets if found.nets["main"] is made.nets[role])
         if talks[0][0]["content"].startswith("Question"):
             return [KEPT if len(turns) == 1 else world.EVADED for turns in talks]  # a critic that finds nothing, and spoils
         return [says[who](turns[-1]["content"]) for turns in talks]
 
-    for place in (constitution, metric):
-        monkeypatch.setattr(place, "write", script)
+    monkeypatch.setattr(constitution, "write", script)
     monkeypatch.setattr(metric, "MOST", 12)
     found = {name: each.value for name, each in metric.measure(Evidence(own, made)).items()}
     assert [found[f"{name}{when}"] for when in ("", " revised", " before") for name in ("harmless", "helpful", "evasive")] == [

@@ -11,24 +11,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from maquette.contracts import Turns
-from maquette.data.comparisons import judged
 from maquette.data.constitution import CRITICISE, Principled
+from maquette.data.conversations import answered
 from maquette.data.principles import RULES, broken, helpful
 from maquette.metrics.estimate import Estimate
 from maquette.metrics.evidence import Evidence
 from maquette.metrics.intervals import mean, proportion
-from maquette.objectives.constitution import corrected, leaning, odds, talk, write
-from maquette.objectives.preference import log_chance
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
     from maquette.system import System
 
 MOST = 200  # questions, and rows of each task
-BATCH = 64
 SHARES = {
     "harmless": "that break no principle but that of helping, by the rule of these data",
     "helpful": "that say what was asked, by the rule",
@@ -56,7 +52,7 @@ def applies(evidence: Evidence) -> str:
         return "only samples are known, no system"
     if not isinstance(evidence.data.held, Principled):
         return "the data are no conversations that are held to principles"
-    return "" if "critic" in system.roles() else "the system has no critic"
+    return "" if "critic" in system.roles() and hasattr(system.objective.voice, "critic") else "the system has no critic"
 
 
 def measure(evidence: Evidence) -> dict[str, Estimate]:
@@ -77,24 +73,27 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     rng = np.random.default_rng(evidence.seed)
     asks = [asks[i] for i in rng.permutation(len(asks))[:MOST].tolist()]
     streams = Streams.of(evidence.seed, len(asks), device=system.device)
-    said = {when: write(system.instead(role), asks, streams) for when, role in WHEN.items()}
+    critic: Any = system.objective.voice.critic
+    said = {when: critic.answers(system.instead(role), asks, streams) for when, role in WHEN.items()}
     if rule is not None:
         for when, texts in said.items():
             rates = [rule(str(turns[-1]["content"]), text) for turns, text in zip(asks, texts, strict=True)]
             for name in SHARES:
                 figure(name + when, [each[name] for each in rates], "lower" if name == "evasive" else "higher")
-        for name, values in abilities(system.instead("critic"), held, evidence.seed).items():
+        for name, values in abilities(system, held, evidence.seed).items():
             figure(name, values)
     laws = [str(law) for law in rng.choice(np.array(evidence.facts.principles, dtype=object), len(asks))]
-    lean = leaning(system.instead("critic"), asks, said[""], said[" before"], laws)
+    lean = critic.leaning(system.instead("critic"), asks, said[""], said[" before"], laws)
     figure("found better", (np.sign(lean) + 1) / 2)
     figure("KL to the start", departed(system, asks, said[""]), "lower", share=False)
     return found
 
 
-def abilities(critic: System, held: Principled, seed: int) -> dict[str, list[bool]]:
-    """What a critic makes right of held-out rows whose critique, revision or choice a rule knows."""
+def abilities(system: System, held: Principled, seed: int) -> dict[str, list[bool]]:
+    """What a system's critic makes right of held-out rows whose critique, revision or choice a rule knows."""
     columns: Any = held.columns
+    critic: Any = system.objective.voice.critic
+    reads = system.instead("critic")
     order = np.random.default_rng(seed).permutation(len(held.written)).tolist()
     rows = [held.written[i] for i in order]
     found: dict[str, list[bool]] = {}
@@ -102,7 +101,7 @@ def abilities(critic: System, held: Principled, seed: int) -> dict[str, list[boo
         some = [each for each in rows if columns["task"][each.place] == "revise" and bool(columns["novel"][each.place]) is novel]
         some = some[:MOST]
         begun = [each.turns[:1] for each in some]
-        critiques, revisions = corrected(critic, begun, Streams.of(seed, len(some), device=critic.device))
+        critiques, revisions = critic.corrected(reads, begun, Streams.of(seed, len(some), device=system.device))
         right = [said == each.turns[1]["content"] for said, each in zip(critiques, some, strict=True)]
         found["novel critiques right" if novel else "critiques right"] = right
         for each, text in zip(some, revisions, strict=True):
@@ -111,7 +110,7 @@ def abilities(critic: System, held: Principled, seed: int) -> dict[str, list[boo
                 kept = helpful(asked, text) or not helpful(asked, before)
                 found.setdefault("mended", []).append(kept and not broken(law, asked, text))
     some = [each for each in rows if columns["task"][each.place] == "compare"][:MOST]
-    chosen = odds(critic, [each.turns[:1] for each in some]).tolist()
+    chosen = critic.odds(reads, [each.turns[:1] for each in some]).tolist()
     wanted = [each.turns[1]["content"] for each in some]
     found["choices right"] = [odd != 0 and "BA"[odd > 0] == letter for odd, letter in zip(chosen, wanted, strict=True)]
     return found
@@ -124,16 +123,9 @@ def parts_of(demand: str) -> tuple[str, str, str]:
     return found[1], found[2], found[3]
 
 
-@torch.no_grad()
 def departed(system: System, asks: Sequence[Turns], said: Sequence[str]) -> np.ndarray:
     """log p of each answer over that under the critic, float64[n]."""
-    talks, found = [talk(*each) for each in zip(asks, said, strict=True)], list[float]()
-    for at in range(0, len(talks), BATCH):
-        batch = judged(system.codec, talks[at : at + BATCH])  # type: ignore[arg-type]
-        code, learnt, document = (batch[name][:, 0].to(system.device) for name in ("code", "learnt", "document"))
-        one, two = (
-            log_chance(system.nets[role], code, learnt, document, system.codec.bos)  # type: ignore[arg-type]
-            for role in ("main", "critic")
-        )
-        found += (one - two).double().tolist()
-    return np.asarray(found)
+    critic: Any = system.objective.voice.critic
+    talks = [[*turns, *answered("", text)[1:]] for turns, text in zip(asks, said, strict=True)]
+    one, two = (critic.chances(system.instead(role), talks) for role in ("main", "critic"))
+    return (one - two).double().cpu().numpy()

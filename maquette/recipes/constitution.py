@@ -13,7 +13,7 @@ from maquette.data.constitution import held_to, principled
 from maquette.data.core import noted, recalled
 from maquette.data.principles import PRINCIPLES, RULES, meant
 from maquette.experiment import Experiment, Fit
-from maquette.objectives.constitution import Preferred, Revised
+from maquette.objectives.constitution import Critic, Preferred, Revised
 from maquette.objectives.during import During
 from maquette.objectives.likelihood import NextToken
 from maquette.objectives.together import Together
@@ -116,6 +116,7 @@ def _stages(
     bos: int, law: tuple[str, ...], rounds: int, beta: float, since: int, revise: int, paces: tuple[float, float]
 ) -> list[During]:
     """What is learnt from revisions, and then from preferences."""
-    revised, preferred = Revised(bos, law, rounds), Preferred(bos, law, beta)
+    critic = Critic(draws=Autoregressive(), finds=Autoregressive(temperature=0.0))
+    revised, preferred = Revised(bos, law, critic, rounds), Preferred(bos, law, critic, beta)
     first = [During(revised, since, since + revise, paces[0])] if revise else []
     return [*first, During(preferred, since + revise, pace=paces[1])]
