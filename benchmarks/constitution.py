@@ -34,12 +34,13 @@ from maquette.data.constitution import Principled
 from maquette.data.conversations import conversed
 from maquette.data.core import Data, Split
 from maquette.data.principles import UNSHOWN, floors, rated, read
+from maquette.loading import load
 from maquette.metrics.intervals import mean, proportion
 from maquette.metrics.principled import SHARES, abilities, departed
 from maquette.objectives.constitution import Revised
 from maquette.objectives.during import During
 from maquette.objectives.likelihood import NextToken
-from maquette.opened import Loaded, load
+from maquette.opened import Loaded
 from maquette.runs import versions
 from maquette.streams import Streams
 from maquette.system import System

@@ -23,7 +23,8 @@ from maquette.recipes.instruction import talks
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.system import System
 
-CONSTITUTIONAL: dict[str, tuple[float, float]] = {}
+# by itself, its own 502 steps, 287 and 286 training seconds on one CPU thread; two runs: .92 and .95, .66 and .65, .04 and .01
+CONSTITUTIONAL = {"harmless": (0.8, 1.0), "both": (0.5, 1.0), "evasive": (0.0, 0.1)}
 PACES = (0.4, 0.2)  # shares of the rate of what is learnt from shown answers: of revisions, of preferences
 TUNING = (1.0, 0.2)  # the same of a run's
 CHOICES = 36  # steps that learn from choices, where nobody says how many
@@ -42,8 +43,7 @@ def constitutional(
     depth: int = 4,
     vocab: int = 640,
 ) -> Experiment:
-    """Constitutional tuning: answers criticised, revised and compared by the model itself, by written principles (Bai 2022,
-    arXiv:2212.08073).
+    """Constitutional tuning: a model criticises, revises and compares its own answers by principles (Bai 2022, arXiv:2212.08073).
 
     It answers questions, criticises each answer by a principle, revises it, again by others, and learns the last revision; then
     it draws two answers, chooses the better one by a principle, and makes that one likelier. Nobody else says what is good. What
