@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -33,9 +35,30 @@ def applies(evidence: Evidence) -> str:
         return "only samples are known, no system"
     if evidence.facts.field != "text" or not {"prompt", "check"} <= {*evidence.data.held.columns}:
         return "the data have no tasks with checks"
+    return shut(evidence)
+
+
+def shut(evidence: Evidence) -> str:
+    """Why nothing that is written of beginnings can be run; "" = it can."""
     if evidence.system is not None and not continues(evidence.system):
         return "the system does not continue texts from left to right"
     return "" if evidence.executes else "generated code is run only where that is allowed: --allow-code-exec"
+
+
+@contextmanager
+def walled(checks: Sequence[str]) -> Iterator[Sandbox]:
+    """A sandbox at work, with what checks import.
+
+    Raises:
+        UnfitSamples: this machine cannot put its walls up.
+    """
+    needed = {name for check in checks for name in json.loads(check).get("imports", ())}
+    with Sandbox(limits=Limits(seconds=10.0, cpu=5), imports=sorted(needed)) as sandbox:
+        try:
+            sandbox.start()
+        except Uncontained as error:
+            raise UnfitSamples(str(error)) from None
+        yield sandbox
 
 
 def continues(system: Any) -> bool:
@@ -56,12 +79,7 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
         texts = [ended(text) for text in evidence.writes([prompt for prompt in prompts for _ in range(SAMPLES)])]
         written = [texts[at : at + SAMPLES] for at in range(0, len(texts), SAMPLES)]
     right, ran = [], 0
-    needed = {name for check in checks for name in json.loads(check).get("imports", ())}
-    with Sandbox(limits=Limits(seconds=10.0, cpu=5), imports=sorted(needed)) as sandbox:
-        try:
-            sandbox.start()
-        except Uncontained as error:
-            raise UnfitSamples(str(error)) from None
+    with walled(checks) as sandbox:
         for prompt, texts, check in zip(prompts, written, checks, strict=True):
             done = {text: judged(sandbox, prompt + text, json.loads(check)) for text in set(texts)}
             right.append(sum(done[text][0] for text in texts))

@@ -19,8 +19,8 @@ from maquette.data.repairs import SHOWN, asked
 from maquette.metrics.estimate import Estimate
 from maquette.metrics.evidence import Evidence, UnfitSamples
 from maquette.metrics.intervals import mean, proportion
-from maquette.metrics.passing import completed, continues
-from maquette.sandbox import Limits, Sandbox, Uncontained
+from maquette.metrics.passing import completed, shut, walled
+from maquette.sandbox import Sandbox
 from maquette.sandbox.checking import fault, first_of
 
 TASKS, ROUNDS = 200, 2
@@ -50,9 +50,7 @@ def applies(evidence: Evidence) -> str:
         return "only samples are known, no system"
     if evidence.facts.name != "repairs":
         return "the data teach no repair of programs; repairs does"
-    if not continues(evidence.system):
-        return "the system does not continue texts from left to right"
-    return "" if evidence.executes else "generated code is run only where that is allowed: --allow-code-exec"
+    return shut(evidence)
 
 
 def measure(evidence: Evidence) -> dict[str, Estimate]:
@@ -60,13 +58,9 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     system: Any = evidence.system
     columns, seed = evidence.data.held.columns, evidence.seed
     chosen = torch.randperm(len(columns["prompt"]), generator=torch.Generator().manual_seed(seed))[:TASKS].tolist()
-    checks = [json.loads(str(columns["check"][i])) for i in chosen]
-    needed = sorted({name for check in checks for name in check.get("imports", ())})
-    with Sandbox(limits=Limits(seconds=10.0, cpu=5), imports=needed) as sandbox:
-        try:
-            sandbox.start()
-        except Uncontained as error:
-            raise UnfitSamples(str(error)) from None
+    texts = [str(columns["check"][i]) for i in chosen]
+    checks = [json.loads(text) for text in texts]
+    with walled(texts) as sandbox:
         firsts = [Attempt(str(columns["prompt"][i]), first_of(check, SHOWN)) for i, check in zip(chosen, checks, strict=True)]
         write(system, sandbox, firsts, seed, again=False)
         failed = [i for i, first in enumerate(firsts) if first.wrong]

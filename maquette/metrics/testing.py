@@ -17,10 +17,10 @@ import torch
 from maquette.data.mutants import mutant
 from maquette.data.tested import tests_in
 from maquette.metrics.estimate import Estimate
-from maquette.metrics.evidence import Evidence, UnfitSamples
+from maquette.metrics.evidence import Evidence
 from maquette.metrics.intervals import mean
-from maquette.metrics.passing import completed, continues
-from maquette.sandbox import Limits, Sandbox, Uncontained
+from maquette.metrics.passing import completed, shut, walled
+from maquette.sandbox import Sandbox
 from maquette.sandbox.checking import judged
 
 TASKS, WRITTEN, BROKEN = 60, 3, 5  # functions; times that tests of each are written; broken versions of each
@@ -45,9 +45,7 @@ def applies(evidence: Evidence) -> str:
         return "only samples are known, no system"
     if evidence.facts.name != "tested":
         return "the data show no tests of functions; tested does"
-    if not continues(evidence.system):
-        return "the system does not continue texts from left to right"
-    return "" if evidence.executes else "generated code is run only where that is allowed: --allow-code-exec"
+    return shut(evidence)
 
 
 def measure(evidence: Evidence) -> dict[str, Estimate]:
@@ -59,12 +57,7 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     written = completed(system, [text.rstrip() for text in texts], WRITTEN, seed, whole=True)
     tests = [list(dict.fromkeys(test for text in some for test in tests_in(text))) for some in written]
     shares: dict[str, list[float]] = {name: [] for name in MEANINGS}
-    needed = sorted({name for check in checks for name in json.loads(check).get("imports", ())})
-    with Sandbox(limits=Limits(seconds=10.0, cpu=5), imports=needed) as sandbox:
-        try:
-            sandbox.start()
-        except Uncontained as error:
-            raise UnfitSamples(str(error)) from None
+    with walled(checks) as sandbox:
         for place, (text, check) in enumerate(zip(texts, checks, strict=True)):
             true = holding(sandbox, text, tests[place])
             shares["tests written"].append(len(tests[place]))
