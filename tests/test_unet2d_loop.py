@@ -32,7 +32,7 @@ def test_it_learns_and_samples_in_the_one_loop() -> None:
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
     assert all(p.grad is None and torch.isfinite(p).all() for p in net.parameters())
     two, three = (system.sample(n, seed=1, about={"label": torch.arange(n)})["code"] for n in (2, 3))
-    torch.testing.assert_close(three[:2], two, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(three[:2], two, atol=1e-4, rtol=1e-4)  # another batch is another order of sums
 
 
 def test_half_precision_is_near() -> None:
