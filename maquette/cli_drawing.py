@@ -96,7 +96,7 @@ def sample_verb(
     told, kind = _told(about), _suffix(run)
     if not out and not ((show or as_json) and kind == "txt"):  # what is drawn is never thrown away
         out = str(_shelf(run) / f"{f'step-{step:08d}-' if step >= 0 else ''}seed-{seed}.{kind}")
-    live = show and not check and kind == "txt" and not as_json and (n == 1 or sys.stdout.isatty())
+    live = show and not (check or judge or as_json) and kind == "txt" and (n == 1 or sys.stdout.isatty())
     batch = api.sample(
         run,
         n,

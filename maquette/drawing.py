@@ -82,39 +82,26 @@ def sample(
         repair: times that one which fails is written again behind what went wrong (a run of codex on `repairs`).
         allow_code_exec: run programs at all.
     """
-    _check_best_of(best_of, judge, start or suffix)
-    if n < 1:
-        raise ValueError(f"-n {n} is not above 0")
-    if chat and (prompt or start):
-        raise ValueError(f"--chat and {'--prompt' if prompt else '--start'} both say what samples begin with; give one")
+    _check_asked(n, chat, prompt, start, suffix, hide, mask, best_of, judge)
     examples = examples_of(check) if check else {}
     found = load(path, step=step, device=device, trust=trust, size=size, bits=bits)
     check_mending(found.system, found.facts.name, check, repair, allow_code_exec, prompt)
     if out:
         check_suffix(found.system.codec.field, Path(out))
     sampler = _sampler_of(found, dials or {}, draft, best_of, judge, device, trust)
-    if (hide or mask) and not start:
-        raise ValueError(
-            f"{f'--hide {hide}' if hide else f'--mask {mask}'} says what of a picture is open; give one with --start"
-        )
     begun = found.begun(start, n, hide, sampler, mask) if start else {}
-    told = {**begun.get("about", {}), **(about or {})}
-    with ExitStack() as stack:
-        watch: Callable[[int, int, Code], None] | None = None
-        if not quiet and isinstance(found.run, pipelines.Published) and isinstance(sampler, Solver):
-            steps = sampler.drafts(whole="start" in begun and "seen" not in begun)
-            watch = _watched(stack, f"{found.run.record['recipe']}, {n} samples", steps)
-        if tell is not None:
-            known = asked_by(found.system, chat, sampler) if chat else None
-            watch = _told_of(found, sampler, tell, 0 if known is None else int((known != IGNORE).sum()), grows=not suffix)
-        if judge:
-            by = load(judge, device=device, trust=trust)
-            if found.system.codec.field == "text":
-                batch = best_answers(found, by, n, best_of, seed=seed, chat=chat, sampler=sampler)
-            else:
-                batch = best_pictures(found, by, n, best_of, seed=seed, about=told, prompt=prompt, sampler=sampler)
-        else:
-            own = {name: begun[name] for name in ("start", "seen") if name in begun}
+    told = {**begun.pop("about", {}), **(about or {})}
+    if judge:
+        choose = best_answers if found.system.codec.field == "text" else best_pictures
+        said = {"chat": chat} if choose is best_answers else {"about": told, "prompt": prompt}
+        batch = choose(found, load(judge, device=device, trust=trust), n, best_of, seed=seed, sampler=sampler, **said)
+    else:
+        with ExitStack() as stack:
+            watch: Callable[[int, int, Code], None] | None = None
+            if tell is not None:
+                watch = _told_of(found, sampler, tell, chat, grows=not suffix)
+            elif not quiet:
+                watch = _watched(stack, found, n, sampler, begun)
             batch = found.sample(
                 n,
                 seed=seed,
@@ -127,7 +114,7 @@ def sample(
                 batch=256 if tell is None else 1,
                 logprobs=logprobs,
                 truncate=truncate,
-                **own,
+                **begun,
             )
         if isinstance(watch, Pieces):
             watch.finish()
@@ -137,11 +124,9 @@ def sample(
         for note in found.system.conditioner.notes(batch):
             print(f"note: {note}", file=sys.stderr)
     if out:
-        asked = {"seed": seed, "prompt": prompt, "about": about or {}, **({"chat": chat} if chat else {})}
-        asked |= {"suffix": suffix} if suffix else {}
-        asked |= {"best_of": best_of, "judge": str(judge)} if judge else {}
-        asked |= {"bits": bits} if bits else {}
-        asked |= {"check": str(check), "repair": repair} if check else {}
+        more = {"chat": chat, "suffix": suffix, "judge": str(judge), "best_of": best_of if judge else 0, "bits": bits}
+        more |= {"check": str(check), "repair": repair}
+        asked = {"seed": seed, "prompt": prompt, "about": about or {}, **{name: each for name, each in more.items() if each}}
         _save(found, batch, out, asked, sampler)
     return batch
 
@@ -245,27 +230,54 @@ def _sampler_of(
     return turned(found.system.sampler, dials)
 
 
-def _check_best_of(best_of: int, judge: str | Path, start: str | Path) -> None:
+def _check_asked(
+    n: int,
+    chat: str | Turns,
+    prompt: str,
+    start: str | Path,
+    suffix: str,
+    hide: str,
+    mask: str | Path,
+    best_of: int,
+    judge: str | Path,
+) -> None:
+    """Refuse what cannot be asked of any run, before one is opened."""
+    if n < 1:
+        raise ValueError(f"-n {n} is not above 0")
     if best_of < 1 or (judge and best_of == 1):
         raise ValueError(f"--best-of {best_of} --judge '{judge}': samples to choose from are above 1, and 1 is no choice")
     if judge and start:
         raise ValueError(f"--judge orders samples by their captions, and is no use for what begins with --start {start}")
+    if judge and suffix:
+        raise ValueError(f"--judge orders answers to --chat, and is no use for what ends with --suffix {suffix!r}")
+    if chat and (prompt or start):
+        raise ValueError(f"--chat and {'--prompt' if prompt else '--start'} both say what samples begin with; give one")
+    if (hide or mask) and not start:
+        raise ValueError(
+            f"{f'--hide {hide}' if hide else f'--mask {mask}'} says what of a picture is open; give one with --start"
+        )
 
 
-def _told_of(found: Loaded, sampler: Any, tell: Callable[[int, str], None], after: int = 0, grows: bool = True) -> Pieces:
-    """What hears of drafts and tells of their texts.
+def _told_of(found: Loaded, sampler: Any, tell: Callable[[int, str], None], chat: str | Turns, grows: bool) -> Pieces:
+    """What hears of drafts and tells of their texts, but for the conversation that they begin with.
 
     Raises:
-        ValueError: what is drawn are no texts, or no drafts that grow.
+        ValueError: what is drawn are no texts.
     """
     field = found.system.codec.field
     if field != "text":
         raise ValueError(f"this run makes {field}s; only a text can be told of piece by piece")
-    grows = grows and getattr(sampler, "grows", False)
-    return Pieces(found.system.codec, tell, dials_of(sampler).get("stop", ()), grows, after)
+    known = asked_by(found.system, chat, sampler) if chat else None
+    after = 0 if known is None else int((known != IGNORE).sum())
+    return Pieces(found.system.codec, tell, dials_of(sampler).get("stop", ()), grows and getattr(sampler, "grows", False), after)
 
 
-def _watched(stack: ExitStack, title: str, steps: int) -> Callable[[int, int, Code], None]:
-    """A bar on stderr that is told of every draft."""
-    bar, began = stack.enter_context(Bar(title, steps)), time.monotonic()
+def _watched(
+    stack: ExitStack, found: Loaded, n: int, sampler: Any, begun: dict[str, Any]
+) -> Callable[[int, int, Code], None] | None:
+    """A bar on stderr that is told of every draft of a published pipeline's, whose steps take seconds each."""
+    if not (isinstance(found.run, pipelines.Published) and isinstance(sampler, Solver)):
+        return None
+    steps = sampler.drafts(whole="start" in begun and "seen" not in begun)
+    bar, began = stack.enter_context(Bar(f"{found.run.record['recipe']}, {n} samples", steps)), time.monotonic()
     return lambda drawn, row, code: bar.step(Report(min(drawn, steps), steps, time.monotonic() - began))
