@@ -1,11 +1,12 @@
-"""The best of eight answers by a verifier that was learnt, beside one answer, the majority, and what a check at hand would pick.
+"""The best of eight answers by verifiers that were learnt, beside one answer, the majority, and what a check at hand would pick.
 
-    python benchmarks/verifier.py RUN [RUN ...] [--questions 1500] [--budget 120s] [--keep FOLDER]
+    python benchmarks/verifier.py RUN [RUN ...] [--questions 6000] [--pairs 6] [--budget 150s] [--keep FOLDER]
 
 Runs of reasoner that are often wrong, such as starts that benchmarks/reasoning.py keeps. Each answers training questions eight
-times; pairs of a right and a wrong answer to one question teach a verifier (reward --run RUN --rank 0), which never sees the
-check again. Then 500 held-out questions are answered eight times, and of each the answer is taken that the verifier finds worth
-most. Differences are question by question. One thread; losses included. Writes benchmarks/DATE-verifier-DATA.md and .json.
+times; pairs of a right and a wrong answer to one question teach two verifiers that begin as the run, and never see the check
+again: a model of reward, which judges by an answer's last symbol, and DPO, whose worth is a sum over symbols (Rafailov 2023,
+eq. 5). Then 500 held-out questions are answered eight times, and of each the answer is taken that a verifier finds worth most.
+Differences are question by question. One thread; losses included. Writes benchmarks/DATE-verifier-DATA.md and .json.
 """
 
 from __future__ import annotations
@@ -39,13 +40,15 @@ from maquette.runs import versions
 
 HERE = Path(__file__).parent
 ASKED, TRIES, BATCH = 500, 8, 128
+WAYS = ("reward", "dpo")
 
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("runs", nargs="+", type=Path)
-    asked.add_argument("--questions", type=int, default=1500)
-    asked.add_argument("--budget", default="120s")
+    asked.add_argument("--questions", type=int, default=6000)
+    asked.add_argument("--pairs", type=int, default=6, help="of one question at most")
+    asked.add_argument("--budget", default="150s", help="of each verifier")
     asked.add_argument("--keep", default="")
     given = asked.parse_args()
     torch.set_num_threads(1)
@@ -53,20 +56,15 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     for place in given.runs:
         own = load(place, device="cpu")
-        judge = folder / f"verifier-{place.name}"
-        rows = taught(own, given.questions, folder / f"{place.name}.jsonl")
-        if not (judge / "README.md").exists():
-            words = ["train", "reward", "--run", str(place), "--data", str(folder / f"{place.name}.jsonl"), "--rank", "0"]
-            words += ["--budget", given.budget, "--threads", "1", "--out", str(judge), "-q"]
-            subprocess.run([sys.executable, "-m", "maquette", *words], check=True)
-        verifier = load(judge, device="cpu")
-        told = {"commit": verifier.trained.record["versions"]["git"][:8], "pairs": rows, "seconds": verifier.progress.seconds}
-        found[place.name] = told | compared(own, verifier)
+        pairs = folder / f"{place.name}.jsonl"
+        rows = taught(own, given.questions, given.pairs, pairs)
+        verifiers = {way: learnt(way, place, pairs, given.budget, folder / f"{way}-{place.name}") for way in WAYS}
+        found[place.name] = {"pairs": rows} | compared(own, verifiers)
     data = own.facts.name
     lines = [
         f"# The best of {TRIES} by a verifier that was learnt, {date.today()}",
         "",
-        f"`{data}`, {ASKED} held-out questions, answers at temperature 1; the verifier saw right and wrong answers to training",
+        f"`{data}`, {ASKED} held-out questions, answers at temperature 1; verifiers saw right and wrong answers to training",
         f"questions. One thread. Made by `python benchmarks/verifier.py`, torch {versions()['torch']}.",
         "",
         *side_by_side(found),
@@ -77,6 +75,14 @@ def main() -> None:
     print(path.read_text())
 
 
+def learnt(way: str, start: Path, pairs: Path, budget: str, place: Path) -> Loaded:
+    """A verifier that begins as a run, and all of whose weights learn."""
+    if not (place / "README.md").exists():
+        words = ["train", way, "--run", str(start), "--data", str(pairs), "--rank", "0", "--budget", budget]
+        subprocess.run([sys.executable, "-m", "maquette", *words, "--threads", "1", "--out", str(place), "-q"], check=True)
+    return load(place, device="cpu")
+
+
 def answers(own: Loaded, held: Questions, places: list[int]) -> tuple[list[list[str]], np.ndarray]:
     """A run's answers [tries][questions], and which are right, float[tries, questions]."""
     rows = [held.fields(i) for i in places]
@@ -84,8 +90,10 @@ def answers(own: Loaded, held: Questions, places: list[int]) -> tuple[list[list[
     return said, np.array([graded(check_of(held.check), rows, each).numpy() for each in said])
 
 
-def taught(own: Loaded, questions: int, path: Path) -> int:
-    """Write pairs of a right and a wrong answer to training questions, two of a question at most; how many there are."""
+def taught(own: Loaded, questions: int, most: int, path: Path) -> int:
+    """Write pairs of a right and a wrong answer to training questions, `most` of a question; how many there are."""
+    if path.exists():
+        return len(path.read_text().splitlines())
     train = own.data.train
     assert isinstance(train, Questions)
     places = np.random.default_rng(0).permutation(len(train))[:questions].tolist()
@@ -97,37 +105,35 @@ def taught(own: Loaded, questions: int, path: Path) -> int:
         )
         rng.shuffle(bad)
         asked = train.fields(place)["source"]
-        pairs += [{"prompt": asked, "chosen": rng.choice(good), "rejected": worse} for worse in bad[:2] if good]
+        pairs += [{"prompt": asked, "chosen": rng.choice(good), "rejected": worse} for worse in bad[:most] if good]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     return len(pairs)
 
 
-def compared(own: Loaded, verifier: Loaded) -> dict[str, Any]:
+def compared(own: Loaded, verifiers: dict[str, Loaded]) -> dict[str, Any]:
     """How many held-out questions are solved, by each way to pick one of eight answers."""
     held, check = own.data.held, check_of(own.data.held.check)  # type: ignore[attr-defined]
     assert isinstance(held, Questions)
     places = np.random.default_rng(0).permutation(len(held))[:ASKED].tolist()
     said, right = answers(own, held, places)
     rows = [held.fields(i) for i in places]
-    worths = np.array([worth(verifier, [str(row["source"]) for row in rows], each) for each in said])
-    by_verifier = right[worths.argmax(0), np.arange(len(places))]
-    agreed = [voted([check.answer(text) for text in each], each) for each in zip(*said, strict=True)]
-    by_majority, one = graded(check, rows, agreed).numpy(), right.mean(0)
-    weighed = graded(
-        check, rows, [elected(each, w, check.answer) for each, w in zip(zip(*said, strict=True), worths.T, strict=True)]
-    )
-    figures = {
-        "one answer": one,
-        f"majority of {TRIES}": by_majority,
-        f"best of {TRIES} by the verifier": by_verifier,
-        f"votes of {TRIES} weighed by the verifier": weighed.numpy(),
-        f"best of {TRIES} by the check": right.max(0),
-        "verifier over one answer": by_verifier - one,
-        "majority over one answer": by_majority - one,
-        "verifier over majority": by_verifier - by_majority,
-    }
-    return {name: list(mean(np.asarray(values, dtype=np.float64))) for name, values in figures.items()}
+    asked, tried = [str(row["source"]) for row in rows], list(zip(*said, strict=True))
+    majority = graded(check, rows, [voted([check.answer(text) for text in each], each) for each in tried]).numpy()
+    one = right.mean(0)
+    figures = {"one answer": one, f"majority of {TRIES}": majority, f"best of {TRIES} by the check": right.max(0)}
+    figures["majority over one answer"] = majority - one
+    told: dict[str, Any] = {}
+    for way, verifier in verifiers.items():
+        worths = np.array([worth(verifier, asked, each) for each in said])
+        best = right[worths.argmax(0), np.arange(len(places))]
+        weighed = [elected(each, some, check.answer) for each, some in zip(tried, worths.T, strict=True)]
+        figures[f"best of {TRIES} by {way}"] = best
+        figures[f"votes of {TRIES} weighed by {way}"] = graded(check, rows, weighed).numpy()
+        figures[f"{way} over one answer"], figures[f"{way} over majority"] = best - one, best - majority
+        told[f"commit of {way}"] = verifier.trained.record["versions"]["git"][:8]
+        told[f"steps, seconds of {way}"] = f"{verifier.progress.step}, {verifier.progress.seconds:.0f}"
+    return told | {name: list(mean(np.asarray(values, dtype=np.float64))) for name, values in figures.items()}
 
 
 def elected(replies: Sequence[str], worths: np.ndarray, answer: Any) -> str:
