@@ -66,6 +66,24 @@ def ranks(words: list[str], size: int, folder: Path) -> list[BaseProcess]:
     return made
 
 
+def agent(words: list[str], size: int, told: str) -> None:
+    """The command as torchrun's agent starts and watches it, in `size` processes of its own that are forked."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    warnings.simplefilter("ignore")
+    file = os.open(told, os.O_CREAT | os.O_WRONLY)
+    os.dup2(file, 2)  # the agent's log too
+    place = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "start_method": "fork", "monitor_interval": 0.05}
+    elastic_launch(LaunchConfig(1, 1, size, max_restarts=0, **place), _rank)(words)
+
+
+def _rank(words: list[str]) -> None:
+    from maquette import cli
+
+    sys.argv = ["maquette", *words]
+    cli.main()
+
+
 def overfill(shelf: Path, told: Path) -> None:
     """Commit what fits, then what a limit on files' sizes does not let through."""
     from maquette import storage

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import cycle, product
 from types import SimpleNamespace
 from typing import Any
@@ -213,60 +214,80 @@ def same(monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], steps: int, et
     assert far <= bound, f"{far:.1e} > {bound:.1e}: {steps} steps, eta {eta}, {config}"
 
 
-def every(monkeypatch: pytest.MonkeyPatch, name: str, third: int, *choices: list[Any]) -> None:
+@dataclass(frozen=True)
+class Share:
+    """Of all combinations of the choices, a third of which are tried at a time; by few steps in the fast suite."""
+
+    third: int
+    few: bool
+
+    def counts(self) -> Iterator[int]:
+        if self.few:
+            return cycle([1, 5, 8])
+        return cycle([1, 4, 20, 50, 4, 1, 50, 20, 20, 4, 50][self.third :] + [1, 4, 20][: self.third])
+
+
+def every(monkeypatch: pytest.MonkeyPatch, name: str, share: Share, *choices: list[Any]) -> None:
     """A third of all combinations of the choices (what a dictionary or a prediction type says); step counts take turns."""
-    counts = cycle([1, 4, 20, 50, 4, 1, 50, 20, 20, 4, 50][third:] + [1, 4, 20][:third])
+    counts = share.counts()
     for number, choice in enumerate(product(*choices)):
         config = {"_class_name": name}
         for said in choice:
             config |= said if isinstance(said, dict) else {"prediction_type": said}
-        if number % 3 == third % 3:
+        if number % 3 == share.third:
             same(monkeypatch, config, next(counts))
 
 
 NAMES = [" ".join(map(str, curve.values())) for curve in CURVES + EMPTIED]
-EACH = [
-    pytest.param(curve, (third + place) % 3, marks=[pytest.mark.slow] * (third > 0), id=f"{NAMES[place]} {third}")
+FEW = [
+    pytest.param(curve, Share(place % 3, True), id=f"{NAMES[place]} few steps") for place, curve in enumerate(CURVES + EMPTIED)
+]
+MANY = [
+    pytest.param(curve, Share(third, False), marks=pytest.mark.slow, id=f"{NAMES[place]} {third}")
     for third in range(3)
     for place, curve in enumerate(CURVES + EMPTIED)
 ]
+EACH = FEW + MANY
 
 
-@pytest.mark.parametrize(("curve", "third"), EACH)
-def test_read_ddpm(curve: dict[str, Any], third: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("curve", "share"), EACH)
+def test_read_ddpm(curve: dict[str, Any], share: Share, monkeypatch: pytest.MonkeyPatch) -> None:
     types = TYPES[1:] if curve in EMPTIED else TYPES
     bounds = [{}, {"clip_sample": False}, {"clip_sample_range": 1.3}, THRESHOLD]
     if curve["beta_schedule"] == "squaredcos_cap_v2" and curve in CURVES:
         types = TYPES[1:]  # their eps is divided by an alpha of 5e-5
-        same(monkeypatch, {"_class_name": "DDPMScheduler", **curve, "clip_sample": True}, 20)
-    every(monkeypatch, "DDPMScheduler", third, [curve], SPACINGS, types, bounds)
+        same(monkeypatch, {"_class_name": "DDPMScheduler", **curve, "clip_sample": True}, 8 if share.few else 20)
+    every(monkeypatch, "DDPMScheduler", share, [curve], SPACINGS, types, bounds)
     if curve in CURVES:
-        every(monkeypatch, "DDPMScheduler", third, [curve], [SPACINGS[0], SPACINGS[2]], types, [{"variance_type": "fixed_large"}])
+        every(monkeypatch, "DDPMScheduler", share, [curve], [SPACINGS[0], SPACINGS[2]], types, [{"variance_type": "fixed_large"}])
 
 
-@pytest.mark.parametrize(("curve", "third"), EACH)
-def test_read_ddim(curve: dict[str, Any], third: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("curve", "share"), EACH)
+def test_read_ddim(curve: dict[str, Any], share: Share, monkeypatch: pytest.MonkeyPatch) -> None:
     types = TYPES[1:] if curve in EMPTIED else TYPES
     bounds = [{"clip_sample": False}, {"clip_sample_range": 1.3}, THRESHOLD]
-    every(monkeypatch, "DDIMScheduler", third, [curve], SPACINGS, types, bounds, [{}, {"set_alpha_to_one": False}])
+    every(monkeypatch, "DDIMScheduler", share, [curve], SPACINGS, types, bounds, [{}, {"set_alpha_to_one": False}])
     for spacing in SPACINGS:
-        for eta, steps in ((0.7, 20), (0.9, 30)):  # at 1, theirs takes the root of a rounded 0
+        for eta, steps in (
+            ((0.7, 8), (0.9, 10)) if share.few else ((0.7, 20), (0.9, 30))
+        ):  # at 1, theirs takes the root of a rounded 0
             same(monkeypatch, {"_class_name": "DDIMScheduler", **curve, **spacing, "prediction_type": "sample"}, steps, eta)
 
 
+@pytest.mark.parametrize("counts", [(1, 2, 3, 4, 9), pytest.param((20, 50), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("ends", [True, False])
-def test_read_pndm(ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_pndm(ends: bool, counts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     said = {"skip_prk_steps": True, "set_alpha_to_one": ends}
-    for steps, curve in product((1, 2, 3, 4, 20, 50), CURVES[ends::2]):
+    for steps, curve in product(counts, CURVES[ends::2]):
         for spacing, kind in product(LEADING, TYPES[:2]):
             same(monkeypatch, {"_class_name": "PNDMScheduler", **said, **curve, **spacing, "prediction_type": kind}, steps)
 
 
-@pytest.mark.parametrize(("curve", "third"), EACH)
-def test_read_euler(curve: dict[str, Any], third: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("curve", "share"), EACH)
+def test_read_euler(curve: dict[str, Any], share: Share, monkeypatch: pytest.MonkeyPatch) -> None:
     ways = [{}, KARRAS, EXPONENTIAL, MINIMUM, KARRAS | MINIMUM]
-    every(monkeypatch, "EulerDiscreteScheduler", third, [curve], SPACINGS, TYPES, ways)
-    every(monkeypatch, "EulerAncestralDiscreteScheduler", third, [curve], SPACINGS, TYPES[:2], [{}])
+    every(monkeypatch, "EulerDiscreteScheduler", share, [curve], SPACINGS, TYPES, ways)
+    every(monkeypatch, "EulerAncestralDiscreteScheduler", share, [curve], SPACINGS, TYPES[:2], [{}])
 
 
 @pytest.mark.parametrize("steps", [1, 4, 25])
@@ -276,26 +297,26 @@ def test_read_euler_of_continuous_times(steps: int, monkeypatch: pytest.MonkeyPa
         same(monkeypatch, {"_class_name": "EulerDiscreteScheduler", **said, **KARRAS, **spacing}, steps)
 
 
-@pytest.mark.parametrize(("curve", "third"), [each for each in EACH if each.values[0] in CURVES])
-def test_read_heun(curve: dict[str, Any], third: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("curve", "share"), [each for each in EACH if each.values[0] in CURVES])
+def test_read_heun(curve: dict[str, Any], share: Share, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not from the very end of a cosine: their own sample moves by its own size there if a last digit of the noise does."""
     cosine = curve["beta_schedule"] == "squaredcos_cap_v2"
-    every(monkeypatch, "HeunDiscreteScheduler", third, [curve], LEADING if cosine else SPACINGS, TYPES, [{}, KARRAS])
+    every(monkeypatch, "HeunDiscreteScheduler", share, [curve], LEADING if cosine else SPACINGS, TYPES, [{}, KARRAS])
     clips = [{"clip_sample": True}, {"clip_sample": True, "clip_sample_range": 1.5}]
-    every(monkeypatch, "HeunDiscreteScheduler", third, [curve], LEADING, TYPES, clips)
+    every(monkeypatch, "HeunDiscreteScheduler", share, [curve], LEADING, TYPES, clips)
 
 
-@pytest.mark.parametrize(("curve", "third"), EACH)
+@pytest.mark.parametrize(("curve", "share"), EACH)
 @pytest.mark.parametrize("kind", [{}, SDE], ids=["ode", "sde"])
-def test_read_dpm(curve: dict[str, Any], third: int, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_dpm(curve: dict[str, Any], share: Share, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     ways: list[dict[str, Any]] = [{}, MINIMUM, MINIMUM | {"euler_at_final": True}, MINIMUM | {"lower_order_final": False}]
     types = TYPES if curve == CURVES[1] else TYPES[1:]  # elsewhere their eps is divided by an alpha of 2e-4 and less
     name = "DPMSolverMultistepScheduler"
-    every(monkeypatch, name, third, [curve | kind], SPACINGS, types, [*ways, {"solver_order": 1}, THRESHOLD])
-    every(monkeypatch, name, third, [curve | kind], types, [KARRAS, EXPONENTIAL, {"use_lu_lambdas": True}, KARRAS | MINIMUM])
+    every(monkeypatch, name, share, [curve | kind], SPACINGS, types, [*ways, {"solver_order": 1}, THRESHOLD])
+    every(monkeypatch, name, share, [curve | kind], types, [KARRAS, EXPONENTIAL, {"use_lu_lambdas": True}, KARRAS | MINIMUM])
 
 
-@pytest.mark.parametrize("steps", [1, 4, 20, 50])
+@pytest.mark.parametrize("steps", [1, 4, 20, pytest.param(50, marks=pytest.mark.slow)])
 def test_read_flow(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     name = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
     ways: list[dict[str, Any]] = [{}, {"shift": 3.0}, {"shift": 3.0} | KARRAS, EXPONENTIAL, {"stochastic_sampling": True}]
@@ -354,7 +375,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("steps", [4, 20, 50])
+@pytest.mark.parametrize("steps", [4, 20, 50])  # the fast suite's longest
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_read_what_is_published(name: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     same(monkeypatch, PUBLISHED[name], steps)
