@@ -72,6 +72,15 @@ def previews() -> Iterator[Callable[[], AbstractContextManager[Any]]]:
         yield within
 
 
+@pytest.fixture(scope="module")
+def narrow() -> Iterator[None]:
+    """What no dial makes small is small in all tests of a file: `pytestmark = pytest.mark.usefixtures("narrow")`."""
+    from narrow import small
+
+    with small():
+        yield
+
+
 @pytest.fixture
 def anew(monkeypatch: Any) -> None:
     """Built-in corpora are made at every opening, as in another process each; what a test makes of them stays its own."""

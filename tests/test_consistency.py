@@ -95,8 +95,8 @@ def test_a_student_leaps_to_where_its_teacher_walks() -> None:
     process = flow(reading=Balanced(0.7))
     torch.manual_seed(0)
     teacher = Exact(process)
-    system = system_of(process, Planar(), teacher, intervals=4, most=16, period=200)
-    for _ in run(system, mixture(2048), Progress(Fit(steps=600, batch=128, lr=4e-3))):
+    system = system_of(process, Planar(), teacher, intervals=4, most=16, period=100)
+    for _ in run(system, mixture(2048), Progress(Fit(steps=300, batch=96, lr=6e-3))):
         pass
     n = 500
     end = drawn(Heun(process, (2,), 50), teacher, n)

@@ -16,6 +16,8 @@ from maquette.networks.unet2d import UNet2D
 from maquette.nn.degrade import Edges
 from maquette.recipes import control
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 PLAN = TextPlan(
     in_channels=1,
     out_channels=1,

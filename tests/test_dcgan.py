@@ -134,7 +134,7 @@ def test_any_size(shape):
     assert out.shape == (2, *shape) and look(out).shape == (2, look.outputs)
 
 
-@pytest.mark.parametrize("recipe", [dcgan, wgan_gp])
+@pytest.mark.parametrize("recipe", [dcgan, pytest.param(wgan_gp, marks=pytest.mark.slow)])
 def test_the_recipes_learn_digits(recipe):
     torch.manual_seed(0)
     found = recipe(latent=8, **({"rounds": 1} if recipe is wgan_gp else {}))

@@ -158,7 +158,7 @@ def test_augmentation_follows_the_discriminator_and_is_checkpointed():
     assert float(steady.p) == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("loss", ["relativistic", "logistic"])
+@pytest.mark.parametrize("loss", ["relativistic", pytest.param("logistic", marks=pytest.mark.slow)])
 def test_the_recipe_learns_digits(loss):
     torch.manual_seed(0)
     found = gan(depth=1, loss=loss, augment=0.1)

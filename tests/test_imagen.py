@@ -28,6 +28,8 @@ from maquette.streams import Streams
 from maquette.system import System
 from maquette.train import Progress, take_step
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 FEW = 4  # steps of samplers
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 40, 230)}
 

@@ -119,6 +119,7 @@ def test_intervals_cover_the_truth():
         assert 0.90 <= share < 1, (name, share)
 
 
+@pytest.mark.slow
 def test_the_bootstrap_of_a_frechet_distance_covers_its_expectation():
     """Gaussians in 4 dimensions, the reference known: the interval holds the mean figure at this n in 90 % of trials."""
     rng = np.random.default_rng(1)
@@ -233,6 +234,7 @@ def test_two_samples_of_one_distribution_cannot_be_told_apart(digits, quick):
         assert found[name].low - 0.05 <= 0.5 <= found[name].high + 0.05, (name, found[name])
 
 
+@pytest.mark.slow
 def test_different_distributions_are_told_apart_by_both_judges(digits, quick):
     train = digits.train.all()
     found = twosample.measure(posed(digits, train["image"].flip(2), train["label"]))

@@ -20,6 +20,8 @@ from maquette.recipes.distillation import reflow
 from maquette.recipes.pictures import latent_diffusion
 from maquette.streams import Streams
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 FACTORS = {"shape": ("bar", "dot"), "colour": ("red", "green", "blue")}
 
 
@@ -58,7 +60,7 @@ class Echo:
 
 def test_adherence_is_the_share_of_captions_that_are_shown(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(adherence, "STEPS", 150)
+    monkeypatch.setattr(adherence, "STEPS", 80)
     data = blots(400)
     found = {}
     for errs in (False, True):

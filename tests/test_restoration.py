@@ -26,6 +26,8 @@ from maquette.report.pictures import grid, png
 from maquette.streams import Streams
 from maquette.train import Progress, take_step
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 WHOLE = (3, 8, 8)
 
 

@@ -134,12 +134,12 @@ def exact(system: System, own: Autoregressive, vocab: int, length: int) -> torch
     return chances
 
 
-SLOW = [("plain", "coupled"), ("trimmed", "far"), ("trimmed", "lookup"), ("trimmed", "coupled")]
+SLOW = [("plain", "another"), ("plain", "coupled"), ("trimmed", "far"), ("trimmed", "lookup"), ("trimmed", "coupled")]
 
 
 @pytest.mark.parametrize(
     ("how", "draft"),
-    [("plain", "another"), ("plain", "far"), ("plain", "lookup"), ("trimmed", "another")]
+    [("plain", "far"), ("plain", "lookup"), ("trimmed", "another")]
     + [pytest.param(*case, marks=pytest.mark.slow) for case in SLOW],
 )
 def test_sampled_texts_have_exactly_the_targets_distribution(draft, how):
@@ -201,13 +201,13 @@ def test_stop_strings_and_grammars_hold_with_a_draft():
     codec.learn(["one two three four 1 2 3 4 5\n"] * 5)
     nets = [tiny(300, 40, seed, style=Style(smear=True)).nets["main"] for seed in (0, 1)]
     system, other = (System({"main": net}, NextToken(0), Autoregressive(), codec).eval() for net in nets)
-    for rules in (Rules(stop=("e", "1")), Rules(regex="[a-d]{5}( [0-9]{1,4}){3}")):
+    for rules in (Rules(stop=("e", "1")), Rules(regex="[a-d]{3}( [0-9]{1,3}){2}")):
         own = Autoregressive(rules=rules)
-        want = system.sample(6, seed=1, sampler=own)["text"]
+        want = system.sample(4, seed=1, sampler=own)["text"]
         for draft in (Lookup(), Another(other)):
-            got = system.sample(6, seed=1, sampler=Speculative(own, draft, 4, coupled=True))["text"]
+            got = system.sample(4, seed=1, sampler=Speculative(own, draft, 4, coupled=True))["text"]
             assert got == want
-            for text in system.sample(6, seed=1, sampler=Speculative(own, draft, 4))["text"]:
+            for text in system.sample(4, seed=1, sampler=Speculative(own, draft, 4))["text"]:
                 assert not rules.stop or ("e" not in text and "1" not in text)
 
 

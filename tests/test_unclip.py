@@ -106,8 +106,8 @@ def toy() -> System:
 @pytest.fixture(scope="module")
 def trained() -> System:
     system, data = toy(), Toy()
-    progress = Progress(Fit(steps=300, batch=64, lr=6e-3), 0)
-    for _ in range(300):
+    progress = Progress(Fit(steps=220, batch=48, lr=8e-3), 0)
+    for _ in range(220):
         system.train()
         take_step(system, data, progress, World())  # type: ignore[arg-type]
     return system.eval()

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from narrow import small
 from PIL import Image
-from warm import small
 
 from maquette import api, recipes
 from maquette.data.subject import discs
@@ -91,7 +91,7 @@ def labelled(text: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def narrow():
+def narrowed():
     """What no dial makes small is small in each test; fixtures of the session, which are made before, see to it themselves."""
     with small():
         yield
@@ -185,11 +185,18 @@ SLOW += (
 STAGED = ("test_builds_on_meta", "test_every_learner_is_reached_and_nothing_else_moves")  # what a run to stand on changes most
 
 
+KINDS = ("colour", "grey")  # of someone's own pictures: every other recipe is tried on the one, and the rest on the other
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[Any]) -> None:
-    """For the long suite: what stands on a run, but for a few tests; to kill and resume the dearest."""
+    """For the long suite: what stands on a run, but for a few tests; to kill and resume the dearest; another kind of pictures."""
+    places = {name: place for place, name in enumerate(recipes.catalogue())}
     for item in items:
-        name, killed = item.originalname, item.originalname == "test_killed_and_resumed_is_uninterrupted"
-        staged = "-on-a-run" in item.name and name not in STAGED
-        if staged or (killed and item.name.removeprefix(f"{name}[").removesuffix("]") in SLOW):
+        name, told = item.originalname, item.name.removesuffix("]").partition("[")[2]
+        staged = "-on-a-run" in told and name not in STAGED
+        killed = name == "test_killed_and_resumed_is_uninterrupted" and told in SLOW
+        recipe, _, kind = told.partition("-")
+        other = name == "test_own_images_train_score_and_sample" and not kind.startswith(KINDS[places[recipe] % 2])
+        if staged or killed or other:
             item.add_marker(pytest.mark.slow)

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from narrow import small
 from PIL import Image
-from warm import SHOWN, small, train_and_die
+from warm import SHOWN, train_and_die
 
 from maquette import api, recipes
 from maquette.conditioners.stage import Stage
@@ -33,7 +34,7 @@ MOST = 6  # steps of a learner, by which whatever can move has
 
 def experiment_of(recipe: str, arguments: dict[str, Any]) -> Experiment:
     with small():
-        experiment, _ = build(recipe, {"batch": 8, "compile": False, **arguments}, seed=0)
+        experiment, _ = build(recipe, {**arguments, "batch": 4, "compile": False}, seed=0)
         experiment.system.learn(experiment.data.train)
     systems = [experiment.system, *(part.before for part in experiment.system.modules() if isinstance(part, Stage))]
     for system in systems:
@@ -41,7 +42,7 @@ def experiment_of(recipe: str, arguments: dict[str, Any]) -> Experiment:
     return experiment
 
 
-def brief(sampler: Any, most: int = 4) -> Any:
+def brief(sampler: Any, most: int = 2) -> Any:
     """The sampler, making few steps."""
     return replace(sampler, steps=min(most, sampler.steps)) if hasattr(sampler, "steps") else sampler
 
@@ -206,26 +207,27 @@ def test_drafts_end_in_data(experiment):
         assert float(data.min()) >= 0 and float(data.max()) <= 1 and torch.allclose(levels, levels.round(), atol=1e-4)
 
 
-def test_a_sample_does_not_depend_on_its_batch(trained):
-    experiment, system = trained.experiment, trained.experiment.system
-    if not draws(experiment):
+@pytest.fixture(scope="session")
+def drawn(trained) -> torch.Tensor:
+    """Three samples of seed 3."""
+    if not draws(trained.experiment):
         pytest.skip("this system draws nothing")
-    together = system.sample(5, seed=3, start=start_of(experiment, 5))
-    for first in (0, 3):
-        alone = system.sample(1, seed=3, first=first, start=start_of(experiment, 1, first))
-        a, b = together["code"][first], alone["code"][0]
-        assert torch.allclose(a.float(), b.float(), atol=2e-4) if a.is_floating_point() else torch.equal(a, b)
-    assert not torch.equal(together["code"][0], together["code"][1])
+    return trained.experiment.system.sample(3, seed=3, start=start_of(trained.experiment, 3))["code"]
 
 
-def test_the_same_seed_draws_the_same_sample(trained):
-    experiment = trained.experiment
-    if not draws(experiment):
-        pytest.skip("this system draws nothing")
-    if start_of(experiment, 1) is not None:
+def test_a_sample_does_not_depend_on_its_batch(trained, drawn):
+    alone = trained.experiment.system.sample(1, seed=3, first=2, start=start_of(trained.experiment, 1, 2))["code"]
+    a, b = drawn[2], alone[0]
+    assert torch.allclose(a.float(), b.float(), atol=2e-4) if a.is_floating_point() else torch.equal(a, b)
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_the_same_seed_draws_the_same_sample(trained, drawn):
+    system = trained.experiment.system
+    if start_of(trained.experiment, 1) is not None:
         pytest.skip("its samples follow from what they start from, which no seed draws")
-    first, second, other = (experiment.system.sample(2, seed=seed)["code"] for seed in (4, 4, 5))
-    assert torch.equal(first, second) and not torch.equal(first, other)
+    again, other = system.sample(3, seed=3)["code"], system.sample(1, seed=5)["code"]
+    assert torch.equal(drawn, again) and not any(torch.equal(one, other[0]) for one in drawn)
 
 
 def test_what_is_said_differs_from_nothing_said(experiment):

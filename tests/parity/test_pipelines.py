@@ -373,7 +373,7 @@ def test_the_shell_samples_shows_and_exports_one(saved: Path, tmp_path: Path) ->
     assert files[0] == files[1]
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "euler", "dpm++"])
+@pytest.mark.parametrize("scheduler", ["euler", *(pytest.param(each, marks=pytest.mark.slow) for each in ("ddim", "dpm++"))])
 def test_a_picture_is_varied_as_theirs_varies_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str) -> None:
     """From the shell to the pixels: a file, a size, a strength. Theirs draws latents where ours takes their mean: given those."""
     pipe = stable_diffusion(tmp_path, scheduler)
@@ -431,7 +431,14 @@ def again(folder: Path) -> Any:
     return pipe
 
 
-@pytest.mark.parametrize("make", [stable_diffusion, stable_diffusion_xl, stable_diffusion_3, flux])
+CHANGED = [
+    stable_diffusion_xl,
+    flux,
+    *(pytest.param(each, marks=pytest.mark.slow) for each in (stable_diffusion, stable_diffusion_3)),
+]
+
+
+@pytest.mark.parametrize("make", CHANGED)
 def test_what_was_changed_here_is_the_same_there(tmp_path: Path, make: Callable[[Path], Any]) -> None:
     pipe = make(tmp_path)
     pipe.save_pretrained(tmp_path / "pipe")

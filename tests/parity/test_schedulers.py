@@ -268,7 +268,10 @@ def test_read_ddim(curve: dict[str, Any], share: Share, monkeypatch: pytest.Monk
     bounds = [{"clip_sample": False}, {"clip_sample_range": 1.3}, THRESHOLD]
     every(monkeypatch, "DDIMScheduler", share, [curve], SPACINGS, types, bounds, [{}, {"set_alpha_to_one": False}])
     for spacing in SPACINGS:
-        for eta, steps in ((0.7, 8 if share.few else 20), (0.9, 10 if share.few else 30)):  # at 1, theirs: the root of a rounded 0
+        for eta, steps in (
+            (0.7, 8 if share.few else 20),
+            (0.9, 10 if share.few else 30),
+        ):  # at 1, theirs: a root of rounded 0
             same(monkeypatch, {"_class_name": "DDIMScheduler", **curve, **spacing, "prediction_type": "sample"}, steps, eta)
 
 
