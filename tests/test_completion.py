@@ -23,6 +23,8 @@ from maquette.samplers.autoregressive import Autoregressive
 from maquette.streams import Streams
 from maquette.system import System
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):

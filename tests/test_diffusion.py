@@ -274,7 +274,7 @@ def test_the_score_of_a_known_density_is_learnt_through_the_real_loop(recipe: An
     torch.manual_seed(0)
     found = recipe(data=data)
     before = truth._score(Evidence(found.data, found.system), density(data))["score error"].value
-    for _ in run(found.system, found.data, Progress(replace(found.fit, steps=450, batch=192))):
+    for _ in run(found.system, found.data, Progress(replace(found.fit, steps=700, batch=256))):
         pass
     after = truth.measure(Evidence(found.data, found.system, n=1000))
     assert "nats above truth" not in after
@@ -289,7 +289,7 @@ def test_the_likelihood_of_a_trained_denoiser_lies_above_the_truth_and_falls_tow
     assert found.system.objective.bound == "exact"
     few = {"train": found.data.train, "held": Split({"point": found.data.held.columns["point"][:600]})}
     above = []
-    for steps in (40, 160):
+    for steps in (25, 200):
         for _ in run(found.system, found.data, Progress(replace(found.fit, steps=steps, batch=256))):
             pass
         above.append(

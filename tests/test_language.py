@@ -77,7 +77,7 @@ def bpe() -> BPE:
     return codec
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(st.lists(st.text(), min_size=1, max_size=4))
 def test_every_text_survives_both_codecs(texts):
     codec = BPE(300)

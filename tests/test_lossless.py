@@ -21,10 +21,12 @@ from maquette.lossless import Unreadable, pack, tables, unpack
 from maquette.runs import build
 from maquette.streams import Streams
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 # -- the coder -------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.integers(1, 1 << 20), min_size=1, max_size=6), max_size=60), st.randoms())
 def test_whole_numbers_come_back_and_cost_what_their_frequencies_say(tables, random):
     """Any frequencies, any symbols: out what went in, in at most 8 bits and 1 in 10,000 more than the entropy of the symbols."""

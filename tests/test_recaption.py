@@ -32,6 +32,8 @@ from maquette.report.pictures import grid, png
 from maquette.runs import RunError
 from maquette.streams import Streams
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 COLOURS = ("red", "green", "blue")
 
 

@@ -27,6 +27,8 @@ from maquette.streams import Streams
 from maquette.system import System
 from maquette.train import Progress, run
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 PROCESS = flow(reading=Balanced(0.75))
 
 

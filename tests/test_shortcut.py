@@ -135,7 +135,7 @@ class Untold(Network):
 def test_one_step_is_better_than_a_flows_and_worse_when_it_is_not_told() -> None:
     """Through the real loop, on a known density: after as many steps, of how far ends lie from those of the exact ODE."""
     end = drawn(Heun(PROCESS, (2,), 50), Exact(PROCESS))
-    fit, data = Fit(steps=250, batch=64, lr=6e-3), mixture(2048)
+    fit, data = Fit(steps=300, batch=128, lr=6e-3), mixture(2048)
     torch.manual_seed(0)
     system = system_of(Planar(STRIDES.width))
     nets = {"main": Planar(), "ema": Planar()}

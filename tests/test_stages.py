@@ -27,6 +27,8 @@ from maquette.runs import Run, RunError
 from maquette.streams import Streams
 from maquette.train import plan
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 @pytest.fixture(scope="module")
 def codec(tmp_path_factory, previews):
@@ -38,7 +40,7 @@ def codec(tmp_path_factory, previews):
 @pytest.fixture(scope="module")
 def prior(codec):
     out = codec.run.path.with_name("prior")
-    return api.train("vq_prior", codec=str(codec.run.path), out=out, steps=60, batch=32, depth=1, quiet=True)
+    return api.train("vq_prior", codec=str(codec.run.path), out=out, steps=40, batch=32, depth=1, quiet=True)
 
 
 def test_the_codec_of_the_second_stage_is_the_first_stages_own(codec, prior):

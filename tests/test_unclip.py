@@ -38,6 +38,8 @@ from maquette.streams import Streams
 from maquette.system import System
 from maquette.train import Progress, take_step
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 KINDS, WIDE = 3, 8  # captions of the toy, numbers of a vector
 FEW = {"steps": 3}
 

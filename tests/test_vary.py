@@ -17,6 +17,8 @@ from maquette.nn.paths import arc, line
 from maquette.report.pictures import grid, png
 from maquette.streams import Streams, Turned
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 def turned(share: float, rows: int = 3) -> tuple[Turned, Streams, Streams]:
     """Streams of seed 1 turned towards those of seed 2, and both."""

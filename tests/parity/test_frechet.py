@@ -8,8 +8,6 @@ import torch
 
 from maquette.metrics import features, frechet
 
-torchmetrics = pytest.importorskip("torchmetrics")
-
 
 class Faces(torch.nn.Module):
     """torchmetrics probes a feature network with uint8 images; ours reads floats."""
@@ -24,14 +22,14 @@ class Faces(torch.nn.Module):
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 24, 24)])
 def test_equals_torchmetrics(shape):
-    from torchmetrics.image.fid import FrechetInceptionDistance
+    theirs = pytest.importorskip("torchmetrics.image.fid").FrechetInceptionDistance  # here, for to import it takes seconds
 
     with features.seeded(0):
         net = features.Perceptron(int(np.prod(shape)), 10) if shape[1] <= 16 else features.Convnet(shape, 10)
     net.eval()
     g = torch.Generator().manual_seed(1)
     real, made = torch.rand(300, *shape, generator=g), torch.rand(400, *shape, generator=g) ** 1.5
-    theirs = FrechetInceptionDistance(feature=Faces(net), normalize=True, input_img_size=shape)
+    theirs = theirs(feature=Faces(net), normalize=True, input_img_size=shape)
     for images, is_real in ((real, True), (made, False)):
         for part in images.split(100):
             theirs.update(part, real=is_real)
