@@ -231,7 +231,7 @@ def fitted(recipe, steps: int, **how):
 
 @pytest.fixture(scope="module")
 def trained():
-    return fitted(vq_vae, 120, symbols=64)
+    return fitted(vq_vae, 80, symbols=64)
 
 
 def test_the_codebook_is_in_use_after_a_short_training(trained):

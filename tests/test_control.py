@@ -73,16 +73,16 @@ def test_what_comes_out_obeys_the_outline_while_the_net_stays_as_it_is():
     before = {name: value.clone() for name, value in net.state_dict().items()}
     led = Controlled(net.requires_grad_(False), ControlNet.beside(net, 1, 1).requires_grad_(True))
     optimizer = torch.optim.Adam(led.parameters(), 8e-3)
-    tokens, t = torch.zeros(16, 2, 8), torch.ones(16)
+    tokens, t = torch.zeros(8, 2, 8), torch.ones(8)
     for step in range(30):
-        images = squares(16, step)
-        guess = led(torch.randn(16, 1, 16, 16), t=t, cond=Condition(tokens=tokens, field=Edges((1, 16, 16)).of(images)))
+        images = squares(8, step)
+        guess = led(torch.randn(8, 1, 16, 16), t=t, cond=Condition(tokens=tokens, field=Edges((1, 16, 16)).of(images)))
         loss = (guess - images).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    images = squares(16, 999)
-    edges, noise = Edges((1, 16, 16)).of(images), torch.randn(16, 1, 16, 16)
+    images = squares(8, 999)
+    edges, noise = Edges((1, 16, 16)).of(images), torch.randn(8, 1, 16, 16)
     with torch.no_grad():
         right, wrong = (
             float((led(noise, t=t, cond=Condition(tokens=tokens, field=field)) - images).square().mean())

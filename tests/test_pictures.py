@@ -61,7 +61,7 @@ class Echo:
 def test_adherence_is_the_share_of_captions_that_are_shown(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(adherence, "STEPS", 80)
-    data = blots(400)
+    data = blots(250)
     found = {}
     for errs in (False, True):
         evidence = Evidence(data, Echo(data.train, errs))  # type: ignore[arg-type]

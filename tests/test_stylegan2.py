@@ -258,10 +258,10 @@ def test_a_picture_is_found_again_in_the_space_of_styles():
     rng = Streams.of(5, 4)
     code = system.nets["synthesis_ema"](styles(system, rng)).detach()
     begun = project(system, code, steps=1, rate=0.0)[1]
-    found, away = project(system, code, steps=60)
+    found, away = project(system, code, steps=40)
     assert float((away / begun).max()) < 0.35
     assert found.shape == (4, 5 - 1, 64) and torch.equal(found[:, 0], found[:, -1])  # one style for all layers
-    wider, nearer = project(system, code, steps=60, each=True)
+    wider, nearer = project(system, code, steps=40, each=True)
     assert not torch.equal(wider[:, 0], wider[:, -1]) and float(nearer.mean()) < 2 * float(away.mean())
     again = system.sample(4, start=Style().adopt(system, code), sampler=Style(noise=0.0), about={"label": torch.arange(4)})
     assert float((again["code"] - code).square().mean()) < 0.05 * float(code.var())
