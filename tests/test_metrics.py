@@ -225,7 +225,6 @@ def quick(monkeypatch):
     """Smaller judges: what is asked of them here does not need more."""
     monkeypatch.setattr(twosample, "TREES", 50)
     monkeypatch.setattr(twosample, "FOLDS", 3)
-    monkeypatch.setattr(twosample, "EPOCHS", 8)
 
 
 def test_two_samples_of_one_distribution_cannot_be_told_apart(digits, quick):

@@ -32,8 +32,6 @@ from maquette.report.pictures import grid, png
 from maquette.runs import RunError
 from maquette.streams import Streams
 
-pytestmark = pytest.mark.usefixtures("narrow")
-
 COLOURS = ("red", "green", "blue")
 
 
