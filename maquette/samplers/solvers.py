@@ -381,9 +381,8 @@ class DDIM(Solver):
     def legs(self, times: Tensor) -> Tensor:
         if not self.chain:
             return super().legs(times)
-        end = times[1:].clone()
-        end[:-1] = times[:-2] - self.chain // self.steps / self.chain
-        return torch.stack([times[:-1], end], 1)
+        below = (times[:-1] * self.chain).round() - self.chain // self.steps
+        return torch.stack([times[:-1], torch.where(below > 0, below / self.chain, times[-1])], 1)
 
     def looking(self, net: Network, cond: Condition | None) -> Look:
         return replace(super().looking(net, cond), loose=self.loose)
