@@ -282,7 +282,7 @@ def test_a_policy_that_is_its_reference_has_no_reward_and_learns_the_better() ->
     system = System(nets, Preference(256, beta=0.5), None, rows.codec, frozen=("reference",))
     batch = rows.all()
     loss, logs = system.objective.prefer(system, batch, Streams.of(0, 6), 0)
-    assert abs(loss.item() - math.log(2)) < 1e-6 and float(logs["better"]) == 0
+    assert abs(loss.item() - math.log(2)) < 1e-5 and abs(float(logs["better"])) < 1e-5
     optimizer = torch.optim.SGD(nets["main"].parameters(), lr=3e-3)
     for _ in range(5):
         loss, logs = system.objective.prefer(system, batch, Streams.of(0, 6), 0)

@@ -53,7 +53,8 @@ def dpo(
     """Direct preference optimisation: the better of two answers becomes likelier than it was (Rafailov 2023, arXiv:2305.18290).
 
     Against a reference, what the model was before, which it is dear to depart from. Without a run a small transformer learns
-    both answers alike first, from nothing, and its reference is what it is by then.
+    both answers alike first, from nothing, and its reference is what it is by then. A run of it judges, too (`sample --judge`):
+    what an answer is worth is a sum over its symbols (eq. 5), which finds a wrong step in a chain of right ones.
 
     Args:
         run: a run of sft or another causal model of text, or a folder of transformers' models; it must stay there until training
@@ -108,7 +109,8 @@ def reward(
     """A reward model: a number for an answer, higher for the better of two (Ouyang 2022, arXiv:2203.02155, step 2).
 
     It judges what others write: `maquette sample RUN --chat ... --best-of 8 --judge THIS`. What is chosen by it is better by
-    this judge than it is in truth, and the more so the more there was to choose from.
+    this judge than it is in truth, and the more so the more there was to choose from. It reads an answer at its last symbol: to
+    tell right answers from wrong ones a run of dpo learns sooner.
 
     Args:
         run: a run of sft or another causal model of text, which the judge begins as; "" = from nothing.
