@@ -24,7 +24,7 @@ demo: .venv/.core  ## five families on real digits, then a language model: about
 	$(BIN)/maquette train gpt --data stdlib --budget 60s --out runs/demo/gpt
 	$(BIN)/maquette sample runs/demo/gpt -n 1 --prompt 'def read_lines(path):' --length 160 --out runs/demo/gpt/completion.txt --print
 
-test: .venv/.dev  ## the fast suite: 6 to 7 minutes on 2 cores
+test: .venv/.dev  ## the fast suite: 5 to 8 minutes on 2 cores
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 slow: .venv/.dev  ## the long tests: training to expected bands, hundreds of kills

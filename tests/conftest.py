@@ -33,7 +33,7 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """What fixtures draw, those shared by many tests too, is the same in every order of tests."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,7 +47,7 @@ def _drawn_once() -> None:
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch):
     """No test may reach beyond this machine, nor draw otherwise in another order of tests."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     connect = socket.socket.connect
 
     def local(self, address):
