@@ -49,7 +49,7 @@ def main() -> None:
     rows = [{"name": name, **figures(tasks, writes=writes)} for name, writes in floors(texts).items()]
     for seed in map(int, asked.seeds.split(",")):
         place = folder / f"codex-{seed}"
-        if not (place / "run.json").exists():
+        if not (place / "README.md").exists():  # written when training ends
             options = {"data": "stdlib", "context": 256, "vocab": 4096, "depth": asked.depth}
             api.train("codex", out=place, budget=asked.budget, seed=seed, quiet=True, **options)
         found = api.load(place)

@@ -70,7 +70,7 @@ def main() -> None:
 
 def scored(place: Path, data: str, budget: str, seed: int, context: int) -> dict[str, Any]:
     """The figures of one training, each with its interval and of how many."""
-    if not (place / "run.json").exists():
+    if not (place / "README.md").exists():  # written when training ends
         api.train("codex", out=place, budget=budget, seed=seed, quiet=True, data=data, context=context)
     told = api.evaluate(place, only=list(QUESTIONS[data].metrics), allow_code_exec=True)
     figures = {name: [found[key] for key in ("value", "low", "high", "n")] for name, found in told["metrics"].items()}
