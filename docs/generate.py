@@ -323,6 +323,7 @@ ROWS = {
     "reward": Row(
         "a number for an answer, higher for the better of two; orders what others write",
         "test_tuning.py: the better of two is scored above; the best of several by it",
+        bench="verifier-sums",
     ),
     "ppo": Row(
         "own answers judged by a reward model; a critic's advantages per symbol, clipped over epochs; divergence paid per symbol",
