@@ -163,6 +163,7 @@ def resume_verb(
     device: Device = "auto",
     quiet: Quiet = False,
     trust: Trust = False,
+    allow_code_exec: Execute = False,
     as_json: Json = False,
 ) -> None:
     """Continue a run bit for bit from its newest checkpoint that verifies."""
@@ -176,6 +177,7 @@ def resume_verb(
         device=device,
         quiet=quiet or as_json,
         trust=trust,
+        allow_code_exec=allow_code_exec,
     )
     _finished(session, as_json)
 

@@ -204,16 +204,26 @@ def resume(
     device: str = "auto",
     quiet: bool = False,
     trust: bool = False,
+    allow_code_exec: bool = False,
 ) -> Loaded:
     """Continue a run from its newest checkpoint that verifies, bit for bit; `steps` moves its end.
 
     A run that was stopped before its first checkpoint begins again from step 0, as it would have.
 
+    Args:
+        allow_code_exec: run what it writes, walled in, where it learns by that. What was allowed when it began was allowed there:
+            a run may be somebody else's.
+
     Raises:
-        ValueError: `steps` is not beyond what the run has done.
+        ValueError: `steps` is not beyond what the run has done; it would run what it writes, and that is not allowed.
     """
     world = join()
     found = Run.open(path)
+    if found.record["arguments"].get("allow_code_exec") and not allow_code_exec:
+        raise ValueError(
+            f"{path} learns by running what it writes, and that goes on, walled in, only where it is allowed again: "
+            "--allow-code-exec"
+        )
     with ExitStack() as stack:
         if world.first:
             stack.enter_context(found.held())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import maquette
+from maquette import api, training
 from maquette.codecs.text import TURNS, Bytes
 from maquette.contracts import IGNORE
 from maquette.data import executed, open_data
@@ -130,6 +132,15 @@ def test_programs_are_run_as_a_reward_where_that_is_allowed(programs, monkeypatc
         build("reasoner", {"data": "functions", "check": "final"}, 0)
     with pytest.raises(ValueError, match="'sums' has no programs with checks; allowed is final or countdown"):
         build("reasoner", {"check": "passes", "allow_code_exec": True}, 0)
+
+
+def test_what_was_allowed_where_a_run_began_is_not_allowed_where_it_goes_on(monkeypatch):
+    begun = SimpleNamespace(record={"arguments": {"allow_code_exec": True}})
+    monkeypatch.setattr(training.Run, "open", lambda path: begun)
+    with pytest.raises(ValueError, match=r"a-strangers learns by running what it writes, .*: --allow-code-exec"):
+        api.resume("a-strangers")
+    with pytest.raises(AttributeError, match="held"):  # goes on
+        api.resume("a-strangers", allow_code_exec=True)
 
 
 def test_an_answer_is_worth_what_it_is_better_by():
