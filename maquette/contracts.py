@@ -231,6 +231,11 @@ class Objective(nn.Module):
             Phase(name, move.phase[0], move.phase[1], getattr(self, name), targets=self.targets) for name, move in marked.items()
         ]
 
+    def ends(self) -> int:
+        """The step at which all of its phases are over; 0 = one goes on for as long as it may."""
+        untils = [phase.until for phase in self.phases()]
+        return max(untils, default=0) if all(untils) else 0
+
     def targets(self, batch: Batch) -> Tensor | None:
         """How many targets its losses are the means of, [], where it can be told and these are not as many in every row."""
         return None

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -213,8 +214,8 @@ def clip(grads: list[Tensor], limit: float) -> Tensor:
 def plan(system: System, data: Data, fit: Fit, budget: float, seed: int = 0) -> tuple[Fit, float]:
     """Turn a budget in training seconds into a number of steps, by timing real steps that are then undone.
 
-    Where players join or leave on the way, the steps until then are timed by themselves. What only time tells, such as answers
-    that become shorter, no trial sees.
+    Where players join or leave on the way, the steps until then are timed by themselves; where all have left, nothing more is
+    bought. What only time tells, such as answers that become shorter, no trial sees.
 
     Returns the fit with its steps, and the seconds this took (compilation included), which the budget does not pay.
     """
@@ -224,10 +225,9 @@ def plan(system: System, data: Data, fit: Fit, budget: float, seed: int = 0) -> 
     span = min(max(phase.every for phase in phases), 16)
     turns = sorted({0, *(turn for phase in phases for turn in (phase.since, phase.until))})
     count, left = 0.0, budget
-    for i, first in enumerate(turns):
-        last = i + 1 == len(turns)
-        each = _pace(system, data, fit, LATE if last else first, 0 if last else turns[i + 1], min(0.02 * budget, 5.0), span, seed)
-        some = left / each if last else min(left / each, turns[i + 1] - first)
+    for first, until in pairwise(turns if system.objective.ends() else [*turns, 0]):
+        each = _pace(system, data, fit, first if until else LATE, until, min(0.02 * budget, 5.0), span, seed)
+        some = min(left / each, until - first) if until else left / each
         count, left = count + some, left - some * each
         if left <= 0:
             break

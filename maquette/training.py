@@ -25,6 +25,7 @@ from maquette.report.bar import Bar
 from maquette.report.card import write_card
 from maquette.report.pictures import save_samples
 from maquette.runs import Report, Run, build, fit, rebuild, record_of
+from maquette.system import System
 from maquette.train import Progress, plan, ready
 
 
@@ -61,6 +62,7 @@ def begin(
     if experiment.fit.batch > (rows := len(experiment.data.train)) > 0:
         experiment = replace(experiment, fit=replace(experiment.fit, batch=rows - rows % world.size))
     ready(system, experiment.fit)
+    _check_end(system, steps)
     planned, setup = (replace(experiment.fit, steps=steps), 0.0) if steps else (experiment.fit, 0.0)
     if budget:
         planned, setup = plan(system, experiment.data, experiment.fit, spend, seed)
@@ -73,6 +75,17 @@ def begin(
     made = Run.create(folder, record) if world.first else Run(folder, record)
     world.wait()
     return Loaded(made, experiment, Progress(planned, seed))
+
+
+def _check_end(system: System, steps: int) -> None:
+    """What is asked for is learnt, all of it.
+
+    Raises:
+        ValueError: more steps than there are lessons for.
+    """
+    end = system.objective.ends()
+    if end and steps > end:
+        raise ValueError(f"--steps {steps} is beyond step {end}, at which the last lesson of this recipe ends; nearest is {end}")
 
 
 def _fresh(recipe: str, facts: Facts) -> Path:
@@ -93,6 +106,8 @@ def pursue(session: Loaded, world: World, *, every: int = 0, stop_on_full: bool 
         shown = world.first and not quiet
         if shown and not progress.step:
             _tell(session.facts)
+            if found.record["budget"] and session.system.objective.ends() == progress.fit.steps:
+                print(f"note: the last lesson ends at step {progress.fit.steps}, before the budget does", file=sys.stderr)
         bar = (
             stack.enter_context(Bar(f"{found.record['recipe']} on {session.facts.name}", progress.fit.steps, progress.fit.batch))
             if shown
@@ -244,6 +259,7 @@ def _reopened(found: Run, world: World, steps: int, device: str, trust: bool) ->
         experiment.system.learn(experiment.data.train)
         session = Loaded(found, experiment, Progress(experiment.fit, found.record["seed"]))
     if steps:
+        _check_end(session.system, steps)
         if steps <= session.progress.step:
             raise ValueError(f"--steps {steps} is not beyond step {session.progress.step}, which this run has reached")
         session.progress.fit = replace(session.progress.fit, steps=steps)

@@ -164,6 +164,8 @@ def test_what_are_no_principles_is_named(tmp_path, few):
     [
         ({"rounds": 0}, "rounds is 0; an answer is revised once or more"),
         ({"revise": -1}, "revise is -1; steps must be 0 or more"),
+        ({"prefer": -1}, "prefer is -1; steps must be 0 or more"),
+        ({"revise": 0, "prefer": 0}, "nothing would be learnt by principles; nearest is prefer 36"),
         ({"start": 0}, "start is 0; without a run there must be 1 step or more"),
         ({"data": "stdlib"}, "constitutional learns from conversations"),
     ],

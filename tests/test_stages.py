@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from maquette import api
-from maquette.contracts import Phase
+from maquette.contracts import Objective, Phase
 from maquette.data import open_data
 from maquette.data.cached import cached
 from maquette.experiment import Fit
@@ -179,10 +179,13 @@ def test_a_budget_is_planned_with_every_player_in(monkeypatch):
     assert seen and min(seen) >= 1000
 
 
-def test_a_budget_is_planned_by_what_each_stage_costs(monkeypatch):
-    """Ten steps of a second, then steps of four: thirty seconds are fifteen steps."""
-    now, stages = [0.0], [Phase("first", (), 1, print, until=10), Phase("then", (), 1, print, since=10)]
-    objective = SimpleNamespace(phases=lambda: stages)
+@pytest.mark.parametrize(("last", "bought"), [(0, 15), (12, 12)])
+def test_a_budget_is_planned_by_what_each_stage_costs(last, bought, monkeypatch):
+    """Ten steps of a second, then steps of four: thirty seconds are fifteen steps, or as many as there are."""
+    now, stages = [0.0], [Phase("first", (), 1, print, until=10), Phase("then", (), 1, print, since=10, until=last)]
+    objective = Objective()
+    objective.phases = lambda: stages  # type: ignore[method-assign]
+    assert objective.ends() == last
     system = SimpleNamespace(objective=objective, device="cpu", training=True, state_dict=dict, load_state_dict=lambda kept: None)
 
     def step(system, data, progress, world):
@@ -193,7 +196,15 @@ def test_a_budget_is_planned_by_what_each_stage_costs(monkeypatch):
     monkeypatch.setattr(sys.modules[plan.__module__], "take_step", step)
     monkeypatch.setattr(sys.modules[plan.__module__], "clock", lambda device: now[0])
     found = {budget: plan(system, None, Fit(steps=1), budget)[0].steps for budget in (5.0, 10.0, 30.0)}
-    assert found == {5.0: 5, 10.0: 10, 30.0: 15}
+    assert found == {5.0: 5, 10.0: 10, 30.0: bought}
+
+
+def test_steps_beyond_the_last_lesson_are_refused(tmp_path):
+    own = {"data": "principles", "start": 1, "revise": 1, "prefer": 1, "depth": 1, "quiet": True}
+    with pytest.raises(
+        ValueError, match=r"--steps 4 is beyond step 3, at which the last lesson of this recipe ends; nearest is 3"
+    ):
+        api.train("constitutional", out=tmp_path / "a", steps=4, **own)
 
 
 @pytest.mark.slow

@@ -27,7 +27,6 @@ from maquette.system import System
 CONSTITUTIONAL = {"harmless": (0.8, 1.0), "both": (0.5, 1.0), "evasive": (0.0, 0.1)}
 PACES = (0.4, 0.2)  # shares of the rate of what is learnt from shown answers: of revisions, of preferences
 TUNING = (1.0, 0.2)  # the same of a run's
-CHOICES = 36  # steps that learn from choices, where nobody says how many
 STEADY = 0.98  # decay of the average that the critic is of what learns from shown conversations
 
 
@@ -37,6 +36,7 @@ def constitutional(
     principles: str = "",
     rounds: int = 4,
     revise: int = 16,
+    prefer: int = 36,
     beta: float = 0.1,
     start: int = 450,
     context: int = 0,
@@ -56,7 +56,9 @@ def constitutional(
         data: conversations, whose questions are answered; without a run they must show critiques too, as principles does.
         principles: a text file with a principle on each line; empty = the data's own.
         rounds: critiques and revisions of an answer, each by another principle as long as there are.
-        revise: steps that learn from revisions; preferences are learnt in those that follow. 0 = preferences alone.
+        revise: steps that learn from revisions; 0 = preferences alone.
+        prefer: steps that then learn from preferences, and the last ones; 0 = revisions alone. In several times as many answers
+            become harmless and say nothing, which the critic does not see.
         beta: how dear it is to depart, by preferences, from what the revisions made; larger = nearer to it.
         start: steps that learn from shown conversations, without a run.
         context: symbols of a question, its answer, critique and revision; 0 = as many as the run reads, 160 without a run.
@@ -65,10 +67,13 @@ def constitutional(
     """
     opened = understood(held_to(talks("constitutional", data), principles))
     law = opened.facts.principles
-    if revise < 0:
-        raise ValueError(f"revise is {revise}; steps must be 0 or more, 0 = preferences alone")
+    for name, steps in (("revise", revise), ("prefer", prefer)):
+        if steps < 0:
+            raise ValueError(f"{name} is {steps}; steps must be 0 or more, 0 = none of these")
+    if not revise + prefer:
+        raise ValueError("revise and prefer are 0: nothing would be learnt by principles; nearest is prefer 36")
     if not run:
-        return _alone(opened, law, rounds, revise, beta, start, context, depth, vocab)
+        return _alone(opened, law, rounds, revise, prefer, beta, start, context, depth, vocab)
     base = ground("constitutional", run, context, talks=False)
     if not base.codec.converses:
         raise ValueError(
@@ -76,28 +81,37 @@ def constitutional(
         )
     net: Network = copy.deepcopy(base.net).requires_grad_(True)
     nets = {"main": net, "critic": base.net, "reference": copy.deepcopy(base.net)}
-    stages = _stages(base.codec.bos, law, rounds, beta, 0, revise, TUNING)
+    stages = _stages(base.codec.bos, law, rounds, beta, 0, revise, prefer, TUNING)
     frozen = ("critic", "codec") if revise else ("critic", "reference", "codec")
     follow = {"reference": ("main", 0.5, revise)} if revise else {}
     system = System(nets, Together(*stages), base.sampler, base.codec, frozen=frozen, follow=follow)
-    fit = replace(rates(base, 0), steps=revise + CHOICES, batch=16)
-    return Experiment(system, principled(opened, base.codec, base.codec.length), fit, CONSTITUTIONAL, within=300)
+    fit = replace(rates(base, 0), steps=revise + prefer, batch=16)
+    return Experiment(system, principled(opened, base.codec, base.codec.length), fit, CONSTITUTIONAL, within=600)
 
 
 def _alone(
-    opened: Data, law: tuple[str, ...], rounds: int, revise: int, beta: float, start: int, context: int, depth: int, vocab: int
+    opened: Data,
+    law: tuple[str, ...],
+    rounds: int,
+    revise: int,
+    prefer: int,
+    beta: float,
+    start: int,
+    context: int,
+    depth: int,
+    vocab: int,
 ) -> Experiment:
     """A model that learns from shown conversations first."""
     if start < 1:
         raise ValueError(f"start is {start}; without a run there must be 1 step or more that learns from shown conversations")
     codec = tokenizer_of("constitutional", "bpe", vocab, context or 160, TURNS)
     net = small(codec, depth)
-    stages = [During(NextToken(codec.bos), until=start), *_stages(codec.bos, law, rounds, beta, start, revise, PACES)]
+    stages = [During(NextToken(codec.bos), until=start), *_stages(codec.bos, law, rounds, beta, start, revise, prefer, PACES)]
     nets = {"main": net, "critic": copy.deepcopy(net), "reference": copy.deepcopy(net)}
     follow = {"critic": ("main", STEADY, start), "reference": ("main", 0.5, start + revise)}
     system = System(nets, Together(*stages), Autoregressive(), codec, follow=follow)
-    fit = Fit(steps=start + revise + CHOICES, batch=16, lr=1e-2, betas=(0.9, 0.99), decay=0.2, muon=0.02, bf16=True)
-    return Experiment(system, principled(opened, codec, codec.length), fit, CONSTITUTIONAL, within=300)
+    fit = Fit(steps=start + revise + prefer, batch=16, lr=1e-2, betas=(0.9, 0.99), decay=0.2, muon=0.02, bf16=True)
+    return Experiment(system, principled(opened, codec, codec.length), fit, CONSTITUTIONAL, within=600)
 
 
 def understood(opened: Data) -> Data:
@@ -113,10 +127,10 @@ def understood(opened: Data) -> Data:
 
 
 def _stages(
-    bos: int, law: tuple[str, ...], rounds: int, beta: float, since: int, revise: int, paces: tuple[float, float]
+    bos: int, law: tuple[str, ...], rounds: int, beta: float, since: int, revise: int, prefer: int, paces: tuple[float, float]
 ) -> list[During]:
     """What is learnt from revisions, and then from preferences."""
-    critic = Critic(draws=Autoregressive(), finds=Autoregressive(temperature=0.0))
+    critic, turn = Critic(draws=Autoregressive(), finds=Autoregressive(temperature=0.0)), since + revise
     revised, preferred = Revised(bos, law, critic, rounds), Preferred(bos, law, critic, beta)
-    first = [During(revised, since, since + revise, paces[0])] if revise else []
-    return [*first, During(preferred, since + revise, pace=paces[1])]
+    stages = [During(revised, since, turn, paces[0])] if revise else []
+    return [*stages, During(preferred, turn, turn + prefer, paces[1])] if prefer else stages
