@@ -124,7 +124,10 @@ def run(system: System, data: Data, progress: Progress, world: World | None = No
 def reseed(seed: int, device: torch.device) -> None:
     """What torch itself draws from on a device. `torch.manual_seed` also notes, with the call stack, each device that is not in
     use: a millisecond of every step."""
-    torch.default_generator.manual_seed(seed) if device.type == "cpu" else torch.manual_seed(seed)
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def take_step(system: System, data: Data, progress: Progress, world: World) -> dict[str, Tensor]:
