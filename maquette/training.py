@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from maquette import recipes, storage
-from maquette.contracts import NeedsStart
+from maquette.contracts import NeedsStart, Objective
 from maquette.data import Facts
 from maquette.data.conversations import Conversations
 from maquette.distributed import World, join, leave
@@ -105,9 +105,7 @@ def pursue(session: Loaded, world: World, *, every: int = 0, stop_on_full: bool 
             storage.sweep(found.shelf)
         shown = world.first and not quiet
         if shown and not progress.step:
-            _tell(session.facts)
-            if found.record["budget"] and session.system.objective.ends() == progress.fit.steps:
-                print(f"note: the last lesson ends at step {progress.fit.steps}, before the budget does", file=sys.stderr)
+            _tell(session.facts, _limits(session.system.objective, progress.fit.steps, bool(found.record["budget"])))
         bar = (
             stack.enter_context(Bar(f"{found.record['recipe']} on {session.facts.name}", progress.fit.steps, progress.fit.batch))
             if shown
@@ -129,12 +127,23 @@ def pursue(session: Loaded, world: World, *, every: int = 0, stop_on_full: bool 
     return session
 
 
-def _tell(facts: Facts, most: int = 20) -> None:
-    """What the user should know of the data before it is trained on: what was left out and why. On stderr."""
+def _limits(objective: Objective, steps: int, budget: bool) -> list[str]:
+    """What a plan of so many steps leaves out of what is to be learnt, or of a budget."""
+    late = [
+        f"{each.name} begins at step {each.since}, and this plan has {steps}: nothing of it is learnt"
+        for each in objective.phases()
+        if each.since >= steps
+    ]
+    over = [f"the last lesson ends at step {steps}, before the budget does"] if budget and objective.ends() == steps else []
+    return late + over
+
+
+def _tell(facts: Facts, limits: list[str], most: int = 20) -> None:
+    """What the user should know before the data is trained on: what was left out of it and why, and of the plan. On stderr."""
     lines = [f"{file}: {reason}" for file, reason in facts.skipped]
     told = [f"{len(lines)} files were skipped:", *(f"  {line}" for line in lines[:most])] if lines else []
     told += [f"  ... and {len(lines) - most} more, all in run.json"] if len(lines) > most else []
-    for line in [*told, *(f"note: {note}" for note in facts.notes)]:
+    for line in [*told, *(f"note: {note}" for note in (*facts.notes, *limits))]:
         print(line, file=sys.stderr)
 
 

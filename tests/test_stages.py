@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -205,6 +206,18 @@ def test_steps_beyond_the_last_lesson_are_refused(tmp_path):
         ValueError, match=r"--steps 4 is beyond step 3, at which the last lesson of this recipe ends; nearest is 3"
     ):
         api.train("constitutional", out=tmp_path / "a", steps=4, **own)
+
+
+def test_what_a_plan_leaves_no_time_for_is_told(tmp_path, capsys):
+    """A dpo that ends before its first preference is no dpo: whoever trains it should know."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"{i}?", "chosen": "yes", "rejected": "no"}) + "\n" for i in range(20)))
+    own = {"data": str(rows), "depth": 1, "start": 2, "batch": 2, "lr": 1e-3, "context": 32}
+    api.train("dpo", out=tmp_path / "short", steps=2, **own)
+    told = capsys.readouterr().err
+    assert "note: prefer begins at step 2, and this plan has 2: nothing of it is learnt" in told and "learn begins" not in told
+    with pytest.raises(ValueError, match="start is 0; without a run there must be 1 step or more"):
+        api.train("dpo", out=tmp_path / "none", steps=3, **{**own, "start": 0})
 
 
 @pytest.mark.slow

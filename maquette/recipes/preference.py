@@ -33,7 +33,6 @@ DPO = {"preference accuracy": (0.65, 1.0), "win rate": (0.5, 1.0)}
 REWARD = {"preference accuracy": (0.75, 1.0)}
 PPO = {"win rate": (0.6, 1.0)}  # by itself, after 224 and 206 training seconds of 300 planned, one CPU thread: .94 and .90
 GENTLE = 0.25  # share of the rate of what is learnt from shown answers
-FIRST = 300  # steps that a policy learns in before it prefers, without a run
 LENGTH = 128
 
 
@@ -42,6 +41,7 @@ def dpo(
     data: str = "manners",
     loss: str = "dpo",
     beta: float = 0.1,
+    start: int = 300,
     rank: int = 8,
     alpha: float = 0.0,
     dora: bool = False,
@@ -63,6 +63,7 @@ def dpo(
         loss: dpo; ipo (Azar 2023, arXiv:2310.12036), which does not go on where all is preferred already; kto (Ethayarajh 2024,
             arXiv:2402.01306), which takes each answer by itself, good or bad.
         beta: how dear it is to depart from the reference; larger = nearer to it.
+        start: steps that learn both answers alike, without a run; what prefers comes after them.
         rank: of the adapter; 0 = no adapter, all weights learn.
         alpha: the adapter counts alpha / rank; 0 = as the rank.
         dora: the adapter learns the sizes of rows apart from their directions (Liu 2024, arXiv:2402.09353).
@@ -73,17 +74,19 @@ def dpo(
     """
     rows = pairs("dpo", data)
     if not run:
+        if start < 1:
+            raise ValueError(f"start is {start}; without a run there must be 1 step or more that learns to answer")
         codec = tokenizer_of("dpo", "bpe", vocab, context or LENGTH, TURNS)
         policy = small(codec, depth)
-        prefer = During(Preference(codec.bos, loss, beta), since=FIRST, pace=0.02)
+        prefer = During(Preference(codec.bos, loss, beta), since=start, pace=0.02)
         system = System(
             {"main": policy, "reference": copy.deepcopy(policy)},
-            Together(During(Shown(codec.bos), until=FIRST), prefer),
+            Together(During(Shown(codec.bos), until=start), prefer),
             Autoregressive(),
             codec,
-            follow={"reference": ("main", 0.5, FIRST)},
+            follow={"reference": ("main", 0.5, start)},
         )
-        return Experiment(system, compared(rows, codec, codec.length), _fresh(), DPO, within=120)
+        return Experiment(system, compared(rows, codec, codec.length), _fresh(), DPO, within=300)
     base = ground("dpo", run, context)
     net, before = tuned(base, rank, alpha, dora, bits)
     system = System(
