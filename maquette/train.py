@@ -21,6 +21,7 @@ from maquette.contracts import Batch, Phase
 from maquette.data import Data, order
 from maquette.distributed import World
 from maquette.experiment import Fit
+from maquette.muon import Muon
 from maquette.nn.ranks import alone
 from maquette.streams import Streams, mix
 from maquette.system import System
@@ -76,7 +77,7 @@ def build_optimizers(learners: dict[str, nn.Module], fit: Fit) -> list[torch.opt
     if matrices or vectors:
         found.append(torch.optim.AdamW([g for g in groups if g["params"]], lr=fit.lr, betas=fit.betas, fused=True))
     if muon:
-        found.append(torch.optim.Muon(muon, lr=fit.muon, weight_decay=fit.weight_decay, adjust_lr_fn="original"))
+        found.append(Muon(muon, lr=fit.muon, weight_decay=fit.weight_decay, adjust_lr_fn="original"))
     for optimizer in found:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]

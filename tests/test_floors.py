@@ -12,7 +12,7 @@ FLOORS = [
     {"nn", "processes", "data"},
     {"networks"},
     {"codecs", "conditioners", "objectives", "samplers", "metrics"},
-    {"system", "experiment"},
+    {"system", "experiment", "muon"},
     {"train", "checkpoint", "distributed", "evaluate", "baselines", "lossless", "completion", "between", "wording"} | {"mending"},
     {"recipes", "runs", "hub", "dials", "saying"},
     {"report", "doctor", "exhibits", "compare", "parcel", "opened", "loading", "best", "drawing", "finding"}
