@@ -3,7 +3,8 @@
     python benchmarks/muon.py [--recipes gpt,dpo,mmdit,maskgit,dit] [--rounds 40]
 
 Both take the same gradients in turn, on one thread; CPU-milliseconds are medians over rounds, ratios medians of those within a
-round. How far the weights are apart at last is told as a share of how far they have gone. Writes benchmarks/DATE-muon.md and .json.
+round. How far the weights are apart at last is told as a share of how far they have gone.
+Writes benchmarks/DATE-muon.md and .json.
 """
 
 from __future__ import annotations
@@ -36,14 +37,15 @@ def main() -> None:
         f"# A step of Muon, {date.today()}",
         "",
         "CPU-milliseconds on one thread, medians; the same gradients in turn. Apart: how far the weights are from each other at",
-        f"last, of how far they have gone. Made by `python benchmarks/muon.py`, torch {versions()['torch']}, {given.rounds} rounds.",
+        f"last, of how far they have gone. {given.rounds} rounds. Made by `python benchmarks/muon.py`, torch {versions()['torch']}.",
         "",
         "| recipe | matrices | shapes | maquette | torch | torch over maquette | apart |",
         "|---|---|---|---|---|---|---|",
     ]
     for recipe, told in found.items():
-        cells = (told["matrices"], told["shapes"], f"{told['ours ms']:.1f}", f"{told['torch ms']:.1f}", f"**{told['ratio']:.2f}x**")
-        lines.append(f"| `{recipe}` | {' | '.join(map(str, cells))} | {told['apart']:.3f} |")
+        spent = " | ".join(f"{told[key]:.1f}" for key in ("ours ms", "torch ms"))
+        counts = f"{told['matrices']} | {told['shapes']}"
+        lines.append(f"| `{recipe}` | {counts} | {spent} | **{told['ratio']:.2f}x** | {told['apart']:.3f} |")
     path.write_text("\n".join(lines) + "\n")
     path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
     print(path.read_text())
@@ -52,7 +54,8 @@ def main() -> None:
 def measured(recipe: str, rounds: int) -> dict[str, Any]:
     """Both optimizers over the matrices that this recipe's main network gives to Muon."""
     experiment = build(recipe, {}, 0)[0]
-    taken = [each for each in build_optimizers({"main": experiment.system.nets["main"]}, experiment.fit) if isinstance(each, Muon)]
+    learners = {"main": experiment.system.nets["main"]}
+    taken = [each for each in build_optimizers(learners, experiment.fit) if isinstance(each, Muon)]
     first = [p.detach().clone() for each in taken for group in each.param_groups for p in group["params"]]
     learn = {kind: [nn.Parameter(p.clone()) for p in first] for kind in (Muon, torch.optim.Muon)}
     both = {kind: kind(ps, lr=experiment.fit.muon, weight_decay=0.0, adjust_lr_fn="original") for kind, ps in learn.items()}

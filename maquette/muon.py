@@ -42,7 +42,8 @@ class Muon(torch.optim.Muon):
         moves = torch._foreach_lerp(grads, kept, group["momentum"]) if group["nesterov"] else kept  # type: ignore[arg-type]
         torch._foreach_mul_(learn, 1 - group["lr"] * group["weight_decay"])
         for some in alike(moves):
-            straight = orthogonal(torch.stack([moves[i] for i in some]), group["ns_coefficients"], group["ns_steps"], group["eps"])
+            stack = torch.stack([moves[i] for i in some])
+            straight = orthogonal(stack, group["ns_coefficients"], group["ns_steps"], group["eps"])
             torch._foreach_add_([learn[i] for i in some], straight.unbind(), alpha=-self._rate(group, *straight.shape[1:]))
 
     @staticmethod
