@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 from maquette.hub import names
 from maquette.hub.renaming import Table
-from maquette.networks.presets import tanh_gelu
 from maquette.networks.style import Around, Ends, Feed, Near, Style
 from maquette.networks.transformer import Transformer
 from maquette.nn.attention import Attention, Cross, Latent
 from maquette.nn.experts import Experts, softmax
+from maquette.nn.gelu import gelu
 from maquette.nn.mlp import Gated, Plain
 from maquette.nn.norm import RMSNorm
 from maquette.nn.positions import Learned, Linear, Llama3, Positions, Relative, Rotary, Stretch, YaRN, warmth
@@ -29,7 +29,7 @@ from maquette.recipes import UnknownName
 
 Said = Mapping[str, Any]
 ACTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu, "swish": F.silu, "gelu": F.gelu, "gelu_new": tanh_gelu, "gelu_pytorch_tanh": tanh_gelu, "relu": F.relu,
+    "silu": F.silu, "swish": F.silu, "gelu": F.gelu, "gelu_new": gelu, "gelu_pytorch_tanh": gelu, "relu": F.relu,
 }  # fmt: skip
 
 
@@ -320,7 +320,7 @@ def _t5(said: Said) -> nn.Module:
 
 _T5_FEEDS: dict[str, Callable[..., nn.Module]] = {
     "relu": partial(Plain, act=F.relu),
-    "gated-gelu": partial(Gated, act=tanh_gelu),
+    "gated-gelu": partial(Gated, act=gelu),
     "gated-silu": partial(Gated, act=F.silu),
 }
 

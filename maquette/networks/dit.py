@@ -15,6 +15,7 @@ from maquette.contracts import Condition, Network
 from maquette.nn.attention import attend
 from maquette.nn.conv import fold, unfold, zeroed
 from maquette.nn.embed import TimeEmbedding, places, widened
+from maquette.nn.gelu import gelu
 from maquette.nn.norm import modulate
 
 
@@ -36,7 +37,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.steer(told).chunk(6, 1)
         x = x + gate1[:, None] * self.dropout(self._attend(modulate(self.norm1(x), shift1, scale1)))
-        h = self.fall(F.gelu(self.rise(modulate(self.norm2(x), shift2, scale2)), approximate="tanh"))
+        h = self.fall(gelu(self.rise(modulate(self.norm2(x), shift2, scale2))))
         return x + gate2[:, None] * self.dropout(h)
 
     def _attend(self, x: Tensor) -> Tensor:

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from maquette.networks.style import Around, Ends, Near, Style
 from maquette.nn.attention import Attention, Cross, Latent
 from maquette.nn.experts import Experts
+from maquette.nn.gelu import gelu
 from maquette.nn.mlp import Gated, Plain
 from maquette.nn.norm import RMSNorm
 from maquette.nn.positions import Learned, Relative, Rotary, Stretch
 
 PLAIN_QK = partial(RMSNorm, gain=False)
-tanh_gelu = partial(F.gelu, approximate="tanh")
 
 
 def small(groups: int = 0, apart: int | None = None) -> Style:
@@ -33,7 +33,7 @@ def gpt2(context: int = 1024) -> Style:
     """GPT-2 (Radford 2019): learned positions, LayerNorm before each layer, biases, GELU, one matrix in and out."""
     return Style(
         attention=partial(Attention, bias=True, bias_out=True),
-        feed=partial(Plain, act=tanh_gelu),
+        feed=partial(Plain, act=gelu),
         norm=nn.LayerNorm,
         positions=partial(Learned, count=context),
         ends=Ends(tied=True),
@@ -76,7 +76,7 @@ def gemma(width: int, groups: int = 1, size: int = 0, hidden: int = 0, window: i
     norm = partial(RMSNorm, one=True)
     return Style(
         attention=partial(Attention, groups=groups, size=size, norm=norm if third else None, cap=0.0 if third else 50.0),
-        feed=partial(Gated, hidden=hidden, act=tanh_gelu),
+        feed=partial(Gated, hidden=hidden, act=gelu),
         norm=norm,
         around=Around(after=True),
         positions=partial(Rotary, theta=1e6) if third else Rotary,
@@ -121,7 +121,7 @@ def grok(groups: int = 0, hidden: int = 0, experts: int = 8, width: int = 0) -> 
     """
     return Style(
         attention=partial(Attention, groups=groups, cap=30.0),
-        feed=partial(Experts, count=experts, top=2, hidden=hidden, feed=partial(Gated, act=tanh_gelu), norm=False),
+        feed=partial(Experts, count=experts, top=2, hidden=hidden, feed=partial(Gated, act=gelu), norm=False),
         norm=partial(RMSNorm, eps=1e-5),
         around=Around(after=True),
         ends=Ends(tied=True, scale=width**0.5 if width else 1.0),
@@ -137,7 +137,7 @@ def t5(both: bool, hidden: int = 0, size: int = 0, gated: bool = False, width: i
     """
     return Style(
         attention=partial(Attention, size=size, scale=1.0),
-        feed=partial(Gated, hidden=hidden, act=tanh_gelu) if gated else partial(Plain, hidden=hidden, act=F.relu, bias=False),
+        feed=partial(Gated, hidden=hidden, act=gelu) if gated else partial(Plain, hidden=hidden, act=F.relu, bias=False),
         positions=partial(Relative, both=both),
         ends=Ends(tied=not gated, out_scale=width**-0.5 if width and not gated else 1.0),
     )

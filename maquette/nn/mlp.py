@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maquette.nn.channels_last import geglu
+from maquette.nn.gelu import gelu
+from maquette.nn.rows import acted, fit
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -29,7 +31,10 @@ class Gated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
-        gate, up = self.gate_up(x).chunk(2, -1)
+        both = self.gate_up(x)
+        if self.act in (F.silu, gelu) and fit(both, 32):
+            return self.down(acted(both, bell=self.act is gelu, gated=True))
+        gate, up = both.chunk(2, -1)
         return self.down(self.act(gate) * up)
 
 

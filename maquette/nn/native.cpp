@@ -106,23 +106,6 @@ static void norm_back(int64_t first, int64_t last, int64_t P, int64_t C, int64_t
     }
 }
 
-// GELU by its tanh formula, x sigmoid(2 u), u = 0.79788 (x + 0.044715 x^3), and the gradient of x, in sixteens first .. last
-static inline V bell(V x) { return sigmoid(x * (1.595769122f + 0.071354816f * x * x)); }
-template <class T>
-static void gelu(int64_t first, int64_t last, const T* x, T* y) {
-    for (int64_t i = 16 * first; i < 16 * last; i += 16) {
-        V v = load(x + i);
-        store(y + i, v * bell(v));
-    }
-}
-template <class T>
-static void gelu_back(int64_t first, int64_t last, const T* x, const T* grad, T* dx) {
-    for (int64_t i = 16 * first; i < 16 * last; i += 16) {
-        V v = load(x + i), s = bell(v);
-        store(dx + i, load(grad + i) * s * (1.f + v * (1.f - s) * (1.595769122f + 0.214064448f * v * v)));
-    }
-}
-
 // for the scores of attention, in sixteens first .. last: x = e^x; x = x y
 template <class T>
 static void exponential(int64_t first, int64_t last, T* x) {
@@ -244,10 +227,6 @@ static void geglu(int64_t first, int64_t last, int64_t D, const T* x, T* y) {
                                      const float* offset, const float* stats, T* dx, float* dshift, float* dweight, float* dbias) {   \
         (C % 32 ? norm_back<T, 1> : norm_back<T, 2>)(first, last, P, C, G, silu, x, grad, shift, weight, sums, scale, offset, stats,  \
                                                      dx, dshift, dweight, dbias);                                                    \
-    }                                                                                                                                \
-    extern "C" void gelu_##NAME(int64_t first, int64_t last, const T* x, T* y) { gelu(first, last, x, y); }                           \
-    extern "C" void gelu_back_##NAME(int64_t first, int64_t last, const T* x, const T* grad, T* dx) {                                 \
-        gelu_back(first, last, x, grad, dx);                                                                                         \
     }                                                                                                                                \
     extern "C" void exponential_##NAME(int64_t first, int64_t last, T* x) { exponential(first, last, x); }                            \
     extern "C" void product_##NAME(int64_t first, int64_t last, T* x, const T* y) { product(first, last, x, y); }                      \

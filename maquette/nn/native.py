@@ -1,4 +1,4 @@
-"""`native.cpp` and `decode.cpp` as functions of tensors: built once by g++ where there is one, kept in the user's cache.
+"""The .cpp files beside it as functions of tensors: built once by g++ where there is one, kept in the user's cache.
 
 Knows how to build, to find and to call; what is computed, and what to do without it, is the caller's matter.
 """
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SOURCES = tuple(Path(__file__).parent / name for name in ("native.cpp", "decode.cpp"))
+SOURCES = tuple(Path(__file__).parent / name for name in ("native.cpp", "decode.cpp", "rows.cpp"))
 INCLUDED = tuple(Path(__file__).parent / name for name in ("vectors.cpp", "matrices.cpp"))
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}

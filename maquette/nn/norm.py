@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from maquette.nn.rows import fit, rms_norm
+
 
 class RMSNorm(nn.Module):
     """x / rms(x) * gain over the last axis (Zhang & Sennrich 2019, eq. 4), computed in float32.
@@ -23,6 +25,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D], in x's precision."""
+        if fit(x):
+            return rms_norm(x, 1 + self.weight if self.one and self.weight is not None else self.weight, self.eps)
         wide = x.float()
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         if self.weight is None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from maquette.nn.embed import GridPlaces
+from maquette.nn.rows import fit, turned
 
 Turn = tuple[Tensor, Tensor]
 Stretch = Callable[[Tensor, float], tuple[Tensor, float]]  # frequencies [C/2] and their base -> others, and a factor of cos, sin
@@ -222,6 +223,8 @@ def turns(
 def rotate(x: Tensor, turn: Turn) -> Tensor:
     """[..., T, D] turned by its positions' angles, in x's precision."""
     cos, sin = turn
+    if x.ndim == 4 and cos.shape == x.shape[2:] and fit(x, 32):
+        return turned(x, cos, sin)
     left, right = x.chunk(2, -1)
     return (x * cos + torch.cat([-right, left], -1) * sin).to(x.dtype)
 

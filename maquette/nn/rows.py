@@ -1,0 +1,128 @@
+"""What a transformer does to each row by itself, natively on a CPU: it passes over memory once where PyTorch does so six times.
+
+Each function equals the textbook's in exact arithmetic, and stays away (`fit`) where it is not at home: on other devices, in
+graphs, for rows that are not sixteens. Tensors in, tensors out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from maquette.nn.native import TYPES, built, over_rows
+
+BLOCK = 64  # rows that are done together, as in `rows.cpp`
+
+
+def fit(x: Tensor, sixteens: int = 16) -> bool:
+    """Whether rows of x are done natively."""
+    if x.device.type != "cpu" or x.dtype not in TYPES or x.shape[-1] % sixteens or not 2 <= x.ndim <= 4:
+        return False
+    return built() and not torch.compiler.is_compiling()
+
+
+def rms_norm(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
+    """x / rms(x) * gain over the last axis, [..., D] and [D] -> [..., D] (Zhang & Sennrich 2019, eq. 4)."""
+    if _learns(x, gain):
+        return _Norm.apply(x, gain, eps)
+    return _normed(x, gain, eps)[0]
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """[B,H,T,C] turned by cos and sin [T,C] of its places, channel i with channel i + C/2 (Su 2021, eq. 15)."""
+    return _Turn.apply(x, cos, sin) if _learns(x) else _turned(x, cos, sin, False)
+
+
+def acted(x: Tensor, bell: bool, gated: bool) -> Tensor:
+    """act(x), [..., D] -> [..., D]; gated: act of the first half of a row times the second, [..., 2D] -> [..., D].
+
+    Args:
+        bell: the act is GELU by its tanh formula (Hendrycks 2016, eq. 2), else SiLU.
+    """
+    return _Act.apply(x, bell, gated) if _learns(x) else _acted(x, bell, gated)
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
+        y, kept = _normed(x, gain, eps, keep=True)
+        ctx.save_for_backward(x, gain, kept)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, gain, kept = ctx.saved_tensors
+        own, grad = None if gain is None else gain.float().contiguous(), grad.to(x.dtype).contiguous()
+        x, lie = _lying(x)
+        dx, blocks = torch.empty_like(grad), -(-lie[0] // BLOCK)
+        sums = x.new_empty(blocks, x.shape[-1], dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        over_rows("rms_back", blocks, x, *lie, x.shape[-1], x, own, kept, grad, dx, sums)
+        return dx, None if sums is None or gain is None else sums.sum(0).to(gain.dtype), None
+
+
+class _Turn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin, False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _turned(grad, *ctx.saved_tensors, True), None, None
+
+
+class _Act(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bell: bool, gated: bool) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.told = bell, gated
+        return _acted(x, bell, gated)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x,), (bell, gated) = ctx.saved_tensors, ctx.told
+        x, grad = x.contiguous(), grad.to(x.dtype).contiguous()
+        dx, rows, wide = torch.empty_like(x), x.numel() // x.shape[-1], grad.shape[-1]
+        over_rows("act_back", -(-rows // BLOCK), x, rows, wide, int(bell), int(gated), x, grad, dx)
+        return dx, None, None
+
+
+def _normed(x: Tensor, gain: Tensor | None, eps: float, keep: bool = False) -> tuple[Tensor, Tensor | None]:
+    own = None if gain is None else gain.float().contiguous()
+    x, lie = _lying(x)
+    y, kept = x.new_empty(x.shape), x.new_empty(lie[0], dtype=torch.float32) if keep else None
+    over_rows("rms", -(-lie[0] // BLOCK), x, *lie, x.shape[-1], eps, x, own, y, kept)
+    return y, kept
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
+    cos, sin = cos.float().contiguous(), sin.float().contiguous()
+    x, lie = _lying(x)
+    y = x.new_empty(x.shape)
+    over_rows("turn", -(-lie[0] // BLOCK), x, *lie, x.shape[-1], int(back), x, cos, sin, y)
+    return y
+
+
+def _acted(x: Tensor, bell: bool, gated: bool) -> Tensor:
+    x = x.contiguous()
+    rows, wide = x.numel() // x.shape[-1], x.shape[-1] // (2 if gated else 1)
+    y = x.new_empty(*x.shape[:-1], wide)
+    over_rows("act", -(-rows // BLOCK), x, rows, wide, int(bell), int(gated), x, y)
+    return y
+
+
+def _lying(x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """x with rows of neighbours, and how its rows lie: how many, the two inner axes' sizes, how far apart along all three."""
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    sizes, apart = [*[1] * (4 - x.ndim), *x.shape[:-1]], [*[0] * (4 - x.ndim), *x.stride()[:-1]]
+    return x, (sizes[0] * sizes[1] * sizes[2], *sizes[1:], *apart)
+
+
+def _learns(*inputs: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)

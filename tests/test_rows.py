@@ -1,0 +1,111 @@
+"""What is done to rows natively equals the textbook's, and so do its slopes, however the rows lie and whoever shares the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from maquette.nn import gelu as bells
+from maquette.nn import mlp, norm, positions, rows
+from maquette.nn.gelu import gelu
+from maquette.nn.mlp import Gated
+from maquette.nn.native import built
+from maquette.nn.norm import RMSNorm
+from maquette.nn.positions import rotate, turns
+
+needs = pytest.mark.skipif(not built(), reason="nothing compiles here")
+PLACES = 70  # more than a block of rows
+TURN = turns(3, PLACES, 64)
+
+
+def normed(one: bool) -> Callable[[Tensor], Tensor]:
+    layer = RMSNorm(64, one=one)
+    torch.nn.init.normal_(layer.weight)  # type: ignore[arg-type]
+    return layer
+
+
+def fed(act: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The gate alone: matrices that leave all as it is."""
+    layer = Gated(64, 32, act)
+    layer.gate_up.weight.data, layer.down = torch.eye(64), torch.nn.Identity()  # type: ignore[assignment]
+    return lambda x: layer.to(x.dtype)(x)
+
+
+DONE = {
+    "norm": lambda: RMSNorm(64, gain=False),
+    "norm with gain": lambda: normed(False),
+    "norm with 1 + gain": lambda: normed(True),
+    "turn": lambda: lambda x: rotate(x, TURN),
+    "gelu": lambda: gelu,
+    "silu gate": lambda: fed(F.silu),
+    "gelu gate": lambda: fed(gelu),
+}
+LYING = {
+    "one after the other": lambda: torch.randn(2, 3, PLACES, 64),
+    "heads apart": lambda: torch.randn(2, PLACES, 5, 64).transpose(1, 2)[:, 1:4],
+    "numbers apart": lambda: torch.randn(2, 3, 64, PLACES).mT,
+    "one for all": lambda: torch.randn(2, 1, PLACES, 64).expand(2, 3, PLACES, 64),
+    "none": lambda: torch.randn(0, 3, PLACES, 64),
+}
+
+
+def plainly(monkeypatch) -> None:
+    for module in (norm, positions, bells, mlp):
+        monkeypatch.setattr(module, "fit", lambda *a: False)
+
+
+@needs
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("lying", LYING)
+@pytest.mark.parametrize("done", DONE)
+def test_what_is_done_natively_is_the_textbooks(done, lying, kind, monkeypatch):
+    do, x = DONE[done](), (3 * LYING[lying]()).to(kind).detach().requires_grad_()
+    assert rows.fit(x, 32)
+    learn = [x, *(do.parameters() if isinstance(do, torch.nn.Module) else ())]
+    found = do(x)
+    grad = torch.randn(found.shape).to(kind)
+    slopes = torch.autograd.grad(found, learn, grad)
+    with torch.no_grad():
+        assert torch.equal(do(x), found) and found.dtype == kind
+    plainly(monkeypatch)
+    expected = do(x)
+    near = {"atol": 2e-5, "rtol": 2e-5} if kind == torch.float32 else {"atol": 3e-2, "rtol": 3e-2}
+    torch.testing.assert_close(found, expected, **near)
+    for a, b in zip(slopes, torch.autograd.grad(expected, learn, grad), strict=True):
+        torch.testing.assert_close(
+            a, b, atol=near["atol"] * max(1.0, float(b.abs().max()) if b.numel() else 1.0), rtol=near["rtol"]
+        )
+
+
+@needs
+def test_sums_over_rows_do_not_hang_on_who_shares_the_work():
+    x, layer = torch.randn(500, 64), normed(False)
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            found.append(torch.autograd.grad(layer(x).square().sum(), layer.parameters())[0])
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*found)
+
+
+@needs
+@pytest.mark.parametrize(
+    ("x", "sixteens"), [(torch.zeros(2, 24), 16), (torch.zeros(2, 48), 32), (torch.zeros(2, 64).double(), 16)]
+)
+def test_what_is_no_sixteens_or_of_another_kind_is_done_plainly(x, sixteens):
+    assert not rows.fit(x, sixteens)
+
+
+@pytest.mark.parametrize("width", [7, 16])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_gelu_far_out(width, kind):
+    """Where sums of powers overflow."""
+    x = torch.tensor([-300.0, 300.0]).to(kind)[:, None].expand(2, width)
+    torch.testing.assert_close(gelu(x).float(), torch.tensor([0.0, 300.0])[:, None].expand(2, width), atol=1e-30, rtol=0)
