@@ -14,12 +14,13 @@ from maquette.nn import mlp, norm, positions, rows
 from maquette.nn.gelu import gelu
 from maquette.nn.mlp import Gated
 from maquette.nn.native import built
-from maquette.nn.norm import RMSNorm
-from maquette.nn.positions import rotate, turns
+from maquette.nn.norm import RMSNorm, adaptive, gated
+from maquette.nn.positions import picture_turns, rotate, rotate_pairs, turns
 
 needs = pytest.mark.skipif(not built(), reason="nothing compiles here")
 PLACES = 70  # more than a block of rows
 TURN = turns(3, PLACES, 64)
+OF_PICTURE = picture_turns(6, 8, 8, (16, 24, 24))
 
 
 def normed(one: bool) -> Callable[[Tensor], Tensor]:
@@ -40,6 +41,7 @@ DONE = {
     "norm with gain": lambda: normed(False),
     "norm with 1 + gain": lambda: normed(True),
     "turn": lambda: lambda x: rotate(x, TURN),
+    "turn of neighbours": lambda: lambda x: rotate_pairs(x.transpose(1, 2), OF_PICTURE).transpose(1, 2),
     "gelu": lambda: gelu,
     "silu gate": lambda: fed(F.silu),
     "gelu gate": lambda: fed(gelu),
@@ -79,6 +81,38 @@ def test_what_is_done_natively_is_the_textbooks(done, lying, kind, monkeypatch):
         torch.testing.assert_close(
             a, b, atol=near["atol"] * max(1.0, float(b.abs().max()) if b.numel() else 1.0), rtol=near["rtol"]
         )
+
+
+@needs
+@pytest.mark.parametrize("batch", [3, 0])
+@pytest.mark.parametrize("kinds", ["one", "half", "mixed", "autocast"])
+@pytest.mark.parametrize("done", [adaptive, gated])
+def test_what_a_condition_steers_is_the_textbooks(done, kinds, batch, monkeypatch):
+    """The stream may be float32 where what is added to it, or is multiplied next, is bfloat16."""
+    wide = torch.float32 if kinds != "half" else torch.bfloat16
+    other = torch.float32 if kinds == "one" else torch.bfloat16
+    x, h = (torch.randn(batch, PLACES, 64).to(kind) for kind in (wide, other))
+    steer = torch.randn(batch, 128).to(other).requires_grad_()
+    learn = [x.requires_grad_(), steer, *([h.requires_grad_()] if done is gated else ())]
+
+    def do() -> Tensor:
+        one, two = steer.chunk(2, 1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=kinds == "autocast"):
+            return gated(x, one, h) if done is gated else adaptive(x, one, two)
+
+    found = do()
+    assert found.dtype == (torch.bfloat16 if kinds == "autocast" and done is adaptive else wide)
+    grad = torch.randn(found.shape).to(found.dtype)
+    slopes = torch.autograd.grad(found, learn, grad)
+    with torch.no_grad():
+        assert torch.equal(do(), found)
+    plainly(monkeypatch)
+    expected = do()
+    near = 2e-5 if kinds == "one" else 3e-2
+    torch.testing.assert_close(found, expected.to(found.dtype), atol=near, rtol=near)
+    for a, b in zip(slopes, torch.autograd.grad(expected, learn, grad.to(expected.dtype)), strict=True):
+        most = max(1.0, float(b.abs().max()) if b.numel() else 1.0)
+        torch.testing.assert_close(a, b, atol=near * most, rtol=near)
 
 
 @needs

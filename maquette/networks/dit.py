@@ -16,7 +16,7 @@ from maquette.nn.attention import attend
 from maquette.nn.conv import fold, unfold, zeroed
 from maquette.nn.embed import TimeEmbedding, places, widened
 from maquette.nn.gelu import gelu
-from maquette.nn.norm import modulate
+from maquette.nn.norm import adaptive, gated
 
 
 class Block(nn.Module):
@@ -28,7 +28,6 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
         self.heads = heads
-        self.norm1, self.norm2 = (nn.LayerNorm(width, eps=1e-6, elementwise_affine=False) for _ in range(2))
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.rise, self.fall = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.steer = zeroed(nn.Linear(width, 6 * width))
@@ -36,9 +35,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.steer(told).chunk(6, 1)
-        x = x + gate1[:, None] * self.dropout(self._attend(modulate(self.norm1(x), shift1, scale1)))
-        h = self.fall(gelu(self.rise(modulate(self.norm2(x), shift2, scale2))))
-        return x + gate2[:, None] * self.dropout(h)
+        x = gated(x, gate1, self.dropout(self._attend(adaptive(x, shift1, scale1))))
+        h = self.fall(gelu(self.rise(adaptive(x, shift2, scale2))))
+        return gated(x, gate2, self.dropout(h))
 
     def _attend(self, x: Tensor) -> Tensor:
         batch, count, width = x.shape
@@ -90,7 +89,6 @@ class DiT(Network):
         self.time = TimeEmbedding(256, width)
         self.told = nn.Linear(vector, width, bias=False) if vector else None
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.steer = zeroed(nn.Linear(width, 2 * width))
         self.head = zeroed(nn.Linear(width, inside))
 
@@ -109,5 +107,5 @@ class DiT(Network):
         for block in self.blocks:
             h = block(h, told)
         shift, scale = self.steer(told).chunk(2, 1)
-        h = self.head(modulate(self.norm(h), shift, scale)).mT
+        h = self.head(adaptive(h, shift, scale)).mT
         return unfold(h.unflatten(2, (self.shape[1] // self.patch, -1)), self.patch)

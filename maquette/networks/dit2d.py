@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maquette.contracts import Condition, Network
-from maquette.networks.mmdit import WAVES, Attention, FeedForward, Patches, Steer, normed, picture
+from maquette.networks.mmdit import WAVES, Attention, FeedForward, Patches, Steer, picture
 from maquette.networks.plans import refuse
 from maquette.nn.conv import zeroed
 from maquette.nn.embed import TwoLayers, fourier, places
-from maquette.nn.norm import gated, modulate
+from maquette.nn.norm import adaptive, gated
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class DiT2D(Network):
             h = block(h, waves, label)
         told = cast(_Block, self.transformer_blocks[0]).norm1.emb(waves, label)
         shift, scale = self.proj_out_1(F.silu(told)).chunk(2, 1)
-        return picture(self.proj_out_2(modulate(normed(h), shift, scale)), high, by)[:, : self.keep]
+        return picture(self.proj_out_2(adaptive(h, shift, scale)), high, by)[:, : self.keep]
 
     def _places(self, high: int, wide: int) -> Tensor:
         """Sines of the patches' places [N,D], the column's first."""
@@ -165,8 +165,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, waves: Tensor, label: Tensor) -> Tensor:
         shift, scale, gate, shift2, scale2, gate2 = self.norm1(F.silu(self.norm1.emb(waves, label)))
-        x = gated(x, gate, self.attn1(modulate(normed(x), shift, scale))[0])
-        return gated(x, gate2, self.ff(modulate(normed(x, self.eps), shift2, scale2)))
+        x = gated(x, gate, self.attn1(adaptive(x, shift, scale))[0])
+        return gated(x, gate2, self.ff(adaptive(x, shift2, scale2, self.eps)))
 
 
 class _Steer(Steer):

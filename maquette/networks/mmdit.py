@@ -20,7 +20,7 @@ from maquette.nn.attention import attend
 from maquette.nn.conv import fold, unfold, zeroed
 from maquette.nn.embed import TwoLayers, fourier, places
 from maquette.nn.gelu import gelu
-from maquette.nn.norm import RMSNorm, gated, modulate
+from maquette.nn.norm import RMSNorm, adaptive, gated
 from maquette.nn.positions import picture_turns, rotate_pairs
 
 WAVES = 256  # of the time, and of the guidance scale
@@ -226,7 +226,7 @@ class MMDiT(Network):
                 both = block(both, told, turn, real)
             h = both[:, text.shape[1] :]
         scale, shift = self.norm_out(told)
-        return self._image(self.proj_out(modulate(normed(h), shift, scale)), high)
+        return self._image(self.proj_out(adaptive(h, shift, scale)), high)
 
     def _tokens(self, x: Tensor) -> Tensor:
         """Squares of the image as tokens: [B,C,H,W] -> [B,N,D]."""
@@ -308,17 +308,17 @@ class DoubleBlock(nn.Module):
         shift, scale, gate, shift2, scale2, gate2, *dual = self.norm1(told)
         of_text = self.norm1_context(told)
         one, two = of_text[:2] if self.ff_context is not None else of_text[::-1]  # one that lets go says its scale first
-        h = normed(x)
-        said, heard = self.attn(modulate(h, shift, scale), modulate(normed(text), one, two), turn, real)
+        said, heard = self.attn(adaptive(x, shift, scale), adaptive(text, one, two), turn, real)
+        alone = None if self.attn2 is None else self.attn2(adaptive(x, dual[0], dual[1]), turn=turn)[0]
         x = gated(x, gate, said)
-        if self.attn2 is not None:
-            x = gated(x, dual[2], self.attn2(modulate(h, dual[0], dual[1]), turn=turn)[0])
-        x = gated(x, gate2, self.ff(modulate(normed(x), shift2, scale2)))
+        if alone is not None:
+            x = gated(x, dual[2], alone)
+        x = gated(x, gate2, self.ff(adaptive(x, shift2, scale2)))
         if self.ff_context is None:
             return x, text
         _, _, gate, shift2, scale2, gate2 = of_text
         text = gated(text, gate, heard)
-        return x, gated(text, gate2, self.ff_context(modulate(normed(text), shift2, scale2)))
+        return x, gated(text, gate2, self.ff_context(adaptive(text, shift2, scale2)))
 
 
 class SingleBlock(nn.Module):
@@ -332,7 +332,7 @@ class SingleBlock(nn.Module):
 
     def forward(self, x: Tensor, told: Tensor, turn: Tensor | None, real: Tensor | None) -> Tensor:
         shift, scale, gate = self.norm(told)
-        h = modulate(normed(x), shift, scale)
+        h = adaptive(x, shift, scale)
         both = torch.cat([self.attn(h, None, turn, real)[0], gelu(self.proj_mlp(h))], 2)
         return gated(x, gate, self.proj_out(both))
 
@@ -428,11 +428,6 @@ class Patches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(x)
-
-
-def normed(x: Tensor, eps: float = 1e-6) -> Tensor:
-    """[B,N,D] with mean 0 and deviation 1 over D."""
-    return F.layer_norm(x, x.shape[-1:], eps=eps)
 
 
 def picture(h: Tensor, high: int, patch: int) -> Tensor:

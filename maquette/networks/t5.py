@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -16,12 +15,13 @@ from torch.nn import functional as F
 
 from maquette.contracts import Condition, Network
 from maquette.nn.attention import attend
+from maquette.nn.gelu import gelu
 from maquette.nn.norm import RMSNorm
 from maquette.nn.positions import buckets
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {  # of feed_forward_proj, "gated-" or not
     "relu": F.relu,
-    "gated-gelu": partial(F.gelu, approximate="tanh"),
+    "gated-gelu": gelu,
     "gated-silu": F.silu,
 }
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from maquette.nn.rows import fit, rms_norm
+from maquette.nn.rows import added, fit, rms_norm, steered
 
 
 class RMSNorm(nn.Module):
@@ -34,11 +35,15 @@ class RMSNorm(nn.Module):
         return (wide * (1 + self.weight.float())).to(x.dtype) if self.one else wide.to(x.dtype) * self.weight.to(x.dtype)
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x [B,N,D] scaled by 1 + scale and shifted, [B,D] both, in one pass."""
-    return torch.addcmul(shift[:, None], x, 1 + scale[:, None])
+def adaptive(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
+    """Layer norm of x [B,N,D], scaled by 1 + scale and shifted, [B,D] both (adaLN; Peebles 2023, sec. 3.2)."""
+    if fit(x) and x.ndim == 3:
+        return steered(x, shift, scale, eps)
+    return torch.addcmul(shift[:, None], F.layer_norm(x, x.shape[-1:], eps=eps), 1 + scale[:, None])
 
 
 def gated(x: Tensor, gate: Tensor, h: Tensor) -> Tensor:
     """x and a branch h [B,N,D] through a condition's gate [B,D], in one pass."""
+    if fit(x) and x.ndim == 3 and h.dtype in (x.dtype, torch.bfloat16):
+        return added(x, gate, h)
     return torch.addcmul(x, gate[:, None], h)

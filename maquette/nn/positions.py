@@ -255,9 +255,12 @@ def rotate_pairs(x: Tensor, turn: Tensor) -> Tensor:
 
     A compiler of graphs is shown the same in real numbers, which it knows how to write.
     """
-    pairs = x.float().unflatten(-1, (-1, 2))
+    if fit(x) and x.ndim == 4:
+        cos, sin = turn.repeat_interleave(2, 1).unbind(-1)
+        return turned(x.transpose(1, 2), cos, sin, pairs=True).transpose(1, 2)
+    pairs = x.float().contiguous().unflatten(-1, (-1, 2))
     if torch.compiler.is_compiling():
         (a, b), (cos, sin) = pairs.unbind(-1), turn[:, None].unbind(-1)
         return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2).to(x.dtype)
-    turned = torch.view_as_complex(pairs) * torch.view_as_complex(turn)[:, None]
-    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+    made = torch.view_as_complex(pairs) * torch.view_as_complex(turn)[:, None]
+    return torch.view_as_real(made).flatten(-2).to(x.dtype)

@@ -2,6 +2,7 @@
 // rows are counted over three axes and lie `apart` numbers apart along each, results one after the other. Blocks first .. last of 64
 // rows are done: what is summed over rows is summed by blocks, so that it does not depend on how many share the work.
 #include <algorithm>
+#include <vector>
 
 #include "vectors.cpp"
 
@@ -57,14 +58,26 @@ static void rms_back(int64_t first, int64_t last, Rows rows, int64_t C, const T*
 }
 
 // Each row turned by the angles of its place, which the innermost axis counts: cos, sin [K,C]; channel i with channel i + C/2 (Su
-// 2021, eq. 15). Back: the gradient, given that of the result.
+// 2021, eq. 15), or pairs: neighbours, by the angles of the first of them. Back: the gradient, given that of the result.
 template <class T>
-static void turn(int64_t first, int64_t last, Rows rows, int64_t C, int back, const T* x, const float* cos, const float* sin, T* y) {
+static void turn(int64_t first, int64_t last, Rows rows, int64_t C, int back, int pairs, const T* x, const float* cos, const float* sin,
+                 T* y) {
     const int64_t D = C / 2;
+    std::vector<float> in(C), out(C);
     for (int64_t n = first * BLOCK; n < std::min(last * BLOCK, rows.N); n++) {
         const T* from = x + rows(n);
         T* to = y + n * C;
         const float *cosine = cos + n % rows.K * C, *sine = sin + n % rows.K * C;
+        if (pairs) {
+            for (int64_t c = 0; c < C; c += 16) store(&in[c], load(from + c));
+            for (int64_t c = 0; c < C; c += 2) {
+                const float s = back ? -sine[c] : sine[c];
+                out[c] = in[c] * cosine[c] - in[c + 1] * s;
+                out[c + 1] = in[c + 1] * cosine[c] + in[c] * s;
+            }
+            for (int64_t c = 0; c < C; c += 16) store(to + c, load(&out[c]));
+            continue;
+        }
         for (int64_t c = 0; c < D; c += 16) {
             V l = load(from + c), r = load(from + D + c), one = load(sine + c), two = load(sine + D + c);
             store(to + c, l * load(cosine + c) + (back ? r * two : -r * one));
@@ -113,8 +126,8 @@ static void act_back(int64_t first, int64_t last, int64_t N, int64_t C, int gate
         rms_back(first, last, {N, J, K, a, b, c}, C, x, gain, kept, grad, dx, dgain);                                                \
     }                                                                                                                                \
     extern "C" void turn_##NAME(int64_t first, int64_t last, int64_t N, int64_t J, int64_t K, int64_t a, int64_t b, int64_t c,        \
-                                int64_t C, int back, const T* x, const float* cos, const float* sin, T* y) {                         \
-        turn(first, last, {N, J, K, a, b, c}, C, back, x, cos, sin, y);                                                              \
+                                int64_t C, int back, int pairs, const T* x, const float* cos, const float* sin, T* y) {              \
+        turn(first, last, {N, J, K, a, b, c}, C, back, pairs, x, cos, sin, y);                                                       \
     }                                                                                                                                \
     extern "C" void act_##NAME(int64_t first, int64_t last, int64_t N, int64_t C, int bell, int gated, const T* x, T* y) {            \
         (bell ? act<true, T> : act<false, T>)(first, last, N, C, gated, x, y);                                                       \
@@ -125,3 +138,94 @@ static void act_back(int64_t first, int64_t last, int64_t N, int64_t C, int gate
     }
 EXPORT(float32, float)
 EXPORT(bfloat16, half)
+
+// Layer norm, then scaled by 1 + scale and shifted, both [B,D] (Peebles 2023, sec. 3.2): x [B,N,D] -> y [B,N,D], of batch rows first ..
+// last; stats [B,N,2]: mean and 1 / deviation
+template <class T, class O>
+static void steer(int64_t first, int64_t last, int64_t N, int64_t D, float eps, const T* x, const float* shift, const float* scale, O* y,
+                  float* stats) {
+    for (int64_t n = first * N; n < last * N; n++) {
+        const T* from = x + n * D;
+        const float *up = shift + n / N * D, *by = scale + n / N * D;
+        V sum = {}, square = {};
+        for (int64_t c = 0; c < D; c += 16) sum += load(from + c);
+        const float mean = total(sum) / D;
+        for (int64_t c = 0; c < D; c += 16) {
+            V v = load(from + c) - mean;
+            square += v * v;
+        }
+        const float r = 1 / std::sqrt(total(square) / D + eps);
+        if (stats) stats[2 * n] = mean, stats[2 * n + 1] = r;
+        for (int64_t c = 0; c < D; c += 16) store(y + n * D + c, (load(from + c) - mean) * r * (1.f + load(by + c)) + load(up + c));
+    }
+}
+
+// the gradients of x, and of shift and scale [B,D]
+template <class T, class O>
+static void steer_back(int64_t first, int64_t last, int64_t N, int64_t D, const T* x, const float* scale, const float* stats,
+                       const O* grad, T* dx, float* dshift, float* dscale) {
+    for (int64_t b = first; b < last; b++) {
+        float *up = dshift + b * D, *by = dscale + b * D;
+        std::fill(up, up + D, 0.f), std::fill(by, by + D, 0.f);
+        for (int64_t n = b * N; n < (b + 1) * N; n++) {
+            const float mean = stats[2 * n], r = stats[2 * n + 1];
+            V all = {}, along = {};
+            for (int64_t c = 0; c < D; c += 16) {
+                V g = load(grad + n * D + c), v = (load(x + n * D + c) - mean) * r;
+                store(up + c, load(up + c) + g);
+                store(by + c, load(by + c) + g * v);
+                g *= 1.f + load(scale + b * D + c);
+                all += g;
+                along += g * v;
+            }
+            const float flat = total(all) / D, tilt = total(along) / D;
+            for (int64_t c = 0; c < D; c += 16) {
+                V g = load(grad + n * D + c) * (1.f + load(scale + b * D + c)), v = (load(x + n * D + c) - mean) * r;
+                store(dx + n * D + c, (g - flat - v * tilt) * r);
+            }
+        }
+    }
+}
+
+// x + gate h, [B,N,D] and the gate [B,D]: y like x; and the way back
+template <class T, class O>
+static void add_gated(int64_t first, int64_t last, int64_t N, int64_t D, const T* x, const float* gate, const O* h, T* y) {
+    for (int64_t n = first * N; n < last * N; n++)
+        for (int64_t c = 0; c < D; c += 16)
+            store(y + n * D + c, load(x + n * D + c) + load(gate + n / N * D + c) * load(h + n * D + c));
+}
+template <class T, class O>
+static void add_gated_back(int64_t first, int64_t last, int64_t N, int64_t D, const float* gate, const O* h, const T* grad, O* dh,
+                           float* dgate) {
+    for (int64_t b = first; b < last; b++) {
+        float* sum = dgate + b * D;
+        std::fill(sum, sum + D, 0.f);
+        for (int64_t n = b * N; n < (b + 1) * N; n++)
+            for (int64_t c = 0; c < D; c += 16) {
+                V g = load(grad + n * D + c);
+                store(sum + c, load(sum + c) + g * load(h + n * D + c));
+                store(dh + n * D + c, g * load(gate + b * D + c));
+            }
+    }
+}
+
+#define STEER(NAME, T, O)                                                                                                            \
+    extern "C" void steer_##NAME(int64_t first, int64_t last, int64_t N, int64_t D, float eps, const T* x, const float* shift,        \
+                                 const float* scale, O* y, float* stats) {                                                           \
+        steer(first, last, N, D, eps, x, shift, scale, y, stats);                                                                    \
+    }                                                                                                                                \
+    extern "C" void steer_back_##NAME(int64_t first, int64_t last, int64_t N, int64_t D, const T* x, const float* scale,              \
+                                      const float* stats, const O* grad, T* dx, float* dshift, float* dscale) {                      \
+        steer_back(first, last, N, D, x, scale, stats, grad, dx, dshift, dscale);                                                    \
+    }                                                                                                                                \
+    extern "C" void add_gated_##NAME(int64_t first, int64_t last, int64_t N, int64_t D, const T* x, const float* gate, const O* h,    \
+                                     T* y) {                                                                                         \
+        add_gated(first, last, N, D, x, gate, h, y);                                                                                 \
+    }                                                                                                                                \
+    extern "C" void add_gated_back_##NAME(int64_t first, int64_t last, int64_t N, int64_t D, const float* gate, const O* h,           \
+                                          const T* grad, O* dh, float* dgate) {                                                      \
+        add_gated_back(first, last, N, D, gate, h, grad, dh, dgate);                                                                 \
+    }
+STEER(float32, float, float)
+STEER(bfloat16, half, half)
+STEER(mixed_float32, float, half)

@@ -31,9 +31,13 @@ def rms_norm(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
     return _normed(x, gain, eps)[0]
 
 
-def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """[B,H,T,C] turned by cos and sin [T,C] of its places, channel i with channel i + C/2 (Su 2021, eq. 15)."""
-    return _Turn.apply(x, cos, sin) if _learns(x) else _turned(x, cos, sin, False)
+def turned(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool = False) -> Tensor:
+    """[B,H,T,C] turned by cos and sin [T,C] of its places, channel i with channel i + C/2 (Su 2021, eq. 15).
+
+    Args:
+        pairs: neighbours turn together, by the angle of the first.
+    """
+    return _Turn.apply(x, cos, sin, pairs) if _learns(x) else _turned(x, cos, sin, pairs, False)
 
 
 def acted(x: Tensor, bell: bool, gated: bool) -> Tensor:
@@ -43,6 +47,19 @@ def acted(x: Tensor, bell: bool, gated: bool) -> Tensor:
         bell: the act is GELU by its tanh formula (Hendrycks 2016, eq. 2), else SiLU.
     """
     return _Act.apply(x, bell, gated) if _learns(x) else _acted(x, bell, gated)
+
+
+def steered(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """Layer norm of [B,N,D], scaled by 1 + scale and shifted, both [B,D] (Peebles 2023, sec. 3.2).
+
+    In the precision that autocast gives to the matrix product behind it.
+    """
+    return _Steer.apply(x, shift, scale, eps) if _learns(x, shift, scale) else _steered(x, shift, scale, eps)[0]
+
+
+def added(x: Tensor, gate: Tensor, h: Tensor) -> Tensor:
+    """x + gate h, [B,N,D] and the gate [B,D], in x's precision."""
+    return _Gate.apply(x, gate, h) if _learns(x, gate, h) else _added(x, gate, h)
 
 
 class _Norm(torch.autograd.Function):
@@ -66,14 +83,15 @@ class _Norm(torch.autograd.Function):
 
 class _Turn(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, pairs: bool) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin, False)
+        ctx.pairs = pairs
+        return _turned(x, cos, sin, pairs, False)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _turned(grad, *ctx.saved_tensors, True), None, None
+        return _turned(grad, *ctx.saved_tensors, ctx.pairs, True), None, None, None
 
 
 class _Act(torch.autograd.Function):
@@ -93,6 +111,60 @@ class _Act(torch.autograd.Function):
         return dx, None, None
 
 
+class _Steer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+        y, stats = _steered(x, shift, scale, eps, keep=True)
+        ctx.save_for_backward(x, shift, scale, stats)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, shift, scale, stats = ctx.saved_tensors
+        x, grad, own = x.contiguous(), grad.contiguous(), scale.float().contiguous()
+        dx, dshift, dscale = torch.empty_like(x), torch.empty_like(own), torch.empty_like(own)
+        _over("steer_back", x, grad, x, own, stats, grad, dx, dshift, dscale)
+        return dx, dshift.to(shift.dtype), dscale.to(scale.dtype), None
+
+
+class _Gate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate: Tensor, h: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, h)
+        return _added(x, gate, h)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gate, h = ctx.saved_tensors
+        own, h, grad = gate.float().contiguous(), h.contiguous(), grad.contiguous()
+        dh, dgate = torch.empty_like(h), torch.empty_like(own)
+        _over("add_gated_back", grad, h, own, h, grad, dh, dgate)
+        return grad, dgate.to(gate.dtype), dh
+
+
+def _steered(x: Tensor, shift: Tensor, scale: Tensor, eps: float, keep: bool = False) -> tuple[Tensor, Tensor | None]:
+    kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    x, y = x.contiguous(), x.new_empty(x.shape, dtype=kind if kind in TYPES else x.dtype)
+    stats = x.new_empty(*x.shape[:2], 2, dtype=torch.float32) if keep else None
+    _over("steer", x, y, eps, x, shift.float().contiguous(), scale.float().contiguous(), y, stats)
+    return y, stats
+
+
+def _added(x: Tensor, gate: Tensor, h: Tensor) -> Tensor:
+    x, h = x.contiguous(), h.contiguous()
+    y = torch.empty_like(x)
+    _over("add_gated", x, h, x, gate.float().contiguous(), h, y)
+    return y
+
+
+def _over(name: str, x: Tensor, other: Tensor, *arguments: Tensor | float | None) -> None:
+    """Over the rows of a batch [B,N,D], of which some lie like `x` and some like `other`."""
+    name = f"{name}_mixed" if x.dtype != other.dtype else name
+    over_rows(name, len(x), x, *x.shape[1:], *arguments)
+
+
 def _normed(x: Tensor, gain: Tensor | None, eps: float, keep: bool = False) -> tuple[Tensor, Tensor | None]:
     own = None if gain is None else gain.float().contiguous()
     x, lie = _lying(x)
@@ -101,11 +173,11 @@ def _normed(x: Tensor, gain: Tensor | None, eps: float, keep: bool = False) -> t
     return y, kept
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool, back: bool) -> Tensor:
     cos, sin = cos.float().contiguous(), sin.float().contiguous()
     x, lie = _lying(x)
     y = x.new_empty(x.shape)
-    over_rows("turn", -(-lie[0] // BLOCK), x, *lie, x.shape[-1], int(back), x, cos, sin, y)
+    over_rows("turn", -(-lie[0] // BLOCK), x, *lie, x.shape[-1], int(back), int(pairs), x, cos, sin, y)
     return y
 
 
