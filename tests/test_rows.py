@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from maquette.nn import gelu as bells
 from maquette.nn import mlp, norm, positions, rows
-from maquette.nn.gelu import gelu
+from maquette.nn.gelu import gelu, quick_gelu
 from maquette.nn.mlp import Gated
 from maquette.nn.native import built
 from maquette.nn.norm import RMSNorm, adaptive, gated
@@ -43,6 +43,7 @@ DONE = {
     "turn": lambda: lambda x: rotate(x, TURN),
     "turn of neighbours": lambda: lambda x: rotate_pairs(x.transpose(1, 2), OF_PICTURE).transpose(1, 2),
     "gelu": lambda: gelu,
+    "quick gelu": lambda: quick_gelu,
     "silu gate": lambda: fed(F.silu),
     "gelu gate": lambda: fed(gelu),
 }

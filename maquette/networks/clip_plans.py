@@ -10,11 +10,7 @@ from typing import Any, Self
 from torch import Tensor
 from torch.nn import functional as F
 
-
-def quick_gelu(x: Tensor) -> Tensor:
-    """x sigmoid(1.702 x), near x times the normal distribution's share below x (Hendrycks & Gimpel 2016, sec. 2)."""
-    return x * (1.702 * x).sigmoid()
-
+from maquette.nn.gelu import quick_gelu
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from maquette.nn.channels_last import geglu
 from maquette.nn.gelu import gelu
-from maquette.nn.rows import acted, fit
+from maquette.nn.rows import BELL, SILU, acted, fit
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -33,7 +33,7 @@ class Gated(nn.Module):
         """[..., D] -> [..., D]."""
         both = self.gate_up(x)
         if self.act in (F.silu, gelu) and fit(both, 32):
-            return self.down(acted(both, bell=self.act is gelu, gated=True))
+            return self.down(acted(both, BELL if self.act is gelu else SILU, gated=True))
         gate, up = both.chunk(2, -1)
         return self.down(self.act(gate) * up)
 

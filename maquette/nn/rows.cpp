@@ -86,30 +86,33 @@ static void turn(int64_t first, int64_t last, Rows rows, int64_t C, int back, in
     }
 }
 
-// SiLU x sigmoid(x), or GELU by its tanh formula, x sigmoid(2 u) where u = 0.79788 (x + 0.044715 x^3); and its slope, given x and
-// the sigmoid
-template <bool BELL> static inline V gate(V x) { return sigmoid(BELL ? x * (1.595769122f + 0.071354816f * x * x) : x); }
-template <bool BELL> static inline V slope(V x, V s) {
-    return s * (1.f + x * (1.f - s) * (BELL ? 1.595769122f + 0.214064448f * x * x : wide(1.f)));
+// x sigmoid(x) (SiLU), x sigmoid(2 u) where u = 0.79788 (x + 0.044715 x^3) (GELU by its tanh formula), x sigmoid(1.702 x) (CLIP's
+// quick GELU); and their slopes, given x and the sigmoid
+enum { SILU, BELL, QUICK };
+template <int ACT> static inline V gate(V x) {
+    return sigmoid(ACT == SILU ? x : ACT == BELL ? x * (1.595769122f + 0.071354816f * x * x) : 1.702f * x);
+}
+template <int ACT> static inline V slope(V x, V s) {
+    return s * (1.f + x * (1.f - s) * (ACT == SILU ? wide(1.f) : ACT == BELL ? 1.595769122f + 0.214064448f * x * x : wide(1.702f)));
 }
 
 // act(x), [N,C] -> [N,C], or act(x) times the second half of the row, [N,2C] -> [N,C]
-template <bool BELL, class T>
+template <int ACT, class T>
 static void act(int64_t first, int64_t last, int64_t N, int64_t C, int gated, const T* x, T* y) {
     for (int64_t n = first * BLOCK; n < std::min(last * BLOCK, N); n++)
         for (int64_t c = 0; c < C; c += 16) {
             const T* from = x + n * (gated ? 2 * C : C) + c;
-            V v = load(from), h = v * gate<BELL>(v);
+            V v = load(from), h = v * gate<ACT>(v);
             store(y + n * C + c, gated ? h * load(from + C) : h);
         }
 }
 
-template <bool BELL, class T>
+template <int ACT, class T>
 static void act_back(int64_t first, int64_t last, int64_t N, int64_t C, int gated, const T* x, const T* grad, T* dx) {
     for (int64_t n = first * BLOCK; n < std::min(last * BLOCK, N); n++)
         for (int64_t c = 0; c < C; c += 16) {
             const int64_t at = n * (gated ? 2 * C : C) + c;
-            V v = load(x + at), g = load(grad + n * C + c), s = gate<BELL>(v), d = g * slope<BELL>(v, s);
+            V v = load(x + at), g = load(grad + n * C + c), s = gate<ACT>(v), d = g * slope<ACT>(v, s);
             store(dx + at, gated ? d * load(x + at + C) : d);
             if (gated) store(dx + at + C, g * v * s);
         }
@@ -129,12 +132,12 @@ static void act_back(int64_t first, int64_t last, int64_t N, int64_t C, int gate
                                 int64_t C, int back, int pairs, const T* x, const float* cos, const float* sin, T* y) {              \
         turn(first, last, {N, J, K, a, b, c}, C, back, pairs, x, cos, sin, y);                                                       \
     }                                                                                                                                \
-    extern "C" void act_##NAME(int64_t first, int64_t last, int64_t N, int64_t C, int bell, int gated, const T* x, T* y) {            \
-        (bell ? act<true, T> : act<false, T>)(first, last, N, C, gated, x, y);                                                       \
+    extern "C" void act_##NAME(int64_t first, int64_t last, int64_t N, int64_t C, int kind, int gated, const T* x, T* y) {            \
+        (kind == SILU ? act<SILU, T> : kind == BELL ? act<BELL, T> : act<QUICK, T>)(first, last, N, C, gated, x, y);                                                       \
     }                                                                                                                                \
-    extern "C" void act_back_##NAME(int64_t first, int64_t last, int64_t N, int64_t C, int bell, int gated, const T* x,               \
+    extern "C" void act_back_##NAME(int64_t first, int64_t last, int64_t N, int64_t C, int kind, int gated, const T* x,               \
                                     const T* grad, T* dx) {                                                                          \
-        (bell ? act_back<true, T> : act_back<false, T>)(first, last, N, C, gated, x, grad, dx);                                      \
+        (kind == SILU ? act_back<SILU, T> : kind == BELL ? act_back<BELL, T> : act_back<QUICK, T>)(first, last, N, C, gated, x, grad, dx);                                      \
     }
 EXPORT(float32, float)
 EXPORT(bfloat16, half)

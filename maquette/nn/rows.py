@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from maquette.nn.native import TYPES, built, over_rows
 
 BLOCK = 64  # rows that are done together, as in `rows.cpp`
+SILU, BELL, QUICK = range(3)
 
 
 def fit(x: Tensor, sixteens: int = 16) -> bool:
@@ -40,13 +41,13 @@ def turned(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool = False) -> Tensor:
     return _Turn.apply(x, cos, sin, pairs) if _learns(x) else _turned(x, cos, sin, pairs, False)
 
 
-def acted(x: Tensor, bell: bool, gated: bool) -> Tensor:
+def acted(x: Tensor, act: int, gated: bool = False) -> Tensor:
     """act(x), [..., D] -> [..., D]; gated: act of the first half of a row times the second, [..., 2D] -> [..., D].
 
     Args:
-        bell: the act is GELU by its tanh formula (Hendrycks 2016, eq. 2), else SiLU.
+        act: SILU; BELL, which is GELU by its tanh formula (Hendrycks 2016, eq. 2); or QUICK, by CLIP's, x sigmoid(1.702 x).
     """
-    return _Act.apply(x, bell, gated) if _learns(x) else _acted(x, bell, gated)
+    return _Act.apply(x, act, gated) if _learns(x) else _acted(x, act, gated)
 
 
 def steered(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -91,23 +92,24 @@ class _Turn(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _turned(grad, *ctx.saved_tensors, ctx.pairs, True), None, None, None
+        cos, sin = ctx.saved_tensors
+        return _turned(grad, cos, sin, ctx.pairs, True), None, None, None
 
 
 class _Act(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bell: bool, gated: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, act: int, gated: bool) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.told = bell, gated
-        return _acted(x, bell, gated)
+        ctx.told = act, gated
+        return _acted(x, act, gated)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (x,), (bell, gated) = ctx.saved_tensors, ctx.told
+        (x,), (act, gated) = ctx.saved_tensors, ctx.told
         x, grad = x.contiguous(), grad.to(x.dtype).contiguous()
         dx, rows, wide = torch.empty_like(x), x.numel() // x.shape[-1], grad.shape[-1]
-        over_rows("act_back", -(-rows // BLOCK), x, rows, wide, int(bell), int(gated), x, grad, dx)
+        over_rows("act_back", -(-rows // BLOCK), x, rows, wide, act, int(gated), x, grad, dx)
         return dx, None, None
 
 
@@ -181,11 +183,11 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool, back: bool) -> Ten
     return y
 
 
-def _acted(x: Tensor, bell: bool, gated: bool) -> Tensor:
+def _acted(x: Tensor, act: int, gated: bool) -> Tensor:
     x = x.contiguous()
     rows, wide = x.numel() // x.shape[-1], x.shape[-1] // (2 if gated else 1)
     y = x.new_empty(*x.shape[:-1], wide)
-    over_rows("act", -(-rows // BLOCK), x, rows, wide, int(bell), int(gated), x, y)
+    over_rows("act", -(-rows // BLOCK), x, rows, wide, act, int(gated), x, y)
     return y
 
 
