@@ -117,6 +117,33 @@ def test_what_a_condition_steers_is_the_textbooks(done, kinds, batch, monkeypatc
 
 
 @needs
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("seen", [32, 45, 7])
+@pytest.mark.parametrize("mask", ["none", "causal", "rows", "places"])
+def test_scores_are_softened_as_the_textbook_has_it(mask, seen, kind):
+    x = (3 * torch.randn(2, 3, 5, seen)).to(kind).requires_grad_()
+    told = {"none": None, "causal": torch.ones(5, seen, dtype=torch.bool).tril(seen - 5)}
+    told |= {"rows": torch.rand(2, 1, 1, seen) < 0.5, "places": torch.rand(2, 1, 5, seen) < 0.5}
+    sees = told[mask]
+    if sees is not None:
+        sees[..., 0] = True
+    found = rows.softened(x, sees, 0.3)
+    wide = (0.3 * x.float()) if sees is None else (0.3 * x.float()).masked_fill(~sees, -torch.inf)
+    expected, grad = wide.softmax(-1), torch.randn(x.shape).to(kind)
+    near = 1e-6 if kind == torch.float32 else 1e-2
+    torch.testing.assert_close(found.float(), expected, atol=near, rtol=near)
+    slopes = [torch.autograd.grad(y, x, grad.to(y.dtype))[0].float() for y in (found, expected)]
+    torch.testing.assert_close(*slopes, atol=near, rtol=near)
+
+
+@needs
+def test_who_sees_nothing_gets_no_number():
+    sees = torch.tensor([[True] * 20, [False] * 20])
+    found = rows.softened(torch.randn(1, 2, 2, 20), sees, 1.0)
+    assert not found[:, :, 0].isnan().any() and found[:, :, 1].isnan().all()
+
+
+@needs
 def test_sums_over_rows_do_not_hang_on_who_shares_the_work():
     x, layer = torch.randn(500, 64), normed(False)
     threads = torch.get_num_threads()

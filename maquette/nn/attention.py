@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from maquette.nn.channels_last import hear, swift
 from maquette.nn.norm import RMSNorm
 from maquette.nn.positions import Turn, rotate
+from maquette.nn.rows import fit, softened
 
 SHORT = 512  # up to here a CPU learns, or works in half precision, faster with two matrix products than with its fused kernel
 
@@ -111,6 +112,8 @@ def attend(
     plain = q.device.type == "cpu" and new > 1 and seen <= SHORT and (q.dtype != torch.float32 or torch.is_grad_enabled())
     if plain or cap:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+        if not cap and bias is None and q.dtype == k.dtype == v.dtype and fit(q, 1):
+            return softened(q @ k.mT, mask, q.shape[-1] ** -0.5 if scale is None else scale) @ v
         scores = (q * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)) @ k.mT
         if cap:
             scores = cap * (scores / cap).tanh()

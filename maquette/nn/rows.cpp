@@ -118,6 +118,56 @@ static void act_back(int64_t first, int64_t last, int64_t N, int64_t C, int gate
         }
 }
 
+// softmax(scale x) over the last axis of scores [B,H,T,S], N = B H T rows of S, where the mask lets each row of a batch and place see,
+// bytes `apart` numbers apart from row to row of the batch and from place to place; a row that sees nothing gets no number
+template <class T>
+static void soften(int64_t first, int64_t last, int64_t N, int64_t H, int64_t L, int64_t S, float scale, const uint8_t* mask,
+                   int64_t apart, int64_t step, const T* x, T* y) {
+    const int64_t W = (S + 15) / 16 * 16;
+    std::vector<float> row(W);
+    const V by = wide(scale * 1.44269504f);
+    for (int64_t n = first * BLOCK; n < std::min(last * BLOCK, N); n++) {
+        const T* from = x + n * S;
+        const uint8_t* seen = mask ? mask + n / (H * L) * apart + n % L * step : nullptr;
+        int64_t c = 0;
+        for (; c + 16 <= S; c += 16) store(&row[c], load(from + c));
+        for (; c < S; c++) row[c] = one(from + c);
+        std::fill(row.begin() + S, row.end(), -3e38f);
+        for (c = 0; seen && c < S; c++) row[c] = seen[c] ? row[c] : -3e38f;
+        V high = load(&row[0]), all = {};
+        for (c = 16; c < W; c += 16) high = most(high, load(&row[c]));
+        const float best = top(high);
+        if (best <= -3e38f) {
+            for (c = 0; c < S; c++) set(y + n * S + c, NAN);
+            continue;
+        }
+        for (c = 0; c < W; c += 16) {
+            V v = load(&row[c]), e = two(most((v - best) * by, wide(-126.f)));
+            e = v <= -3e38f ? V{} : e;
+            all += e;
+            store(&row[c], e);
+        }
+        const float share = 1 / total(all);
+        for (c = 0; c + 16 <= S; c += 16) store(y + n * S + c, load(&row[c]) * share);
+        for (; c < S; c++) set(y + n * S + c, row[c] * share);
+    }
+}
+
+template <class T>
+static void soften_back(int64_t first, int64_t last, int64_t N, int64_t S, float scale, const T* y, const T* grad, T* dx) {
+    for (int64_t n = first * BLOCK; n < std::min(last * BLOCK, N); n++) {
+        const T *of = y + n * S, *up = grad + n * S;
+        V sum = {};
+        float rest = 0;
+        int64_t c = 0;
+        for (; c + 16 <= S; c += 16) sum += load(of + c) * load(up + c);
+        for (; c < S; c++) rest += one(of + c) * one(up + c);
+        const float mean = total(sum) + rest;
+        for (c = 0; c + 16 <= S; c += 16) store(dx + n * S + c, (load(up + c) - mean) * load(of + c) * scale);
+        for (; c < S; c++) set(dx + n * S + c, (one(up + c) - mean) * one(of + c) * scale);
+    }
+}
+
 #define EXPORT(NAME, T)                                                                                                              \
     extern "C" void rms_##NAME(int64_t first, int64_t last, int64_t N, int64_t J, int64_t K, int64_t a, int64_t b, int64_t c,         \
                                int64_t C, float eps, const T* x, const float* gain, T* y, float* kept) {                             \
@@ -131,6 +181,14 @@ static void act_back(int64_t first, int64_t last, int64_t N, int64_t C, int gate
     extern "C" void turn_##NAME(int64_t first, int64_t last, int64_t N, int64_t J, int64_t K, int64_t a, int64_t b, int64_t c,        \
                                 int64_t C, int back, int pairs, const T* x, const float* cos, const float* sin, T* y) {              \
         turn(first, last, {N, J, K, a, b, c}, C, back, pairs, x, cos, sin, y);                                                       \
+    }                                                                                                                                \
+    extern "C" void soften_##NAME(int64_t first, int64_t last, int64_t N, int64_t H, int64_t L, int64_t S, float scale,               \
+                                  const uint8_t* mask, int64_t apart, int64_t step, const T* x, T* y) {                              \
+        soften(first, last, N, H, L, S, scale, mask, apart, step, x, y);                                                             \
+    }                                                                                                                                \
+    extern "C" void soften_back_##NAME(int64_t first, int64_t last, int64_t N, int64_t S, float scale, const T* y, const T* grad,     \
+                                       T* dx) {                                                                                      \
+        soften_back(first, last, N, S, scale, y, grad, dx);                                                                          \
     }                                                                                                                                \
     extern "C" void act_##NAME(int64_t first, int64_t last, int64_t N, int64_t C, int kind, int gated, const T* x, T* y) {            \
         (kind == SILU ? act<SILU, T> : kind == BELL ? act<BELL, T> : act<QUICK, T>)(first, last, N, C, gated, x, y);                                                       \

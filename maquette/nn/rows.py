@@ -63,6 +63,14 @@ def added(x: Tensor, gate: Tensor, h: Tensor) -> Tensor:
     return _Gate.apply(x, gate, h) if _learns(x, gate, h) else _added(x, gate, h)
 
 
+def softened(x: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """softmax(scale x) of scores [B,H,T,S] over the last axis, where the mask, bool[T,S] or bool[B,1,T,S], lets be seen.
+
+    A row that sees nothing gets no number.
+    """
+    return _Soft.apply(x, mask, scale) if _learns(x) else _softened(x, mask, scale)
+
+
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
@@ -165,6 +173,34 @@ def _over(name: str, x: Tensor, other: Tensor, *arguments: Tensor | float | None
     """Over the rows of a batch [B,N,D], of which some lie like `x` and some like `other`."""
     name = f"{name}_mixed" if x.dtype != other.dtype else name
     over_rows(name, len(x), x, *x.shape[1:], *arguments)
+
+
+class _Soft(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+        y = _softened(x, mask, scale)
+        ctx.save_for_backward(y)
+        ctx.scale = scale
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (y,), grad = ctx.saved_tensors, grad.contiguous()
+        dx, rows = torch.empty_like(y), y.numel() // max(1, y.shape[-1])
+        over_rows("soften_back", -(-rows // BLOCK), y, rows, y.shape[-1], ctx.scale, y, grad, dx)
+        return dx, None, None
+
+
+def _softened(x: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    x = x.contiguous()
+    y, rows, apart, step = torch.empty_like(x), x.numel() // max(1, x.shape[-1]), 0, 0
+    if mask is not None:
+        mask = mask.contiguous()
+        step = mask.stride(-2) if mask.shape[-2] > 1 else 0
+        apart = mask.stride(0) if mask.ndim == 4 and len(mask) > 1 else 0
+    over_rows("soften", -(-rows // BLOCK), x, rows, *x.shape[1:], scale, mask, apart, step, x, y)
+    return y
 
 
 def _normed(x: Tensor, gain: Tensor | None, eps: float, keep: bool = False) -> tuple[Tensor, Tensor | None]:
