@@ -435,6 +435,26 @@ def test_tiny_sets_still_hold_one_out_and_say_so(tmp_path):
     assert any("only 3 rows" in note for note in data.facts.notes) or data.facts.split == RULE
 
 
+def test_an_answer_is_not_held_out_of_a_conversation_that_is_learnt(tmp_path):
+    turns = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
+    (tmp_path / "one.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    with pytest.raises(DataError, match="has 1 row to learn from; at least two different ones are needed"):
+        open_data(str(tmp_path / "one.jsonl"))
+
+
+def test_pairs_of_answers_to_one_conversation_never_straddle(tmp_path):
+    asks = [[{"role": "user", "content": f"question {i % 20}"}] for i in range(200)]
+    says = [
+        {"chosen": [{"role": "assistant", "content": f"a{i}"}], "rejected": [{"role": "assistant", "content": "no"}]}
+        for i in range(200)
+    ]
+    rows = [{"prompt": ask, **said} for ask, said in zip(asks, says, strict=True)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = open_data(str(tmp_path / "pairs.jsonl"))
+    train, held = ({turns[0]["content"] for turns in split.columns["messages"]} for split in (found.train, found.held))
+    assert held and not train & held
+
+
 # -- parquet -------------------------------------------------------------------------------------------------------------
 
 

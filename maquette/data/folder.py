@@ -128,7 +128,8 @@ def _texts(about: Facts, documents: list[Document], bad: list[tuple[str, str]]) 
     documents, more = of_pairs(documents)
     notes: tuple[str, ...] = tuple(more)
     rule = ""
-    one = len({document.text for document in documents}) == 1 and documents[0].source is None
+    alone = documents[0].source is None and documents[0].messages is None  # an answer held out of its own conversation is known
+    one = alone and len({document.text for document in documents}) == 1
     if one and not any(document.part for document in documents):
         try:
             documents = cut(documents[0])
@@ -139,7 +140,7 @@ def _texts(about: Facts, documents: list[Document], bad: list[tuple[str, str]]) 
     if classes and not all(document.label for document in documents):
         bare = sum(not document.label for document in documents)
         classes, notes = (), (*notes, f"{bare} texts have no label: labels are left out")
-    content = [sha1((document.text if document.source is None else document.source).encode()) for document in documents]
+    content = [sha1(document.asked.encode()) for document in documents]
     compared = [document for document in documents if document.rejected is not None]
     if compared and len(compared) < len(documents):
         other = next(document.name for document in documents if document.rejected is None)

@@ -38,6 +38,13 @@ class Document:
     certain: bool = False
     rejected: str | None = None
 
+    @property
+    def asked(self) -> str:
+        """What rows may not share that lie on two sides of a split: what a text is made from, what two answers answer, or all."""
+        if self.messages is not None and self.rejected is not None:
+            return render(self.messages[:-1])
+        return self.text if self.source is None else self.source
+
 
 def decode(raw: bytes) -> str:
     """UTF-8 or a reason, with the place of the first wrong byte. A byte order mark is dropped."""
