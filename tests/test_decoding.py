@@ -254,12 +254,21 @@ def test_a_grammar_begins_behind_the_prompt():
         ({"grammar": "start: foo", "regex": "a"}, "regex and grammar are given"),
         ({"stop": ("",)}, "at least one character"),
         ({"bias": {"a": "b"}}, "must be a number"),
+        ({"bias": {"a": float("inf")}}, "bias of 'a' is inf; it must be a number .* below infinity"),
     ],
 )
 def test_bad_rules_are_refused_by_what_is_wrong_with_them(rules, say):
     pytest.importorskip("llguidance")
     with pytest.raises(ValueError, match=say):
         writer(Autoregressive(rules=Rules(**rules))).sample(1)
+
+
+def test_the_hottest_draws_keep_to_a_grammar():
+    pytest.importorskip("llguidance")
+    texts = writer(Autoregressive(1e9, rules=Rules(regex="[ab]{3}"))).sample(12)["text"]
+    assert len(set(texts)) > 1 and all(re.fullmatch("[ab]{3}", text) for text in texts)
+    with pytest.raises(ValueError, match=r"temperature is 0 \(greedy\) or more, not inf; nearest is 1e\+09"):
+        Autoregressive(float("inf"))
 
 
 # -- thinking --------------------------------------------------------------------------------------------------------

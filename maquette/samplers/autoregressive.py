@@ -51,7 +51,7 @@ class Autoregressive(Writer):
     rules: Rules = FREE
 
     def __post_init__(self) -> None:
-        check("temperature", self.temperature, 0, float("inf"), "0 (greedy) or more")
+        check("temperature", self.temperature, 0, 1e9, "0 (greedy) or more")
         check("top_k", self.top_k, 0, float("inf"), "0 (all symbols) or more")
         check("top_p", self.top_p, 1e-9, 1, "a probability above 0, up to 1 (all symbols)")
         check("min_p", self.min_p, 0, 1, "a share of the likeliest symbol's probability, 0 (all symbols) .. 1")

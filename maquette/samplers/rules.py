@@ -6,6 +6,7 @@ Everything here is a function of the page alone, so that beams may change places
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -52,8 +53,8 @@ class Rules(Dials):
         if not all(isinstance(text, str) and text for text in self.stop):
             raise ValueError(f"stop is {list(self.stop)!r}; each must be a text of at least one character")
         for key, value in self.bias.items():
-            if not isinstance(value, int | float) or value != value:
-                raise ValueError(f"bias of {key!r} is {value!r}; it must be a number that is added to a logit")
+            if not isinstance(value, int | float) or not value < math.inf:
+                raise ValueError(f"bias of {key!r} is {value!r}; it must be a number that is added to a logit, below infinity")
         said = [name for name in ("schema", "regex", "grammar") if getattr(self, name)]
         if said and self.thinking.any:
             raise ValueError(
