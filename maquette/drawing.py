@@ -93,6 +93,8 @@ def sample(
     told = {**begun.pop("about", {}), **(about or {})}
     if judge:
         choose = best_answers if found.system.codec.field == "text" else best_pictures
+        if told and choose is best_answers:
+            raise ValueError(f"--judge orders answers to --chat alone, and is no use for what --about {told} says")
         said = {"chat": chat} if choose is best_answers else {"about": told, "prompt": prompt}
         batch = choose(found, load(judge, device=device, trust=trust), n, best_of, seed=seed, sampler=sampler, **said)
     else:
@@ -252,6 +254,8 @@ def _check_asked(
         raise ValueError(f"--judge orders answers to --chat, and is no use for what ends with --suffix {suffix!r}")
     if chat and (prompt or start):
         raise ValueError(f"--chat and {'--prompt' if prompt else '--start'} both say what samples begin with; give one")
+    if chat and suffix:
+        raise ValueError(f"--chat asks for an answer, which is not to end with --suffix {suffix!r}; give --prompt, or no suffix")
     if (hide or mask) and not start:
         raise ValueError(
             f"{f'--hide {hide}' if hide else f'--mask {mask}'} says what of a picture is open; give one with --start"

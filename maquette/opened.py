@@ -109,10 +109,15 @@ class Loaded:
         """
         if n < 1:
             raise ValueError(f"n is {n}; it must be 1 or more")
+        if chat and (prompt or suffix or start is not None):
+            other = "prompt" if prompt else "suffix" if suffix else "start"
+            raise ValueError(f"chat and {other} are given, and both say what samples are written behind; give one")
         sampler = sampler or self.system.sampler
         if sampler is None:
             raise NeedsStart(DRAWS_NOTHING)
         if prompt and (field := worded(self.system)):
+            if (about or {}).get(field, prompt) != prompt:
+                raise ValueError(f"the prompt is {prompt!r}, and about says {field} {(about or {})[field]!r}; give one of them")
             about, prompt = {**(about or {}), field: prompt}, ""
         told = fields_of(self.system, self.facts, about or {}, n)
         if chat:
@@ -281,9 +286,12 @@ def _prompted(system: System, prompt: str, n: int, sampler: Sampler, truncate: b
     most, asked = system.codec.length, dials_of(sampler).get("length", 0)
     if (over := code.shape[1] - most + 1) > 0:
         if not truncate or suffix:
+            what, how = (
+                ("prompt and suffix have", "") if suffix else ("prompt has", ", or give --truncate to leave out its beginning")
+            )
             raise ValueError(
-                f"the prompt has {code.shape[1]} symbols, {over} more than the {most - 1} that leave room in this run's context "
-                f"of {most}; shorten it, or give --truncate to leave out its beginning"
+                f"the {what} {code.shape[1]} symbols, {over} more than the {most - 1} that leave room in this run's context "
+                f"of {most}; shorten {'them' if suffix else 'it'}{how}"
             )
         code = code[:, -max(1, most - (asked or most // 2)) :]
     room = asked or most - code.shape[1]

@@ -255,8 +255,8 @@ def test_codex_fills_holes_from_the_api_and_the_command_line(tmp_path, shell):
     assert done.returncode == 0 and "def f(" in done.stdout, done.stderr
     done = shell("eval", str(tmp_path / "run"), "--metrics", "passing")
     assert "passing: not measured: the data have no tasks with checks" in done.stdout
-    with pytest.raises(ValueError, match="shorten it"):
-        api.sample(tmp_path / "run", 1, prompt="x" * 60, suffix="\n")
+    with pytest.raises(ValueError, match=r"prompt and suffix have .* symbols, .*; shorten them$"):
+        api.sample(tmp_path / "run", 1, prompt="x" * 60, suffix="\n", truncate=True)
     with pytest.raises(ValueError, match=r"lines is a share, 0 .. 1, not 2.0; nearest is 1"):
         build("codex", {"lines": 2}, 0)
 

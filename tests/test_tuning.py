@@ -382,6 +382,10 @@ def test_a_tuned_run_answers_and_is_tuned_on(base: Path) -> None:
         found.sample(1, chat="x" * 99)
     with pytest.raises(ValueError, match="cannot be answered: message 1 is out of order"):
         found.sample(1, chat=[TALKS[0][0], TALKS[0][0]])
+    with pytest.raises(ValueError, match="chat and prompt are given, and both say"):
+        found.sample(1, chat="hi", prompt="ho")
+    with pytest.raises(ValueError, match="not to end with --suffix 'b'"):
+        maquette.sample(base / "sft", 1, chat="a", suffix="b", device="cpu")
     with pytest.raises(ValueError, match="knows no turns"):
         maquette.load(base / "gpt", device="cpu").sample(1, chat="hi")
     judged = [{"prompt": f"{a} + 1", "chosen": str(a + 1), "rejected": "no"} for a in range(60)]
@@ -393,6 +397,8 @@ def test_a_tuned_run_answers_and_is_tuned_on(base: Path) -> None:
         for of, judge in ((6, base / "judge"), (1, ""))
     )
     assert len(best["text"]) == len(plain["text"]) == 2 and best["worth"].shape == (2,)
+    with pytest.raises(ValueError, match="no use for what --about"):
+        maquette.sample(base / "sft", 1, chat="a", about={"label": 3}, best_of=2, judge=base / "judge", device="cpu")
     words = [
         "sample",
         str(base / "sft"),
