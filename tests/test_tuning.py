@@ -306,6 +306,20 @@ def test_unrelated_answers_stand_behind_each_question() -> None:
     assert text(~said & (code >= 0)) == list(rows.columns["source"]) * 2
 
 
+def test_of_a_longer_conversation_the_last_answer_alone_is_compared() -> None:
+    before = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "earlier"}, {"role": "user", "content": "and?"}]
+    talks = [[*before, {"role": "assistant", "content": text}] for text in ("good", "fine")]
+    columns = {"text": ["good", "fine"], "messages": talks, "rejected": ["bad", "worse"]}
+    rows = Comparisons(Split(columns), Bytes(128, TURNS), 128)
+    batch = rows.all()
+    learnt = [
+        rows.codec.join(row[own].tolist()) for row, own in zip(*(batch[k].flatten(0, 1) for k in ("code", "learnt")), strict=True)
+    ]
+    assert learnt == ["good", "bad", "fine", "worse"]
+    code, said, _ = unrelated(batch)
+    assert [rows.codec.join(row[own].tolist()) for row, own in zip(code, said, strict=True)] == ["worse", "good", "fine", "bad"]
+
+
 def test_a_judge_reads_the_last_symbol_of_an_answer_whatever_stands_behind() -> None:
     net, rows = loud().headless(), pairs()
     system = System({"main": Scorer(32), "encoder": net}, Reward(256), None, rows.codec)

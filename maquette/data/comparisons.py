@@ -76,11 +76,21 @@ class Comparisons(Split):
 
 
 def paired(codec: Conversing, pairs: list[tuple[Written, ...]]) -> Batch:
-    """Rows of several conversations each, side by side: {"code", "learnt", "document"}, [B,K,T] each."""
-    each = [one for pair in pairs for one in pair]
+    """Rows of several conversations each, side by side: {"code", "learnt", "document"}, [B,K,T] each.
+
+    Learnt is the last answer alone, which is what is compared: what was said before it is the question.
+    """
+    each = [(symbols, _last(said)) for pair in pairs for symbols, said in pair]
     length = max(len(symbols) for symbols, _ in each)
     batch = stacked(codec, [[one] for one in each], length)
     return {name: column.unflatten(0, (len(pairs), -1)) for name, column in batch.items()}
+
+
+def _last(said: list[bool]) -> list[bool]:
+    """Of which symbols are answers': which are the last one's."""
+    end = max((i + 1 for i, own in enumerate(said) if own), default=0)
+    first = max((i + 1 for i, own in enumerate(said[:end]) if not own), default=0)
+    return [first <= i < end for i in range(len(said))]
 
 
 def compared(data: Data, codec: Conversing, length: int) -> Data:
