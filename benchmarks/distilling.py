@@ -121,7 +121,8 @@ def main() -> None:
             if (kind == "steps" and (name == "logits" or not steps)) or (given.told and not kept.exists()):
                 continue
             if not kept.exists():
-                dials = {"run": str(place), "depth": given.depth, "pool": given.pool, **WAYS[name]}
+                dials = {"run": str(place), "depth": given.depth, **WAYS[name]}
+                dials |= {"pool": given.pool} if WAYS[name].get("on") == "samples" else {}
                 made = build("student", dials, seed)[0]
                 told = learned(made, seed, given.student, steps if kind == "steps" else 0)
                 told |= {"bits/byte": worth(made, made.system, seed, given.held), "commit": commit}

@@ -383,7 +383,8 @@ def test_a_run_is_trained_judged_and_asked(tmp_path):
     with pytest.raises(ValueError, match="--check final"):
         build("reasoner", {**TINY, "data": own["data"]}, 0)
     made = maquette.train("reasoner", steps=3, out=tmp_path / "run", **own, **TINY)
-    maquette.train("reasoner", steps=1, out=tmp_path / "more", run=str(made.run.path), beta=0.1, **own, **TINY)
+    more = {name: value for name, value in TINY.items() if name not in ("depth", "start")}
+    maquette.train("reasoner", steps=1, out=tmp_path / "more", run=str(made.run.path), beta=0.1, **own, **more)
     assert "reinforce/divergence" in (tmp_path / "more" / "log.jsonl").read_text()
     told = maquette.evaluate(tmp_path / "more", only=["solved"])["metrics"]
     assert told["solved"]["value"] <= told["solved by the best of 8"]["value"] <= 1 and told["thinking"]["value"] > 0

@@ -232,7 +232,8 @@ def test_texts_of_the_teacher_are_its_own_and_only_they_are_learnt(runs):
 
 @pytest.mark.parametrize("on", ["logits", "samples", "own"])
 def test_a_teacher_of_conversations_has_students_of_each_kind(runs, tmp_path, on):
-    made = maquette.train("student", out=tmp_path / "run", run=str(runs / "sft"), on=on, every=1, pool=4, depth=1, **QUICK)
+    own = {"logits": {}, "samples": {"pool": 4}, "own": {"every": 1}}[on]
+    made = maquette.train("student", out=tmp_path / "run", run=str(runs / "sft"), on=on, depth=1, **own, **QUICK)
     shown = made.system.sample(1, start=made.data.held.rows(torch.tensor([0]))["code"][:, :4])
     assert len(shown["text"]) == 1
     if on == "own":

@@ -22,7 +22,7 @@ from maquette.contracts import Condition, Phase
 from maquette.data import DataError, open_data
 from maquette.data.comparisons import Comparisons, unrelated
 from maquette.data.conversations import Conversations, opening, questions, replies
-from maquette.data.core import Split
+from maquette.data.core import Split, recall
 from maquette.data.instructions import instructions
 from maquette.data.manners import KIND, manners, rule
 from maquette.distributed import World
@@ -442,6 +442,10 @@ def test_what_cannot_be_tuned_is_refused(base: Path) -> None:
         ({"run": run, "rank": 0, "bits": 8}, "bits is 8, and rank is 0"),
         ({"run": run, "bits": 5}, "bits is 5; allowed are 0"),
         ({"run": run, "rank": -1}, "rank is -1"),
+        ({"run": run, "rank": 0, "alpha": 4.0}, "alpha is 4.0, and rank is 0"),
+        ({"run": run, "depth": 3}, "depth is 3, which does nothing in sft with a run; leave it out"),
+        ({"rank": 4}, "rank is 4, which does nothing in sft without a run"),
+        ({"adapter": "nowhere"}, "adapter is 'nowhere', which does nothing in sft without a run"),
         ({"run": run, "context": 99}, "context is 99; .* reads 1 .. 32 symbols"),
         ({"data": "stdlib"}, "learns from conversations, and data 'stdlib' has none"),
     ):
@@ -449,6 +453,20 @@ def test_what_cannot_be_tuned_is_refused(base: Path) -> None:
             build("sft", {"data": str(base / "rows.jsonl"), **given}, 0)
     with pytest.raises(ValueError, match=r"dpo learns from pairs of answers, and data .* has none"):
         build("dpo", {"data": str(base / "rows.jsonl")}, 0)
+    for name, given, message in (
+        (
+            "student",
+            {"on": "samples", "run": run, "temperature": 2.0},
+            "temperature is 2.0, which does nothing in student on samples",
+        ),
+        ("student", {"on": "logits", "run": run, "every": 2}, "every is 2, which does nothing in student on logits"),
+        ("dpo", {"dora": True}, "dora is True, which does nothing in dpo without a run"),
+        ("reasoner", {"run": run, "start": 9}, "start is 9, which does nothing in reasoner with a run"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(name, given, 0)
+    with recall(MANNERS.facts):  # a run that was begun so before is still opened
+        assert build("dpo", {"dora": True}, 0)[1] == {"dora": True}
     assert replace(build("sft", {}, 0)[0].fit, steps=1).steps == 1
 
 

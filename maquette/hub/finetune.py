@@ -65,6 +65,8 @@ def finetune_text(model: str = "", data: str = "stdlib", context: int = 0, rank:
         raise ValueError("model is empty; give the folder of a published language model, with a config.json")
     if rank < 0:
         raise ValueError(f"rank is {rank}; it must be 0 or more, 0 = no adapter")
+    if alpha and not rank:
+        raise ValueError(f"alpha is {alpha}, and rank is 0: all weights would learn; give a rank above 0 for an adapter")
     folder = Path(model).resolve()
     system = language.read(folder, torch.float32).system
     net, codec = cast(Network, system.nets["main"]), system.codec

@@ -131,13 +131,13 @@ def tuned(base: Ground, rank: int, alpha: float, sizes: bool = False, bits: int 
         bits: that the network's matrices lie in while the adapter learns; 0 = they stay as they are.
 
     Raises:
-        ValueError: a rank below 0; sizes or bits without an adapter.
+        ValueError: a rank below 0; sizes, bits or alpha without an adapter.
     """
     if rank < 0:
         raise ValueError(f"rank is {rank}; it must be 0 or more, 0 = no adapter")
     if not rank:
-        if sizes or bits:
-            said = f"bits is {bits}" if bits else "dora is on"
+        if sizes or bits or alpha:
+            said = f"bits is {bits}" if bits else "dora is on" if sizes else f"alpha is {alpha}"
             raise ValueError(f"{said}, and rank is 0: all weights would learn; give a rank above 0 for an adapter")
         return copy.deepcopy(base.net).requires_grad_(True), base.net
     if bits not in (0, 16, 8, 4):

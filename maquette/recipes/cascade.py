@@ -30,6 +30,7 @@ from maquette.objectives.together import Together
 from maquette.processes import flow as straight
 from maquette.processes.gaussian import Clean
 from maquette.processes.masked import Masked
+from maquette.recipes._idle import refuse_idle
 from maquette.recipes.diffusion import shift_of
 from maquette.recipes.pictures import TOKEN, VOCAB, captioned
 from maquette.recipes.restoration import augmented
@@ -109,6 +110,8 @@ def imagen(
         guidance: of the first stage's samples, without a base's run; 1 = off. The dial is the second's.
         augment: most that small pictures are dissolved in training, 0 .. 1; samples say how far with --about '{"noise": 0.1}'.
     """
+    if base:
+        refuse_idle("imagen", locals(), "words pretrain guidance", "with a base's run")
     opened = captioned("imagen", data, size, depth)
     shape, levels = opened.facts.shape, opened.facts.levels
     coarse = Coarse(shape, factor)

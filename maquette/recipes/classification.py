@@ -10,6 +10,7 @@ from maquette.networks.classifier import Classifier
 from maquette.networks.transformer import Transformer
 from maquette.objectives.naming import Naming
 from maquette.recipes._causal import SIZE, heads_of
+from maquette.recipes._idle import refuse_idle
 from maquette.recipes.masked_language import BOTH_WAYS
 from maquette.runs import trained
 from maquette.system import System
@@ -40,6 +41,7 @@ def text_classifier(
         context: symbols of a text that are read, without a run.
         tune: whether the encoder of a run learns, too; else only the layer on top does.
     """
+    refuse_idle("text_classifier", locals(), "depth vocab context" if run else "tune", f"with{'' if run else 'out'} a run")
     opened = open_data(data)
     if opened.facts.field != "text" or not opened.facts.classes:
         raise ValueError(f"text_classifier names the kinds of texts, and data {data!r} has none; `packages` has")

@@ -18,6 +18,7 @@ from maquette.objectives.during import During
 from maquette.objectives.likelihood import NextToken
 from maquette.objectives.together import Together
 from maquette.recipes._causal import small, tokenizer_of
+from maquette.recipes._idle import refuse_idle
 from maquette.recipes._tuned import ground, rates
 from maquette.recipes.instruction import talks
 from maquette.samplers.autoregressive import Autoregressive
@@ -65,6 +66,8 @@ def constitutional(
         depth: blocks, without a run.
         vocab: symbols of the BPE, without a run; 0 reads bytes.
     """
+    if run:
+        refuse_idle("constitutional", locals(), "start depth vocab", "with a run")
     opened = understood(held_to(talks("constitutional", data), principles))
     law = opened.facts.principles
     for name, steps in (("revise", revise), ("prefer", prefer)):

@@ -18,6 +18,7 @@ from maquette.networks.unet2d import UNet2D
 from maquette.nn.degrade import Edges
 from maquette.objectives.denoising import Denoising
 from maquette.objectives.together import Together
+from maquette.recipes._idle import refuse_idle
 from maquette.recipes.pictures import captioned, latent_diffusion
 from maquette.runs import trained
 from maquette.samplers.solvers import Solver
@@ -51,6 +52,8 @@ def controlnet(
         drop: chance that a training row is not told its caption; its outline is always told.
         delay: steps before the codec's discriminator joins in, without a run.
     """
+    if run:
+        refuse_idle("controlnet", locals(), "depth delay", "with a run")
     opened, base = _of_run(run, data, size) if run else _fresh(data, size, depth, delay)
     unet, sampler = base.steady("main") if run else base.nets["main"], base.sampler
     assert isinstance(unet, UNet2D) and isinstance(sampler, Solver) and base.conditioner is not None

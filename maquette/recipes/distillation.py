@@ -28,6 +28,7 @@ from maquette.objectives.together import Together
 from maquette.processes import flow as straight
 from maquette.processes.gaussian import Balanced, Gaussian
 from maquette.processes.strides import Strides
+from maquette.recipes._idle import refuse_idle
 from maquette.recipes.diffusion import SPREAD, levels_of, shift_of
 from maquette.runs import trained
 from maquette.samplers.guidance import Heeding, guided
@@ -66,6 +67,8 @@ def consistency(
         guidance: that the teacher is under while it is learnt from; the student then needs none. 1 = none. The student of a
             teacher that guides itself is told it, as its teacher is: leave it at 1, and turn the sampler's dial.
     """
+    if teacher:
+        refuse_idle("consistency", locals(), "depth", "with a teacher")
     if not math.isfinite(guidance):
         raise ValueError(f"guidance is {guidance}; it must be a finite number, 1 = none")
     if guidance != 1 and not teacher:
@@ -116,6 +119,10 @@ def reflow(
         pool: pairs of noise and image that are kept and used again.
         walk: Heun steps by which the teacher makes an image.
     """
+    if teacher:
+        refuse_idle("reflow", locals(), "depth", "with a teacher")
+    else:
+        refuse_idle("reflow", locals(), "pool walk", "without a teacher")
     ground = taught("reflow", teacher, data, size) if teacher else fresh("reflow", data or "digits", size, depth)
     net, process, conditioner = ground.net, ground.process, ground.conditioner
     if teacher:
@@ -155,6 +162,8 @@ def shortcut(
         share: of the training rows that learn longer steps, while the others learn the flow; 0 = the paper's quarter, or half
             with a teacher, whose flow is learnt already.
     """
+    if teacher:
+        refuse_idle("shortcut", locals(), "depth", "with a teacher")
     strides = Strides(finest)
     ground = taught("shortcut", teacher, data, size) if teacher else fresh("shortcut", data or "digits", size, depth)
     net, process = ground.net, ground.process

@@ -11,6 +11,7 @@ from maquette.networks.embedder import Embedder
 from maquette.networks.transformer import Transformer
 from maquette.objectives.contrastive import Contrastive, symbols
 from maquette.recipes._causal import SIZE
+from maquette.recipes._idle import refuse_idle
 from maquette.recipes.classification import encoder_of
 from maquette.recipes.masked_language import BOTH_WAYS
 from maquette.system import System
@@ -35,6 +36,8 @@ def embedder(
         context: symbols of a text that are read, without a run.
         size: numbers of a vector.
     """
+    if run:
+        refuse_idle("embedder", locals(), "depth vocab context", "with a run")
     opened = open_data(data)
     if opened.facts.field != "text" or not opened.facts.sources:
         raise ValueError(f"embedder learns from pairs of texts, and data {data!r} has none; `documented` has them")

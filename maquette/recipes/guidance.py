@@ -13,6 +13,7 @@ from maquette.networks.dit import DiT
 from maquette.networks.mmdit import MMDiT
 from maquette.networks.unet import UNet
 from maquette.objectives.guidance import Guidance
+from maquette.recipes._idle import refuse_idle
 from maquette.recipes.distillation import fresh, taught
 from maquette.samplers.guidance import Guided, Heeding
 from maquette.samplers.solvers import Heun
@@ -50,6 +51,8 @@ def guidance_distilled(
         guidance: of samples, unless a dial says otherwise.
         share: of the training rows that learn guidance while the others learn the data; with a teacher, all do.
     """
+    if teacher:
+        refuse_idle("guidance_distilled", locals(), "depth share", "with a teacher")
     if not low <= guidance <= high:
         near = high if guidance > high else low
         raise ValueError(

@@ -8,6 +8,7 @@ from maquette.data.conversations import conversed
 from maquette.experiment import Experiment, Fit
 from maquette.objectives.likelihood import NextToken
 from maquette.recipes._causal import small, tokenizer_of
+from maquette.recipes._idle import refuse_idle
 from maquette.recipes._tuned import ground, rates, tuned
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.system import System
@@ -50,6 +51,7 @@ def sft(
         depth: blocks, without a run.
         vocab: symbols of the BPE, without a run; 0 reads bytes.
     """
+    refuse_idle("sft", locals(), "depth vocab" if run else "rank alpha dora bits adapter", f"with{'' if run else 'out'} a run")
     rows = talks("sft", data)
     if not run:
         codec = tokenizer_of("sft", "bpe", vocab, context or 128, TURNS)

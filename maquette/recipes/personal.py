@@ -23,6 +23,7 @@ from maquette.objectives.denoising import Denoising
 from maquette.objectives.together import Together
 from maquette.processes import flow as straight
 from maquette.processes.gaussian import Balanced, Gaussian
+from maquette.recipes._idle import refuse_idle
 from maquette.recipes.masked import patch_of
 from maquette.recipes.pictures import TOKEN, captioned, reader_of
 from maquette.runs import trained
@@ -70,6 +71,9 @@ def dreambooth(
         pictures: of the kind, that are drawn.
         depth: of the MM-DiT, without a run.
     """
+    refuse_idle("dreambooth", locals(), "data depth" if run else "rank alpha pictures", f"with{'' if run else 'out'} a run")
+    if not rank:
+        refuse_idle("dreambooth", locals(), "alpha", "without an adapter")
     _check_words(word, kind)
     if not 0 <= prior <= 100:
         raise ValueError(f"prior is {prior}; it must lie in 0 .. 100, 1 = as much as the pictures themselves")
@@ -120,6 +124,8 @@ def textual_inversion(
         data: captioned pictures to learn from beside, without a run.
         depth: of the MM-DiT, without a run.
     """
+    if run:
+        refuse_idle("textual_inversion", locals(), "data depth", "with a run")
     _check_words(word, like)
     said, plain = f"a {word}", f"a {like}"
     if not run:

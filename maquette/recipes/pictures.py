@@ -29,6 +29,7 @@ from maquette.objectives.denoising import Denoising
 from maquette.objectives.together import Together
 from maquette.processes import flow as straight
 from maquette.processes.gaussian import Balanced
+from maquette.recipes._idle import refuse_idle
 from maquette.recipes.codecs import critics_of, latents_of
 from maquette.recipes.masked import patch_of
 from maquette.runs import trained
@@ -73,6 +74,8 @@ def latent_diffusion(
         guidance: of samples, unless a dial says otherwise; 1 = off.
         delay: steps before the codec's discriminator joins in, without a codec's run.
     """
+    if codec:
+        refuse_idle("latent_diffusion", locals(), "patch latent delay", "with a codec's run")
     opened = captioned("latent_diffusion", data, size, depth)
     chain, shape, first = coder_of(codec, opened.facts, latent, patch, delay)
     two = shape[1] % 2 == shape[2] % 2 == 0
@@ -122,6 +125,8 @@ def mmdit(
         guidance: of samples, unless a dial says otherwise; 1 = off.
         delay: steps before the codec's discriminator joins in, without a codec's run.
     """
+    if codec:
+        refuse_idle("mmdit", locals(), "patch latent delay", "with a codec's run")
     opened = captioned("mmdit", data, size, depth)
     chain, shape, first = coder_of(codec, opened.facts, latent, patch, delay)
     net = transformer_of(shape, depth)

@@ -22,6 +22,7 @@ from maquette.objectives.proximal import Proximal
 from maquette.objectives.reinforce import Reinforce
 from maquette.objectives.together import Together
 from maquette.recipes._causal import small, tokenizer_of
+from maquette.recipes._idle import refuse_idle
 from maquette.recipes._tuned import alike, ground, rates, tuned
 from maquette.runs import trained
 from maquette.samplers.autoregressive import Autoregressive
@@ -72,6 +73,7 @@ def dpo(
         depth: blocks, without a run.
         vocab: symbols of the BPE, without a run; 0 reads bytes.
     """
+    refuse_idle("dpo", locals(), "depth vocab" if run else "rank alpha dora bits", f"with{'' if run else 'out'} a run")
     rows = pairs("dpo", data)
     if not run:
         if start < 1:
@@ -125,6 +127,7 @@ def reward(
         depth: blocks, without a run.
         vocab: symbols of the BPE, without a run; 0 reads bytes.
     """
+    refuse_idle("reward", locals(), "depth vocab" if run else "rank alpha bits", f"with{'' if run else 'out'} a run")
     rows = pairs("reward", data)
     if not run:
         codec = tokenizer_of("reward", "bpe", vocab, context or LENGTH, TURNS)
@@ -178,9 +181,12 @@ def ppo(
         depth: blocks, without a run.
         vocab: symbols of the BPE, without a run; 0 reads bytes.
     """
+    refuse_idle("ppo", locals(), "depth vocab" if run else "rank", f"with{'' if run else 'out'} a run")
     rows = pairs("ppo", data)
     if judge and not run:
         raise ValueError(f"judge is {judge}, and there is no run to be judged by it; name one of sft, or let both be learnt here")
+    if judge:
+        refuse_idle("ppo", locals(), "start", "with a judge")
     if start < 1 and not judge:
         raise ValueError(f"start is {start}; without a judge there must be 1 step or more that learns to judge")
     stages, follow, frozen = list[Objective](), dict[str, tuple[str, float, int]](), list[str]()

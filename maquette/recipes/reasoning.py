@@ -17,6 +17,7 @@ from maquette.objectives.likelihood import NextToken
 from maquette.objectives.reinforce import Reinforce
 from maquette.objectives.together import Together
 from maquette.recipes._causal import small, tokenizer_of
+from maquette.recipes._idle import refuse_idle
 from maquette.recipes._tuned import ground
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.samplers.rules import Rules
@@ -60,6 +61,8 @@ def reasoner(
         depth: blocks, without a run.
         allow_code_exec: run the programs that it writes, walled in, where answers are programs.
     """
+    if run:
+        refuse_idle("reasoner", locals(), "start depth", "with a run")
     opened = open_data(data)
     rule = rule_of(opened, data, check)
     named = rule.name

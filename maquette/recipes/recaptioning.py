@@ -19,6 +19,7 @@ from maquette.networks.style import Style
 from maquette.networks.transformer import Transformer
 from maquette.nn.attention import Attention
 from maquette.objectives.likelihood import NextToken
+from maquette.recipes._idle import refuse_idle
 from maquette.recipes.pictures import MMDIT_FIT, captioned, coder_of, of_latents, reader_of, transformer_of
 from maquette.runs import trained
 from maquette.samplers.autoregressive import Autoregressive
@@ -108,6 +109,8 @@ def recaption(
         delay: steps before the codec's discriminator joins in, without a codec's run.
         mix: share of the training rows whose captions are rewritten.
     """
+    if codec:
+        refuse_idle("recaption", locals(), "patch latent delay", "with a codec's run")
     opened = captioned("recaption", data, size, depth)
     if not 0 <= mix <= 1:
         raise ValueError(f"mix is {mix}; it is the share of captions that are rewritten, 0 .. 1 (all)")

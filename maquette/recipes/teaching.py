@@ -28,6 +28,7 @@ from maquette.objectives.rollout import alone
 from maquette.objectives.together import Together
 from maquette.recipes import UnknownName
 from maquette.recipes._causal import SIZE, from_nothing, heads_of, small, tokenizer_of
+from maquette.recipes._idle import refuse_idle
 from maquette.recipes._tuned import Ground, ground, rates
 from maquette.recipes.language import style_of
 from maquette.samplers.autoregressive import Autoregressive
@@ -82,6 +83,13 @@ def student(
         larger: blocks of the teacher, without a run.
         start: steps in which it learns, without a run.
     """
+    refuse_idle("student", locals(), "temperature beta every" if on == "samples" else "pool", f"on {on}")
+    if on == "logits":
+        refuse_idle("student", locals(), "every", "on logits")
+    if run:
+        refuse_idle("student", locals(), "vocab larger start", "with a run")
+    if begin:
+        refuse_idle("student", locals(), "family depth", "that begins as another")
     if on not in WAYS:
         raise UnknownName("way of student (--on)", on, list(WAYS))
     if pool < 1:

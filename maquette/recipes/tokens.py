@@ -15,6 +15,7 @@ from maquette.nn.attention import Attention
 from maquette.nn.positions import Learned
 from maquette.objectives.coding import Sharpened
 from maquette.objectives.likelihood import NextCode
+from maquette.recipes._idle import refuse_idle
 from maquette.recipes.codecs import coder_from, critics_of, second_stage, symbols_of
 from maquette.recipes.pictures import VOCAB, captioned, keeping
 from maquette.samplers.autoregressive import Autoregressive
@@ -61,6 +62,8 @@ def dalle(
         guidance: of samples, unless a dial says otherwise; 1 = off.
         delay: steps before the codec's discriminator joins in, without a codec's run.
     """
+    if codec:
+        refuse_idle("dalle", locals(), "patch levels delay", "with a codec's run")
     opened = keeping(captioned("dalle", data, size, depth))
     facts = opened.facts
     if words < 3:

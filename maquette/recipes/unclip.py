@@ -27,6 +27,7 @@ from maquette.objectives.denoising import Denoising
 from maquette.objectives.together import Together
 from maquette.processes import flow as straight
 from maquette.processes.gaussian import Clean, Cosine, Gaussian
+from maquette.recipes._idle import refuse_idle
 from maquette.recipes.contrastive import comparing
 from maquette.recipes.diffusion import shift_of
 from maquette.recipes.pictures import TOKEN, captioned, reader_of
@@ -71,6 +72,8 @@ def unclip(
         draws: of the prior for each sample; the one closest to the caption's own vector is kept.
         towers: depth of CLIP, without a run of it.
     """
+    if encoder:
+        refuse_idle("unclip", locals(), "towers", "with an encoder's run")
     opened = captioned("unclip", data, size, depth)
     if towers < 1:
         raise ValueError(f"towers is {towers}; it must be 1 or more")

@@ -34,6 +34,13 @@ ALONE = {"reasoner"}  # of a run of two steps no answer is right, and nothing is
 CASES += [(name, True) for name, listed in recipes.catalogue().items() if {*STAGES} & {*listed.arguments} and name not in ALONE]
 TUNED = {"like": "noise", "kind": "noise", "pictures": 8}  # what tunes a run is told of its data
 
+# what a recipe does not hear on a run of its first stage, and refuses there
+UNHEARD: dict[str, tuple[str, ...]] = dict.fromkeys(("latent_diffusion", "mmdit", "recaption", "dalle"), ("latent", "delay"))
+UNHEARD |= dict.fromkeys(("sft", "dpo", "reward", "ppo", "controlnet"), ("depth", "vocab", "delay"))
+UNHEARD |= dict.fromkeys(("text_classifier", "embedder"), ("depth", "vocab", "context"))
+UNHEARD |= {"student": ("vocab", "larger", "start"), "constitutional": ("start", "depth", "vocab")}
+UNHEARD |= {"imagen": ("pretrain",), "unclip": ("towers",)}
+
 
 def tiny(name: str, text: Path, captioned: Path) -> dict[str, Any]:
     """Arguments for the smallest system of a recipe, on digits or on a small folder of text or of captioned pictures."""
@@ -161,6 +168,7 @@ def arguments(case, text_folder, captioned, request) -> dict[str, Any]:
     found = tiny(case[0], text_folder, captioned)
     if not case[1]:
         return found
+    found = {key: value for key, value in found.items() if key not in UNHEARD.get(case[0], ())}
     run, known = str(request.getfixturevalue("first_runs")(case[0])), recipes.catalogue()[case[0]].arguments
     named = next(name for name in STAGES if name in known)
     if "images" not in known:
