@@ -13,7 +13,7 @@ from torch import Tensor
 
 from maquette.contracts import Batch, Comparing, Conversing, Judging, Sampler, Turns
 from maquette.data.comparisons import judged
-from maquette.opened import Loaded
+from maquette.opened import Loaded, prompted
 from maquette.saying import fields_of
 from maquette.streams import Streams
 
@@ -52,7 +52,7 @@ def best_pictures(
     conditioner = found.system.conditioner
     if conditioner is None or "text" not in conditioner.fields:
         raise ValueError(f"{found.run.path} hears no captions that its samples could be judged by")
-    said = {**(about or {}), **({"text": prompt} if prompt else {})}
+    said = prompted(about, "text", prompt) if prompt else about or {}
     told = fields_of(found.system, found.facts, said, n) or {}
     if "text" not in told:
         told["text"] = conditioner.guess(Streams.of(seed, n, device=found.system.device).fork(0), told)["text"]

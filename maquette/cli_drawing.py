@@ -94,6 +94,8 @@ def sample_verb(
         dials["budget"] = budget
     dials |= _rules(stop, schema, regex, grammar)
     told, kind = _told(about), _suffix(run)
+    if show and kind != "txt":
+        raise ValueError(f"--print is for texts, and {run} makes none; --out names the file for its samples")
     if not out and not ((show or as_json) and kind == "txt"):  # what is drawn is never thrown away
         out = str(_shelf(run) / f"{f'step-{step:08d}-' if step >= 0 else ''}seed-{seed}.{kind}")
     live = show and not (check or judge or as_json) and kind == "txt" and (n == 1 or sys.stdout.isatty())

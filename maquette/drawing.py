@@ -83,6 +83,8 @@ def sample(
         allow_code_exec: run programs at all.
     """
     _check_asked(n, chat, prompt, start, suffix, hide, mask, best_of, judge)
+    if not start or hide or mask:
+        _check_strength(dials, f"beside --{'hide' if hide else 'mask'}" if start else "without --start")
     examples = examples_of(check) if check else {}
     found = load(path, step=step, device=device, trust=trust, size=size, bits=bits)
     check_mending(found.system, found.facts.name, check, repair, allow_code_exec, prompt)
@@ -122,9 +124,8 @@ def sample(
             watch.finish()
     if check:
         batch |= mended(found.system, prompt, batch["text"], examples, repair, seed, sampler)
-    if about and found.system.conditioner is not None:
-        for note in found.system.conditioner.notes(batch):
-            print(f"note: {note}", file=sys.stderr)
+    if about or prompt:
+        _note(found, batch)
     if out:
         more = {"chat": chat, "suffix": suffix, "judge": str(judge), "best_of": best_of if judge else 0, "bits": bits}
         more |= {"check": str(check), "repair": repair}
@@ -156,6 +157,9 @@ def interpolate(
     """
     if len(seeds) != 2:
         raise ValueError(f"--seeds {','.join(map(str, seeds))} is {len(seeds)} seeds; it must be two: the ends")
+    if start and tuple(seeds) != (0, 1):
+        raise ValueError(f"--seeds {','.join(map(str, seeds))} and --start {start} both say what the ends are; give one of them")
+    _check_strength(dials, "between two samples")
     found = load(path, step=step, device=device, trust=trust)
     field = found.system.codec.field
     if out:
@@ -163,6 +167,8 @@ def interpolate(
     sampler = turned(found.system.sampler, dials or {})
     source = tuple(part for part in start.split(",") if part)
     batch = found.between(n, seeds=seeds, source=source, about=about, prompt=prompt, sampler=sampler)
+    if about or prompt:
+        _note(found, batch)
     if out:
         _save(found, batch, out, {"seeds": seeds, "start": start, "prompt": prompt, "about": about or {}}, sampler, n)
     return batch
@@ -195,16 +201,36 @@ def vary(
         dials: fields of the run's sampler, changed for this call.
         size: of a published pipeline's images, as `sample` has it.
     """
+    if start and pick:
+        raise ValueError(f"--pick {pick} and --start {start} both say what is varied; give one of them")
+    _check_strength(dials, "here, where --strength says how far variations lie")
     found = load(path, step=step, device=device, trust=trust, size=size)
     field = found.system.codec.field
     if out:
         check_suffix(field, Path(out))
     sampler = turned(found.system.sampler, dials or {})
     batch = found.vary(n, seed=seed, pick=pick, source=start, strength=strength, about=about, prompt=prompt, sampler=sampler)
+    if about or prompt:
+        _note(found, batch)
     if out:
         own = {"start": str(start)} if start else {"seed": seed, "pick": pick}
         _save(found, batch, out, {**own, "strength": strength, "prompt": prompt, "about": about or {}}, sampler, n + 1)
     return batch
+
+
+def _note(found: Loaded, batch: Batch) -> None:
+    """Say on stderr what of what samples were told nobody heard."""
+    if found.system.conditioner is not None:
+        for note in found.system.conditioner.notes(batch):
+            print(f"note: {note}", file=sys.stderr)
+
+
+def _check_strength(dials: dict[str, Any] | None, where: str) -> None:
+    """Refuse a dial that only whole pictures hear which samples start from."""
+    if "strength" in (dials or {}):
+        raise ValueError(
+            f"--set strength says how much is forgotten of a whole picture that samples start from, and does nothing {where}"
+        )
 
 
 def _save(found: Loaded, batch: Batch, out: str | Path, asked: dict[str, Any], sampler: Any, columns: int | None = None) -> None:

@@ -112,13 +112,13 @@ class Loaded:
         if chat and (prompt or suffix or start is not None):
             other = "prompt" if prompt else "suffix" if suffix else "start"
             raise ValueError(f"chat and {other} are given, and both say what samples are written behind; give one")
+        if truncate and self.system.codec.field != "text":
+            raise ValueError(f"this run makes {self.system.codec.field}s; only the prompt of a text is truncated")
         sampler = sampler or self.system.sampler
         if sampler is None:
             raise NeedsStart(DRAWS_NOTHING)
         if prompt and (field := worded(self.system)):
-            if (about or {}).get(field, prompt) != prompt:
-                raise ValueError(f"the prompt is {prompt!r}, and about says {field} {(about or {})[field]!r}; give one of them")
-            about, prompt = {**(about or {}), field: prompt}, ""
+            about, prompt = prompted(about, field, prompt), ""
         told = fields_of(self.system, self.facts, about or {}, n)
         if chat:
             start = asked_by(self.system, chat, sampler).expand(n, -1).to(self.system.device)
@@ -237,7 +237,7 @@ class Loaded:
 
     def _said(self, about: dict[str, Any] | None, prompt: str, row: int = 0) -> Batch:
         """What a caller says of one sample, in one row: the one that the sample of this number would be told."""
-        said = {**(about or {}), "text": prompt} if prompt else about or {}
+        said = prompted(about, "text", prompt) if prompt else about or {}
         told = fields_of(self.system, self.facts, said, max(0, row) + 1) or {}
         return {k: v[row : row + 1] for k, v in told.items()}
 
@@ -251,6 +251,18 @@ class Loaded:
         if len(pictures) != count:
             raise ValueError(f"--start {','.join(map(str, source))} holds {len(pictures)} pictures; it must be {wanted}")
         return pictures.to(self.system.device)
+
+
+def prompted(about: dict[str, Any] | None, field: str, prompt: str) -> dict[str, Any]:
+    """What is said of samples, a prompt among it.
+
+    Raises:
+        ValueError: other words are said in its place.
+    """
+    other = (about or {}).get(field, prompt)
+    if any(words not in ("", prompt) for words in (other if isinstance(other, list) else [other])):
+        raise ValueError(f"the prompt is {prompt!r}, and --about says {field} {other!r}; give one of them")
+    return {**(about or {}), field: prompt}
 
 
 def uses_of_pictures(system: System, facts: Facts) -> list[str]:

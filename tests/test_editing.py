@@ -213,6 +213,9 @@ def test_words_that_contradict_each_other_are_refused(pixels: Any) -> None:
     for given, said in (
         ({"start": pixels / "a.png", "hide": "left", "mask": pixels / "a.png"}, "both say what is left open"),
         ({"hide": "left"}, "give one with --start"),
+        ({"dials": {"strength": 0.4}}, "and does nothing without --start"),
+        ({"start": pixels / "a.png", "hide": "left", "dials": {"strength": 0.4}}, "and does nothing beside --hide"),
+        ({"truncate": True}, "this run makes images; only the prompt of a text is truncated"),
         ({"mask": pixels / "a.png"}, "give one with --start"),
         ({"start": pixels / "a.png", "hide": "below"}, "allowed are bottom"),
         ({"start": pixels / "small.png"}, "are 4x4 with 1 channel; this run's are 8x8"),
@@ -222,6 +225,7 @@ def test_words_that_contradict_each_other_are_refused(pixels: Any) -> None:
     for given, said in (
         ({"seeds": (1, 2, 3)}, "is 3 seeds; it must be two"),
         ({"n": 1}, "n is 1; it must be at least 2"),
+        ({"seeds": (3, 7), "start": "a.png,b.png"}, "both say what the ends are"),
         ({"start": str(pixels / "a.png")}, "holds 1 pictures; it must be two"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -128,7 +128,7 @@ def test_latents_come_out_at_the_scale_of_the_data():
     torch.testing.assert_close(again.eval().encode(x), z)
 
 
-def test_a_caption_is_a_prompt_a_list_or_negative(captioned, tmp_path):
+def test_a_caption_is_a_prompt_a_list_or_negative(captioned, tmp_path, capsys):
     out = tmp_path / "run"
     api.train("latent_diffusion", data=str(captioned), steps=2, batch=4, latent=2, words=12, out=out, quiet=True)
     run = api.load(out)
@@ -144,6 +144,13 @@ def test_a_caption_is_a_prompt_a_list_or_negative(captioned, tmp_path):
     assert not torch.equal(null.tokens, system.condition({"text": ["a"] * 2}, drop=1.0).tokens)
     with pytest.raises(ValueError, match="text, negative"):
         run.sample(2, about={"prompt": "a"})
+    few = {"prompt": "red " * 99 + "ring", "dials": {"steps": 1}}
+    for call in (api.sample, api.vary):  # what of a prompt is not heard is said
+        capsys.readouterr()
+        call(out, 1, **few)
+        assert "note: no encoder hears the end of 'red red" in capsys.readouterr().err
+        with pytest.raises(ValueError, match="and --about says text 'a ring'; give one of them"):
+            call(out, 1, about={"text": "a ring"}, **few)
 
 
 def test_a_student_keeps_its_teachers_codec_and_reader(captioned, tmp_path):

@@ -157,6 +157,8 @@ def flow(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ({"strength": -0.1}, r"nearest is 0"),
         ({"n": 0}, "n is 0; it must be at least 1"),
         ({"pick": -1}, "pick is -1; samples are counted from 0"),
+        ({"pick": 3, "start": "two"}, "both say what is varied; give one of them"),
+        ({"dials": {"strength": 0.4}}, "does nothing here, where --strength says how far variations lie"),
         ({"start": "two"}, "holds 2 pictures; it must be one"),
         ({"out": "x.txt"}, "suffix for samples of image"),
         ({"prompt": "a star"}, "text"),
