@@ -80,7 +80,7 @@ def ground(recipe: str, run: str, context: int, adapter: str = "", talks: bool =
     if published:
         codec.length = context or min(512, codec.length)
         return Ground(net, codec, sampler, fit)
-    if codec.converses or not talks:
+    if codec.converses or not talks or not isinstance(codec, Bytes | Pieces):  # a published one has what its files say
         codec.length = context or codec.length
         return Ground(net, codec, sampler, fit, rows=rows)
     talking = conversing(codec, context or codec.length)
