@@ -99,12 +99,28 @@ def _to_diffusers(found: Loaded, out: Path) -> str:
     return publish.compose(found.system, out) if source is None else publish.write(found.system, source, out)
 
 
+def _model(found: Loaded) -> tuple[Path | None, bool]:
+    """The published model that a system began as, through runs that were tuned on, too; None of one made here. And whether what
+    it has learnt since lies on that as it is, with no other run and no adapter between."""
+    record, bare, here = found.run.record, True, found.run.path
+    if isinstance(found.run, pipelines.Published):
+        return (here if (here / "config.json").is_file() else None), True
+    while True:
+        told = [Path(value) for value in record["arguments"].values() if isinstance(value, str) and value]
+        if source := next((path for path in told if (path / "config.json").is_file()), None):
+            return source, bare and not record["arguments"].get("adapter")
+        if not (before := record.get("built_on")):
+            return None, False
+        record, bare = next(iter(before.values())), False
+
+
 def _to_transformers(found: Loaded, out: Path) -> str:
-    return written.write(found.system, out, _source(found, "config.json"))
+    source, bare = _model(found)
+    return written.write(found.system, out, source, bare)
 
 
 def _to_ggml(found: Loaded, out: Path) -> str:
-    return ggml.write(found.system, out, _source(found, "config.json"))
+    return ggml.write(found.system, out, _model(found)[0])
 
 
 # -- embed and search ----------------------------------------------------------------------------------------------------

@@ -14,10 +14,12 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from maquette.codecs.text import END, Bytes
+from maquette.codecs.published import Published
+from maquette.codecs.text import END
 from maquette.data.tokens import Learned
-from maquette.hub import families, renaming, weights, written
+from maquette.hub import families, renaming, written
 from maquette.hub.renaming import Table, To
+from maquette.nn.lora import whole
 from maquette.recipes import UnknownName
 from maquette.storage import erase
 from maquette.system import System
@@ -61,8 +63,8 @@ def write(system: System, out: Path, source: Path | None = None) -> str:
         raise ModuleNotFoundError("writing GGUF needs the package gguf: pip install 'maquette[export]'") from None
     if out.exists():
         raise FileExistsError(f"{out} is there already; name another file")
-    net = cast(nn.Module, system.steady("main"))
-    said = families.full(weights.config(source) if source is not None else written.described(net, system.codec))
+    net = cast(nn.Module, whole(cast(Any, system.steady("main"))))
+    said = families.full(written.configuration(net, system.codec, source))
     kind = _architecture(said)
     pairs, split = ARCHITECTURES[kind]
     state = renaming.spell(net, table(pairs))
@@ -148,7 +150,8 @@ def _symbols(file: Any, gguf: Any, codec: Any, split: str, vocab: int) -> None:
     Raises:
         ValueError: a tokenizer that llama.cpp has not under this name.
     """
-    tokenizer = written.bytewise(codec) if isinstance(codec, Bytes) else cast(Learned, codec).tokenizer
+    own = not isinstance(codec, Published)
+    tokenizer = written.spelt(codec) if own else cast(Learned, codec).tokenizer
     held = json.loads(tokenizer.to_str())
     model = held["model"]
     if model["type"] != "BPE" or "ByteLevel" not in json.dumps(held.get("pre_tokenizer")):
@@ -164,6 +167,9 @@ def _symbols(file: Any, gguf: Any, codec: Any, split: str, vocab: int) -> None:
     file.add_bos_token_id(codec.bos)
     file.add_eos_token_id(codec.ends[0])
     file.add_add_bos_token(codec.begins)
+    if own and codec.converses:
+        file.add_eot_token_id(codec.ends[-1])
+        file.add_chat_template(written.TEMPLATE)
 
 
 _NONE = f"{END} {END}"  # the format wants a merge: one that no text can hold

@@ -27,7 +27,7 @@ from maquette.hub.lora import PEFT
 from maquette.networks.own_mask import OwnMask
 from maquette.networks.transformer import Transformer
 from maquette.nn.experts import Experts
-from maquette.nn.lora import Adapted, Low, plain
+from maquette.nn.lora import Adapted, Low, plain, whole
 from maquette.nn.positions import Linear, Llama3, Stretch, YaRN
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.storage import dump, write_durably
@@ -37,15 +37,24 @@ BESIDE = (
     GENERATION, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
+TEMPLATE = (  # of a run's conversations, as its codec writes them
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] not in ['system', 'user', 'assistant', 'tool'] %}"
+    "{{ raise_exception('a turn is of role ' + message['role'] + '; allowed are system, user, assistant, tool') }}{% endif %}"
+    "{{ '<|' + message['role'] + '|>' }}{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}<|over|>"
+    "{% endgeneration %}{% else %}{{ message['content'] }}<|over|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 AHEAD = "ahead."  # guesses that transformers' classes do not make; what they write does not depend on them
 ACTS = {name: families.ACTS[name] for name in ("silu", "gelu", "gelu_new", "relu")}  # by the names that all of theirs know
 
 
-def write(system: System, out: Path, source: Path | None = None) -> str:
-    """Write a system that writes text to a folder that transformers' Auto classes open; of an adapter that learnt, that alone.
+def write(system: System, out: Path, source: Path | None = None, bare: bool = True) -> str:
+    """Write a system that writes text to a folder that transformers' Auto classes open; of an adapter that learnt, that alone
+    where it lies on a published model as that is, else merged with what it lies on.
 
     Args:
         source: the folder that it was opened from, where it was: its configuration and tokenizer are kept.
+        bare: an adapter lies on what is in that folder, and on nothing else.
 
     Returns:
         The class of theirs that opens it.
@@ -55,12 +64,13 @@ def write(system: System, out: Path, source: Path | None = None) -> str:
         ValueError: transformers has no class for such a system, and what is nearest.
     """
     net = cast(nn.Module, system.steady("main"))
-    if isinstance(net, Adapted) and source is not None:
+    if isinstance(net, Adapted) and source is not None and bare:
         return adapter(net, source, out)
+    net = cast(nn.Module, whole(cast(Any, net)))
     made = net.net if isinstance(net, OwnMask) else net
     if isinstance(system.conditioner, Reader):
         made = nn.ModuleDict({"encoder": system.conditioner.encoder, "decoder": net})
-    said = weights.config(source) if source is not None else described(net, system.codec)
+    said = configuration(net, system.codec, source)
     family = families.family_of(said)
     state = renaming.spell(made, family.table(families.full(said)), left=(AHEAD,))
     said = {**said, "architectures": [family.name], **_kind(said, state)}
@@ -84,9 +94,10 @@ def _kind(said: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, str
 
 
 def _generation(system: System) -> dict[str, Any]:
-    """What is said of sampling: the run's own dials."""
-    bos = int(system.codec.bos)
-    said: dict[str, Any] = {"bos_token_id": bos, "eos_token_id": bos, "pad_token_id": bos, "max_length": system.codec.length}
+    """What is said of sampling: the run's own dials, and what ends a text."""
+    bos, ends = int(system.codec.bos), [int(end) for end in system.codec.ends]
+    said: dict[str, Any] = {"bos_token_id": bos, "eos_token_id": ends if len(ends) > 1 else bos, "pad_token_id": bos}
+    said |= {"max_length": system.codec.length}
     drawn = system.sampler
     if isinstance(drawn, Autoregressive) and drawn.temperature:
         said |= {"do_sample": True, "temperature": drawn.temperature, "top_k": drawn.top_k, "top_p": drawn.top_p}
@@ -170,6 +181,21 @@ def onto(net: nn.Module, source: Path, path: Path) -> int:
 
 
 # -- which class a network is --------------------------------------------------------------------------------------------
+
+
+def configuration(net: nn.Module, codec: Any, source: Path | None = None) -> dict[str, Any]:
+    """A network's configuration: its source's where that computes the same, which a student's of another model does not.
+
+    Raises:
+        ValueError: as `described`.
+    """
+    if source is None:
+        return described(net, codec)
+    said = weights.config(source)
+    with weights.hollow():
+        like = families.build(said)
+    other = isinstance(net, Transformer) and isinstance(like, Transformer) and any(_apart(net, like))
+    return described(net, codec) if other else said
 
 
 def described(net: nn.Module, codec: Any) -> dict[str, Any]:
@@ -359,7 +385,7 @@ _GUESSES: dict[str, Callable[[Transformer], dict[str, Any]]] = {
 
 def _tokenizer(codec: Any, folder: Path) -> None:
     """A run's symbols as a tokenizer that puts the beginning before every text, as the run has it."""
-    made = bytewise(codec) if isinstance(codec, Bytes) else Tokenizer.from_str(cast(Learned, codec).tokenizer.to_str())
+    made = spelt(codec)
     end = made.id_to_token(codec.bos)
     made.post_processor = processors.TemplateProcessing(single=f"{end} $A", special_tokens=[(end, codec.bos)])
     made.encode_special_tokens = False
@@ -373,6 +399,20 @@ def _tokenizer(codec: Any, folder: Path) -> None:
     }
     write_durably(folder / "tokenizer.json", made.to_str().encode())
     write_durably(folder / "tokenizer_config.json", dump(said))
+    if codec.converses:
+        write_durably(folder / "chat_template.jinja", TEMPLATE.encode())
+
+
+def spelt(codec: Text) -> Tokenizer:
+    """A run's symbols as a tokenizer of the library's, the special ones by their names at their places."""
+    made = bytewise(codec) if isinstance(codec, Bytes) else Tokenizer.from_str(cast(Learned, codec).tokenizer.to_str())
+    named = [name for name in codec.special if name != END]
+    unused = (
+        range(made.get_vocab_size(), codec.plain) if named else ()
+    )  # fewer pieces may have been found than there was room for
+    made.add_special_tokens([AddedToken(name, special=True) for name in (*(f"<|unused{i}|>" for i in unused), *named)])
+    assert all(made.token_to_id(name) == codec.special[name] for name in named)
+    return made
 
 
 def bytewise(codec: Bytes) -> Tokenizer:

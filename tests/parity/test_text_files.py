@@ -61,6 +61,21 @@ def test_gguf_holds_what_the_run_has(runs: Any, tmp_path: Path, family: str, voc
     assert file.fields["tokenizer.ggml.bos_token_id"].parts[-1][0] == codec.bos
 
 
+def test_gguf_of_an_adapter_is_merged_and_names_its_turns(runs: Any, tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    rows = "".join(json.dumps({"prompt": f"{i} is", "completion": f"{i}"}) + "\n" for i in range(30))
+    (tmp_path / "rows.jsonl").write_text(rows)
+    given = {"run": str(runs("llama").run.path), "data": str(tmp_path / "rows.jsonl"), "rank": 2, "steps": 1, "batch": 4}
+    codec = maquette.train("sft", out=tmp_path / "run", quiet=True, **given).system.codec
+    maquette.export(tmp_path / "run", tmp_path / "run.gguf", to="gguf")
+    file = gguf.GGUFReader(tmp_path / "run.gguf")
+    tokens = file.fields["tokenizer.ggml.tokens"]
+    names = [bytes(tokens.parts[i]).decode() for i in tokens.data]
+    assert [names.index(name) for name in codec.special] == list(codec.special.values()) and len(names) == codec.vocab
+    assert file.fields["tokenizer.ggml.eot_token_id"].parts[-1][0] == codec.ends[-1]
+    assert "tokenizer.chat_template" in file.fields
+
+
 @pytest.mark.skipif(not LLAMA_CPP, reason="llama-cpp-python is not installed: nothing here runs GGUF")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("family", "vocab"), [("llama", 300), ("llama", 0), ("qwen", 300)])

@@ -512,6 +512,56 @@ def test_sizes_are_pefts_and_come_back_onto_their_base_alone(saved: Any, tmp_pat
         onto(language.network(other, torch.float32), other, tmp_path / "out")
 
 
+def asked(folder: Path, name: str, keys: tuple[str, ...], count: int = 30) -> str:
+    """A file of rows, each key with a text of its own."""
+    rows = [{key: f"a stitch in {key} {i}" for key in keys} for i in range(count)]
+    (folder / name).write_text("\n".join(map(json.dumps, rows)))
+    return str(folder / name)
+
+
+def test_a_run_that_learnt_to_answer_converses_there_as_here(corpus: Path, tmp_path: Path) -> None:
+    """Its adapter is merged; the symbols of turns and how they are written go with it, and what ends an answer."""
+    given = {"data": str(corpus), "family": "llama", "depth": 1, "vocab": 400, "context": 48, "batch": 8, "compile": False}
+    maquette.train("gpt", steps=1, out=tmp_path / "gpt", quiet=True, **given)
+    rows = asked(tmp_path, "rows.jsonl", ("prompt", "completion"))
+    maquette.train(
+        "sft", run=str(tmp_path / "gpt"), data=rows, rank=2, steps=2, batch=4, lr=0.05, out=tmp_path / "run", quiet=True
+    )
+    assert maquette.export(tmp_path / "run", tmp_path / "out") == "LlamaForCausalLM"
+    made = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    told = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    found, talk = maquette.load(tmp_path / "run", device="cpu"), [{"role": role, "content": role} for role in ("system", "user")]
+    codec, start = found.system.codec, told.apply_chat_template(talk, add_generation_prompt=True, return_dict=False)
+    assert start == [codec.bos, *codec.converse([talk])[0]] and made.generation_config.eos_token_id == list(codec.ends)
+    with torch.no_grad():
+        want = found.system.steady("main")(torch.tensor([start]))
+        torch.testing.assert_close(made(torch.tensor([start])).logits, want, rtol=0, atol=1e-5)
+    greedy = Autoregressive(temperature=0, length=8)
+    there = maquette.load(tmp_path / "out", device="cpu")
+    assert there.sample(1, chat=talk, sampler=greedy)["text"] == found.sample(1, chat=talk, sampler=greedy)["text"]
+
+
+def test_what_stands_on_more_than_a_published_model_is_written_whole(saved: Any, tmp_path: Path) -> None:
+    """Two adapters on each other, an adapter on a changed base, and a student of another depth: none is the folder's."""
+    folder = saved("llama 2")[1]
+    rows, pairs = (asked(tmp_path, f"{len(keys)}.jsonl", ("prompt", *keys)) for keys in (("completion",), ("chosen", "rejected")))
+    quick = {"steps": 2, "batch": 4, "lr": 0.01, "quiet": True}
+    maquette.train("sft", run=str(folder), data=rows, rank=2, out=tmp_path / "sft", **quick)
+    maquette.export(tmp_path / "sft", tmp_path / "adapter")
+    maquette.train("sft", run=str(folder), adapter=str(tmp_path / "adapter"), data=rows, rank=2, out=tmp_path / "again", **quick)
+    maquette.train("dpo", run=str(tmp_path / "sft"), data=pairs, rank=2, out=tmp_path / "dpo", **quick)
+    student = {"on": "logits", "depth": 2, "family": "llama", "data": rows, "compile": False}
+    maquette.train("student", run=str(folder), out=tmp_path / "student", **student, **quick)
+    for name in ("again", "dpo", "student"):
+        assert maquette.export(tmp_path / name, tmp_path / f"{name}-out") == "LlamaForCausalLM"
+        made, told = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / f"{name}-out", output_loading_info=True)
+        assert not any(told[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), told
+        with torch.no_grad():
+            want = maquette.load(tmp_path / name, device="cpu").system.steady("main")(symbols())
+            torch.testing.assert_close(made.eval()(symbols()).logits, want, rtol=1e-4, atol=1e-4)
+        assert (tmp_path / f"{name}-out" / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+
+
 def test_all_weights_learn_and_go_back_to_their_folder(saved: Any, corpus: Path, tmp_path: Path) -> None:
     model, folder = saved("qwen3")
     given = {"model": str(folder), "data": str(corpus), "context": 32, "rank": 0, "batch": 4, "lr": 0.01}
