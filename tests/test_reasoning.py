@@ -388,3 +388,5 @@ def test_a_run_is_trained_judged_and_asked(tmp_path):
     assert "reinforce/divergence" in (tmp_path / "more" / "log.jsonl").read_text()
     told = maquette.evaluate(tmp_path / "more", only=["solved"])["metrics"]
     assert told["solved"]["value"] <= told["solved by the best of 8"]["value"] <= 1 and told["thinking"]["value"] > 0
+    for name in ("solved", "solved by majority of 8", "solved by the best of 8"):  # none of a few is not known to be none of all
+        assert 0 <= told[name]["low"] <= told[name]["value"] < told[name]["high"] <= 1

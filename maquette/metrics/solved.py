@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from maquette.data.checks import check_of, graded
 from maquette.data.questions import Questions
 from maquette.metrics.estimate import Estimate
 from maquette.metrics.evidence import Evidence, replied
-from maquette.metrics.intervals import mean
+from maquette.metrics.intervals import mean, proportion
 
 TRIES, ASKED = 8, 500  # answers to each question; questions
 MEANINGS = {
@@ -40,7 +41,7 @@ def applies(evidence: Evidence) -> str:
 
 
 def measure(evidence: Evidence) -> dict[str, Estimate]:
-    """Shares with a normal interval over questions, each of which is answered eight times."""
+    """Shares with Wilson's interval over questions, each of which is answered eight times; a normal one of what is no share."""
     held, system = evidence.data.held, evidence.system
     assert isinstance(held, Questions) and system is not None
     places = np.random.default_rng(evidence.seed).permutation(len(held))[:ASKED].tolist()
@@ -56,18 +57,15 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
         f"solved by the best of {TRIES}": right.max(0),
         "thinking": np.array([[len(said) for said in each] for each in rounds]).mean(0),
     }
-    options = (("check", held.check), ("tries", str(TRIES)), ("interval", "normal"))
-    return {
-        name: evidence.estimate(
-            name,
-            mean(values),
-            len(values),
-            better="lower" if name == "thinking" else "higher",
-            samples=right.size,
-            options=options,
-        )
-        for name, values in found.items()
-    }
+
+    def figure(name: str, values: np.ndarray) -> Estimate:
+        n, share = len(values), name.startswith("solved")
+        options = (("check", held.check), ("tries", str(TRIES)), ("interval", "Wilson" if share else "normal"))
+        interval = proportion(float(values.sum()), n) if share else mean(values)
+        better: Any = "lower" if name == "thinking" else "higher"
+        return evidence.estimate(name, interval, n, better=better, samples=right.size, options=options)
+
+    return {name: figure(name, values) for name, values in found.items()}
 
 
 def voted(votes: Sequence[str], replies: Sequence[str]) -> str:

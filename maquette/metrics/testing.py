@@ -18,7 +18,7 @@ from maquette.data.mutants import mutant
 from maquette.data.tested import tests_in
 from maquette.metrics.estimate import Estimate
 from maquette.metrics.evidence import Evidence
-from maquette.metrics.intervals import mean
+from maquette.metrics.intervals import mean, proportion
 from maquette.metrics.passing import completed, shut, walled
 from maquette.sandbox import Sandbox
 from maquette.sandbox.checking import judged
@@ -49,7 +49,7 @@ def applies(evidence: Evidence) -> str:
 
 
 def measure(evidence: Evidence) -> dict[str, Estimate]:
-    """Means over functions with a normal interval."""
+    """Means over functions: shares with Wilson's interval, how many with a normal one."""
     system: Any = evidence.system
     columns, seed = evidence.data.held.columns, evidence.seed
     chosen = torch.randperm(len(columns["text"]), generator=torch.Generator().manual_seed(seed))[:TASKS].tolist()
@@ -69,12 +69,15 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
                 shares["mutants caught"].append(caught(sandbox, broken, valid))
                 shares["mutants caught by the data's tests"].append(caught(sandbox, broken, list(tests_in(own[place]))))
     dial = tuple((name, str(getattr(system.sampler, name, ""))) for name in ("temperature", "top_p"))
-    options = (("times", str(WRITTEN)), ("mutants", str(BROKEN)), *dial, ("interval", "normal, functions"))
-    return {
-        name: evidence.estimate(name, mean(np.array(each)), len(each), better="higher", samples=len(each), options=options)
-        for name, each in shares.items()
-        if each
-    }
+
+    def figure(name: str, each: np.ndarray) -> Estimate:
+        n, counts = len(each), name == "tests written"
+        kind = "normal" if counts else "Wilson"
+        options = (("times", str(WRITTEN)), ("mutants", str(BROKEN)), *dial, ("interval", f"{kind}, functions"))
+        interval = mean(each) if counts else proportion(float(each.sum()), n)
+        return evidence.estimate(name, interval, n, better="higher", samples=n, options=options)
+
+    return {name: figure(name, np.array(each, float)) for name, each in shares.items() if each}
 
 
 def holding(sandbox: Sandbox, program: str, tests: Sequence[tuple[str, str]]) -> list[bool]:

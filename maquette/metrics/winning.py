@@ -17,7 +17,7 @@ from maquette.data.conversations import answered, opening, questions, replies
 from maquette.data.manners import RULES
 from maquette.metrics.estimate import Estimate
 from maquette.metrics.evidence import Evidence
-from maquette.metrics.intervals import mean
+from maquette.metrics.intervals import mean, proportion
 
 if TYPE_CHECKING:
     from maquette.system import System
@@ -62,10 +62,12 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     asked = [asked[i] for i in places]
     own, before = (answers(one, held, asked, evidence.seed) for one in (system, system.instead("reference")))
     (far, worths), (_, others) = (weighed(system, held, asked, said) for said in (own, before))
-    n, options = len(asked), (("interval", "normal"), ("precision", evidence.precision))
+    n = len(asked)
 
-    def figure(name: str, values: np.ndarray, better: Any) -> Estimate:
-        return evidence.estimate(name, mean(values), n, better=better, samples=n, rows=n, options=options)
+    def figure(name: str, values: np.ndarray, better: Any, share: bool = False) -> Estimate:
+        interval = proportion(float(values.sum()), n) if share else mean(values)
+        options = (("interval", "Wilson" if share else "normal"), ("precision", evidence.precision))
+        return evidence.estimate(name, interval, n, better=better, samples=n, rows=n, options=options)
 
     found = {
         "KL to reference": figure("KL to reference", far, "lower"),
@@ -75,9 +77,9 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     if rule is not None:
         said = [str(turns[-1]["content"]) for turns in asked]
         worth = [np.array([rule(one, text) for one, text in zip(said, each, strict=True)]) for each in (own, before)]
-        found["win rate"] = figure("win rate", (np.sign(worth[0] - worth[1]) + 1) / 2, "higher")
+        found["win rate"] = figure("win rate", (np.sign(worth[0] - worth[1]) + 1) / 2, "higher", share=True)
         found["rule score"] = figure("rule score", worth[0], "higher")
-        found["gamed"] = figure("gamed", ((worths > others) & (worth[0] < worth[1])).astype(float), "lower")
+        found["gamed"] = figure("gamed", ((worths > others) & (worth[0] < worth[1])).astype(float), "lower", share=True)
     return found
 
 
