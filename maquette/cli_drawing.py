@@ -30,6 +30,7 @@ app = typer.Typer()
 
 About = Annotated[str, typer.Option(help="""What to make, as JSON: '{"label": 3}'.""")]
 Dial = Annotated[list[str], typer.Option("--set", help="Turn a dial of the sampler: --set steps=50 --set guidance=2.")]
+Weigh = Annotated[bool, typer.Option("--weigh", help="Brackets weigh words of captions: 'a (red:1.3) circle on [grey]'.")]
 Size = Annotated[str, typer.Option(help="Pixels of a published pipeline's images: 512, or height x width, 512x768.")]
 
 
@@ -76,6 +77,7 @@ def sample_verb(
     check: Annotated[str, typer.Option(help="Run each program on this file's examples: assert f([1, 2]) == 3.")] = "",
     repair: Annotated[int, typer.Option(help="Write one that fails again behind what went wrong, so many times.")] = 0,
     allow_code_exec: Execute = False,
+    weigh: Weigh = False,
     quiet: Quiet = False,
     trust: Trust = False,
     as_json: Json = False,
@@ -127,6 +129,7 @@ def sample_verb(
         check=check,
         repair=repair,
         allow_code_exec=allow_code_exec,
+        weigh=weigh,
     )
     texts = batch["text"] if kind == "txt" else None
     if as_json:
@@ -239,6 +242,7 @@ def vary_verb(
     prompt: Annotated[str, typer.Option(help="What it shows, as sample was told; another tells it otherwise.")] = "",
     dial: Dial = [],  # noqa: B006
     size: Size = "",
+    weigh: Weigh = False,
     out: Out = "",
     step: Step = -1,
     device: Device = "auto",
@@ -271,6 +275,7 @@ def vary_verb(
         device=device,
         trust=trust,
         size=size,
+        weigh=weigh,
     )
     if as_json:
         return print_json({"run": run, "n": n, "seed": seed, "pick": pick, "start": start, "strength": strength, "out": out})

@@ -9,7 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from maquette.best import best_answers, best_pictures
+from maquette.conditioners.weighting import heed
 from maquette.contracts import IGNORE, Batch, Code, Turns
 from maquette.dials import described, dials_of, turned
 from maquette.hub import pipelines
@@ -53,6 +56,7 @@ def sample(
     check: str | Path = "",
     repair: int = 0,
     allow_code_exec: bool = False,
+    weigh: bool = False,
 ) -> Batch:
     """Draw n samples from a run or a published pipeline; written by `out`'s suffix (.png, .npz, .txt, .json) if it is given.
 
@@ -81,6 +85,7 @@ def sample(
             "wrong", what goes wrong first with each, "" where it passes.
         repair: times that one which fails is written again behind what went wrong (a run of codex on `repairs`).
         allow_code_exec: run programs at all.
+        weigh: brackets in captions weigh words: "a (red:1.3) circle on [grey]", as `conditioners.weighting` has them.
     """
     _check_asked(n, chat, prompt, start, suffix, hide, mask, best_of, judge)
     if not start or hide or mask:
@@ -88,9 +93,15 @@ def sample(
     examples = examples_of(check) if check else {}
     found = load(path, step=step, device=device, trust=trust, size=size, bits=bits)
     check_mending(found.system, found.facts.name, check, repair, allow_code_exec, prompt)
+    if weigh:
+        heed(found.system.conditioner)
     if out:
         check_suffix(found.system.codec.field, Path(out))
     sampler = _sampler_of(found, dials or {}, draft, best_of, judge, device, trust)
+    if "negative" in (about or {}) and dials_of(sampler).get("guidance") == 1:
+        raise ValueError(
+            "--about says what not to draw, negative, which guidance alone hears, and guidance is 1: --set guidance=3"
+        )
     begun = found.begun(start, n, hide, sampler, mask) if start else {}
     told = {**begun.pop("about", {}), **(about or {})}
     if judge:
@@ -128,7 +139,7 @@ def sample(
         _note(found, batch)
     if out:
         more = {"chat": chat, "suffix": suffix, "judge": str(judge), "best_of": best_of if judge else 0, "bits": bits}
-        more |= {"check": str(check), "repair": repair}
+        more |= {"check": str(check), "repair": repair, "weigh": weigh}
         asked = {"seed": seed, "prompt": prompt, "about": about or {}, **{name: each for name, each in more.items() if each}}
         _save(found, batch, out, asked, sampler)
     return batch
@@ -190,6 +201,7 @@ def vary(
     device: str = "auto",
     trust: bool = False,
     size: str = "",
+    weigh: bool = False,
 ) -> Batch:
     """A sample and n variations of it, n + 1 in all, in a line from left to right where `out` is a .png.
 
@@ -199,12 +211,14 @@ def vary(
         strength: how far the variations lie from it: 0 is the same, 1 another.
         about, prompt: what `sample` was told; another one tells the same sample otherwise.
         dials: fields of the run's sampler, changed for this call.
-        size: of a published pipeline's images, as `sample` has it.
+        size, weigh: as `sample` has them.
     """
     if start and pick:
         raise ValueError(f"--pick {pick} and --start {start} both say what is varied; give one of them")
     _check_strength(dials, "here, where --strength says how far variations lie")
     found = load(path, step=step, device=device, trust=trust, size=size)
+    if weigh:
+        heed(found.system.conditioner)
     field = found.system.codec.field
     if out:
         check_suffix(field, Path(out))
@@ -214,7 +228,8 @@ def vary(
         _note(found, batch)
     if out:
         own = {"start": str(start)} if start else {"seed": seed, "pick": pick}
-        _save(found, batch, out, {**own, "strength": strength, "prompt": prompt, "about": about or {}}, sampler, n + 1)
+        asked = {**own, "strength": strength, "prompt": prompt, "about": about or {}, **({"weigh": True} if weigh else {})}
+        _save(found, batch, out, asked, sampler, n + 1)
     return batch
 
 
@@ -234,7 +249,16 @@ def _check_strength(dials: dict[str, Any] | None, where: str) -> None:
 
 
 def _save(found: Loaded, batch: Batch, out: str | Path, asked: dict[str, Any], sampler: Any, columns: int | None = None) -> None:
-    """Samples as a file that says how to draw them again."""
+    """Samples as a file that says how to draw them again.
+
+    Raises:
+        ValueError: they are no numbers.
+    """
+    made = batch[found.system.codec.field]
+    if isinstance(made, Tensor) and (wrong := int((~made.isfinite()).flatten(1).any(1).sum())):
+        raise ValueError(
+            f"{wrong} of {len(made)} samples are no finite numbers, and not written: is a dial, or a weight, too large?"
+        )
     info = {"run": str(found.run.path), "recipe": found.run.record["recipe"], "step": found.progress.step, **asked}
     save_samples(batch, found.system.codec.field, Path(out), {**info, "sampler": described(sampler)}, columns=columns)
 

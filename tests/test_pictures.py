@@ -142,8 +142,20 @@ def test_a_caption_is_a_prompt_a_list_or_negative(captioned, tmp_path, capsys):
     system = run.system
     null = system.condition({"text": ["a"] * 2, "negative": ["blurred"] * 2}, drop=1.0)
     assert not torch.equal(null.tokens, system.condition({"text": ["a"] * 2}, drop=1.0).tokens)
-    with pytest.raises(ValueError, match="text, negative"):
-        run.sample(2, about={"prompt": "a"})
+    for about in ({"prompt": "a"}, {"numbers": [1]}):
+        with pytest.raises(ValueError, match=r"Allowed: text, negative\."):
+            run.sample(2, about=about)
+    with pytest.raises(ValueError, match="negative, which guidance alone hears"):
+        api.sample(out, 1, about={"negative": "a"}, dials={"guidance": 1})
+
+    def code(prompt: str, weigh: bool) -> torch.Tensor:
+        return api.sample(out, 1, prompt=prompt, weigh=weigh, dials={"steps": 1})["code"]
+
+    assert torch.equal(code("a red thing", True), code("a red thing", False))
+    assert not torch.equal(code("a (red:3) thing", True), code("a red thing", True))
+    with pytest.raises(ValueError, match="1 of 1 samples are no finite numbers, and not written"):
+        api.sample(out, 1, prompt="a", dials={"guidance": 3e38}, out=tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
     few = {"prompt": "red " * 99 + "ring", "dials": {"steps": 1}}
     for call in (api.sample, api.vary):  # what of a prompt is not heard is said
         capsys.readouterr()
@@ -190,6 +202,7 @@ def captioned(tmp_path):
         ({"depth": 0}, "depth is 0"),
         ({"words": 0}, "words is 0"),
         ({"latent": 0}, "latent is 0"),
+        ({"guidance": float("nan")}, "guidance is nan; it must be a finite number"),
     ],
 )
 def test_bad_arguments_are_named(how, says):

@@ -189,6 +189,7 @@ def test_how_far_a_start_is_dissolved_can_be_said(folder, tmp_path):
         ({"data": "stdlib"}, "holds text"),
         ({"data": "digits", "factor": 1}, r"factor is 1; it must lie in 2 .. 4 .*nearest is 2"),
         ({"data": "digits", "factor": 9}, "nearest is 4"),
+        ({"task": "colour", "factor": 4}, "factor is 4, which does nothing in palette for the task colour"),
         ({"data": "digits", "depth": 0}, "depth is 0"),
         ({"data": "digits", "augment": 2.0}, "augment is 2.0; .* nearest is 1"),
     ],

@@ -123,8 +123,6 @@ class Prompt(Captions):
             of an encoder that has none; data to learn from that have no captions.
     """
 
-    options = ("negative", "numbers")
-
     def __init__(
         self,
         tokens: Sequence[Sequence[nn.Module]],
@@ -144,6 +142,7 @@ class Prompt(Captions):
             [parts.index(one) for one in vector],
         )
         self.numbers, self.blank = tuple(numbers), blank
+        self.options = ("negative", "numbers") if numbers else ("negative",)
 
     @property
     def parts(self) -> list[Read]:

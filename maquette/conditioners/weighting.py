@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from maquette.conditioners.prompt import Reading
+from maquette.conditioners.prompt import Prompt, Reading
 
 STEP = 1.1  # what a pair of brackets without a number does
 PARTS = re.compile(r"\\[\\()\[\]]|:\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*\)|[()\[\]]|[^\\()\[\]:]+|.", re.DOTALL)
@@ -45,6 +45,22 @@ class Weighted(nn.Module):
 
     def learn(self, texts: Sequence[str]) -> None:
         self.reading.learn([weigh(text)[0] for text in texts])
+
+
+def heed(conditioner: nn.Module | None) -> None:
+    """Let whatever reads captions in a conditioner heed brackets, from now on.
+
+    Raises:
+        ValueError: nothing in it reads any.
+    """
+    prompts = [part for part in conditioner.modules() if isinstance(part, Prompt)] if conditioner is not None else []
+    made: dict[nn.Module, Weighted] = {}
+    for readings in (prompt.readings for prompt in prompts):
+        for i, reading in enumerate(readings):
+            if isinstance(reading, Reading):
+                readings[i] = made.setdefault(reading, Weighted(reading))
+    if not made:
+        raise ValueError("--weigh weighs the words of captions, and this run reads none by an encoder that could")
 
 
 def weigh(text: str) -> tuple[str, list[float]]:

@@ -16,6 +16,7 @@ from maquette.objectives.denoising import Denoising
 from maquette.processes import flow as straight
 from maquette.processes.gaussian import Clean
 from maquette.recipes import UnknownName
+from maquette.recipes._idle import refuse_idle
 from maquette.recipes.diffusion import levels_of, shift_of
 from maquette.samplers.solvers import Heun
 from maquette.system import System
@@ -44,6 +45,8 @@ def palette(
         augment: most that what is left of a picture is dissolved in training, 0 .. 1, the network told how far (Ho 2021):
             for pictures to start from that are not like the data's; samples say how far with --about '{"noise": 0.1}'.
     """
+    if task == "colour":
+        refuse_idle("palette", locals(), "factor", "for the task colour")
     opened = images_of("palette", data, size, depth)
     if task not in TASKS:
         raise UnknownName("task of palette", task, list(TASKS))

@@ -100,6 +100,8 @@ class Solver:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps is {self.steps}; it must be at least 1")
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance is {self.guidance}; it must be a finite number, 1 = off")
         if not 0 < self.strength <= 1:
             raise ValueError(f"strength is {self.strength}; it must lie in 0 .. 1, above 0")
         if not self.clip >= 0:
