@@ -17,8 +17,10 @@ from maquette.networks.transformer import Transformer
 from maquette.objectives.likelihood import NextToken
 from maquette.recipes import UnknownName
 from maquette.samplers.autoregressive import Autoregressive
+from maquette.samplers.beam import Beam
 from maquette.samplers.choosing import Penalties
 from maquette.samplers.rules import Rules
+from maquette.samplers.speculative import Speculative
 from maquette.samplers.thinking import Thinking, Thought
 from maquette.system import System
 from maquette.wording import spoken
@@ -261,6 +263,14 @@ def test_bad_rules_are_refused_by_what_is_wrong_with_them(rules, say):
     pytest.importorskip("llguidance")
     with pytest.raises(ValueError, match=say):
         writer(Autoregressive(rules=Rules(**rules))).sample(1)
+
+
+@pytest.mark.parametrize("sampler", [Autoregressive(), Autoregressive(0.0), Beam(), Speculative()])
+def test_a_network_that_says_no_numbers_writes_no_text(sampler):
+    system = writer(sampler)
+    next(system.steady("main").parameters()).data.fill_(torch.nan)
+    with pytest.raises(ValueError, match="says no numbers of what comes next: some of its weights are not finite"):
+        system.sample(1)
 
 
 def test_the_hottest_draws_keep_to_a_grammar():

@@ -450,3 +450,5 @@ def build(said: Said) -> nn.Module:
         return family.build(full(said))
     except KeyError as error:
         raise ValueError(f"config.json does not say {error.args[0]}, which {family.name} needs") from None
+    except (RuntimeError, ZeroDivisionError) as error:  # of tensors whose sides are none
+        raise ValueError(f"config.json has a size that makes no {family.name}: {error}") from None

@@ -127,10 +127,13 @@ def find(folder: Path, stem: str = "", variant: str = "") -> dict[Path, dict[str
     there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     pickles = [name for name in there if name.endswith(PICKLES)]
     if pickles:
+        stem = (
+            "model" if pickles[0].startswith("pytorch_model") and "model" in stems else stems[0]
+        )  # as transformers names its own
         raise Unsafe(
             f"{folder} has {_listed(pickles)} and no safetensors: opening a pickle runs whatever it says. Convert it where no "
             f"harm is done: safetensors.torch.save_file(torch.load({pickles[0]!r}, weights_only=True), "
-            f"'{stems[0]}.safetensors', metadata={{'format': 'pt'}})"
+            f"'{stem}.safetensors', metadata={{'format': 'pt'}})"
         )
     sought = " or ".join(f"{name}{'.' + variant if variant else ''}.safetensors" for name in stems)
     raise FileNotFoundError(f"{folder} has no {sought}" + (f"; it has {_listed(there)}" if there else ", or is no folder"))

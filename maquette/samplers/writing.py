@@ -60,6 +60,7 @@ class Reader:
         self.net, self.cond, self.bos, self.ends, self.known = net, cond, int(codec.bos), codec.ends, known
         self.skip = int(known > 0 and not codec.begins)  # the first place, which nothing stands before
         self.state, self.seen = net.begin(rows, length), self.skip
+        self.sound = False  # whether it was seen that the network says numbers
 
     def next(self, code: Code, place: int) -> Tensor:
         """Logits [n,V] of the symbol at `place`, from those before it."""
@@ -69,8 +70,15 @@ class Reader:
         """Logits [n, last - first, V] of the symbols at first .. last - 1, each from those before it; all those are written.
 
         Raises:
-            ValueError: this network has read on, and its memory cannot go back.
+            ValueError: this network has read on, and its memory cannot go back; or it says no numbers from the first.
         """
+        logits = self._span(code, first, last)
+        if not self.sound and bool(logits.isnan().any()):
+            raise ValueError("this run's network says no numbers of what comes next: some of its weights are not finite")
+        self.sound = True
+        return logits
+
+    def _span(self, code: Code, first: int, last: int) -> Tensor:
         if self.state is None:
             inputs = self._inputs(code, 0, code.shape[1])
             inputs = inputs.masked_fill(inputs == IGNORE, self.bos)[:, self.skip :]

@@ -398,9 +398,11 @@ def test_no_code_is_run_and_no_pickle_opened(saved: Any, tmp_path: Path) -> None
     _, folder = saved("llama 2")
     with pytest.raises(Unsafe, match="auto_map"):
         maquette.load(changed(folder, tmp_path / "code", auto_map={"AutoModel": "modeling.Mine"}), device="cpu")
+    with pytest.raises(ValueError, match=r"config\.json has a size that makes no LlamaForCausalLM: .*-4"):
+        maquette.load(changed(folder, tmp_path / "negative", hidden_size=-4), device="cpu")
     shutil.copytree(folder, tmp_path / "pickled")
     (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
-    with pytest.raises(Unsafe, match=r"pytorch_model\.bin.*pickle"):
+    with pytest.raises(Unsafe, match=r"pytorch_model\.bin.*pickle.*, 'model\.safetensors'"):
         maquette.load(tmp_path / "pickled", device="cpu")
     shutil.copytree(folder, tmp_path / "cut")
     whole = (folder / "model.safetensors").read_bytes()
