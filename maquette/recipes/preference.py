@@ -73,7 +73,7 @@ def dpo(
         depth: blocks, without a run.
         vocab: symbols of the BPE, without a run; 0 reads bytes.
     """
-    refuse_idle("dpo", locals(), "depth vocab" if run else "rank alpha dora bits", f"with{'' if run else 'out'} a run")
+    refuse_idle("dpo", locals(), "start depth vocab" if run else "rank alpha dora bits", f"with{'' if run else 'out'} a run")
     rows = pairs("dpo", data)
     if not run:
         if start < 1:
