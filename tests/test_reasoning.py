@@ -83,6 +83,8 @@ def test_checks_that_cannot_be_used_say_so():
         graded(check_of("final"), [{"source": "1+2"}], ["=3"])
     with pytest.raises(DataError, match="check worth gives nan for the answer 'x'"):
         graded(Check("worth", lambda row, reply: math.nan), [{"source": "?"}], ["x"])
+    with pytest.raises(ValueError, match=r"judges by a row's numbers and target, and data 'sums' has no numbers; countdown has"):
+        build("reasoner", {"data": "sums", "check": "countdown"}, 0)
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ class Check:
         closes: what ends thinking, where something does.
         again: what parts tries, where all but the last are thinking.
         executes: it runs answers, walled in: only where that is allowed.
+        needs: fields of a row that it judges by, besides the answer's own.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Check:
     closes: str = ""
     again: str = ""
     executes: bool = False
+    needs: tuple[str, ...] = ()
 
 
 _STEP = re.compile(r"(-?\d+)([+*-])(\d+)=(-?\d+)")
@@ -82,7 +84,7 @@ def countdown(row: Row, reply: str) -> float:
 
 CHECKS = (
     Check("final", final, last, closes=" ="),
-    Check("countdown", countdown, lambda reply: reply.rpartition(";")[2].strip(), again=";"),
+    Check("countdown", countdown, lambda reply: reply.rpartition(";")[2].strip(), again=";", needs=("numbers", "target")),
     Check("passes", passes, executes=True),
 )
 

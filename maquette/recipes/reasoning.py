@@ -113,4 +113,9 @@ def rule_of(opened: Data, data: str, check: str) -> Check:
             f"check is {named!r}, and data {data!r} has {'programs' if programs else 'no programs with checks'}; allowed is "
             f"{'passes' if programs else 'final or countdown'}"
         )
+    if missing := [field for field in rule.needs if field not in opened.train.columns]:
+        raise ValueError(
+            f"check is {named!r}, which judges by a row's {' and '.join(rule.needs)}, and data {data!r} has no {missing[0]}; "
+            "countdown has, and answers of any kind are checked by final"
+        )
     return rule
