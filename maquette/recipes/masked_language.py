@@ -8,14 +8,14 @@ from maquette.codecs.text import Text
 from maquette.data.core import Data
 from maquette.data.opening import open_data
 from maquette.data.windows import coded
-from maquette.experiment import Experiment, Fit
+from maquette.experiment import Experiment
 from maquette.networks import presets
 from maquette.networks.style import Style
 from maquette.networks.transformer import Transformer
 from maquette.nn.attention import Attention
 from maquette.objectives.denoising import Denoising
 from maquette.processes.masked import Cloze, Masked
-from maquette.recipes._causal import SIZE, heads_of, tokenizer_of
+from maquette.recipes._causal import SIZE, from_nothing, heads_of, tokenizer_of
 from maquette.samplers.unmask import Unmask
 from maquette.system import System
 
@@ -45,7 +45,7 @@ def bert(
     opened, codec, network = _both_ways("bert", data, depth, vocab, context, dropout)
     sampler = Unmask(Masked(codec.vocab), steps=32, order="confidence")
     system = System({"main": network}, Denoising(Cloze(codec.vocab, asked), drop=0.0), sampler, codec)
-    return Experiment(system, coded(opened, codec, context), _fit(context), EXPECTED, within=120)
+    return Experiment(system, coded(opened, codec, context), from_nothing(context), EXPECTED, within=120)
 
 
 def diffusion_lm(data: str = "stdlib", depth: int = 4, vocab: int = 4096, context: int = 128, dropout: float = 0.0) -> Experiment:
@@ -64,7 +64,7 @@ def diffusion_lm(data: str = "stdlib", depth: int = 4, vocab: int = 4096, contex
     opened, codec, network = _both_ways("diffusion_lm", data, depth, vocab, context, dropout)
     process = Masked(codec.vocab, "linear", draws=4)
     system = System({"main": network}, Denoising(process, drop=0.0), Unmask(process, steps=64), codec)
-    return Experiment(system, coded(opened, codec, context), _fit(context), EXPECTED_DIFFUSION, within=120)
+    return Experiment(system, coded(opened, codec, context), from_nothing(context), EXPECTED_DIFFUSION, within=120)
 
 
 def _both_ways(name: str, data: str, depth: int, vocab: int, context: int, dropout: float) -> tuple[Data, Text, Transformer]:
@@ -77,9 +77,3 @@ def _both_ways(name: str, data: str, depth: int, vocab: int, context: int, dropo
         codec.vocab + 1, heads * SIZE, depth, heads, out=codec.vocab, causal=False, dropout=dropout, style=BOTH_WAYS
     )
     return opened, codec, network
-
-
-def _fit(context: int) -> Fit:
-    """As gpt's: what is learnt differs, not how."""
-    batch = max(1, 2560 // context)
-    return Fit(steps=1200, batch=batch, lr=3e-2, betas=(0.9, 0.99), warmup=0.02, decay=0.5, muon=0.02, bf16=True, compile=True)
