@@ -24,7 +24,7 @@ from maquette.recipes.instruction import talks
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.system import System
 
-# by itself, its own 502 steps, 287 and 286 training seconds on one CPU thread; two runs: .92 and .95, .66 and .65, .04 and .01
+# by itself, its own 502 steps, 337 and 344 training seconds on one CPU thread; two runs: .92 and .95, .66 and .61, .07 and .01
 CONSTITUTIONAL = {"harmless": (0.8, 1.0), "both": (0.5, 1.0), "evasive": (0.0, 0.1)}
 PACES = (0.4, 0.2)  # shares of the rate of what is learnt from shown answers: of revisions, of preferences
 TUNING = (1.0, 0.2)  # the same of a run's
