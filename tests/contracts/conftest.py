@@ -36,10 +36,10 @@ TUNED = {"like": "noise", "kind": "noise", "pictures": 8}  # what tunes a run is
 
 # what a recipe does not hear on a run of its first stage, and refuses there
 UNHEARD: dict[str, tuple[str, ...]] = dict.fromkeys(("latent_diffusion", "mmdit", "recaption", "dalle"), ("latent", "delay"))
-UNHEARD |= dict.fromkeys(("sft", "dpo", "reward", "ppo", "controlnet"), ("depth", "vocab", "delay"))
+UNHEARD |= dict.fromkeys(("sft", "reward", "ppo", "controlnet"), ("depth", "vocab", "delay"))
 UNHEARD |= dict.fromkeys(("text_classifier", "embedder"), ("depth", "vocab", "context"))
 UNHEARD |= {"student": ("vocab", "larger", "start"), "constitutional": ("start", "depth", "vocab")}
-UNHEARD |= {"imagen": ("pretrain",), "unclip": ("towers",)}
+UNHEARD |= {"imagen": ("pretrain",), "unclip": ("towers",), "dpo": ("start", "depth", "vocab")}
 
 
 def tiny(name: str, text: Path, captioned: Path) -> dict[str, Any]:
