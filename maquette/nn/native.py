@@ -79,10 +79,9 @@ def over_rows(name: str, rows: int, like: Tensor, *arguments: Tensor | int | flo
     shares = max(1, min(torch.get_num_threads(), rows))
     ends = [rows * i // shares for i in range(shares + 1)]
     parts: list[list[Any]] = [[ctypes.c_int64(a), ctypes.c_int64(b)] for a, b in pairwise(ends)]
-    if shares == 1:
-        function(*parts[0], *given)
-        return
-    for done in [_pool().submit(function, *part, *given) for part in parts]:
+    others = [_pool().submit(function, *part, *given) for part in parts[1:]]
+    function(*parts[0], *given)  # the caller's own share: torch's threads spin for a while where it would wait
+    for done in others:
         done.result()
 
 
