@@ -127,9 +127,8 @@ def find(folder: Path, stem: str = "", variant: str = "") -> dict[Path, dict[str
     there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     pickles = [name for name in there if name.endswith(PICKLES)]
     if pickles:
-        stem = (
-            "model" if pickles[0].startswith("pytorch_model") and "model" in stems else stems[0]
-        )  # as transformers names its own
+        theirs = pickles[0].startswith("pytorch_model") and "model" in stems  # as transformers names its own
+        stem = "model" if theirs else stems[0]
         raise Unsafe(
             f"{folder} has {_listed(pickles)} and no safetensors: opening a pickle runs whatever it says. Convert it where no "
             f"harm is done: safetensors.torch.save_file(torch.load({pickles[0]!r}, weights_only=True), "

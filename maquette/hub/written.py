@@ -407,9 +407,8 @@ def spelt(codec: Text) -> Tokenizer:
     """A run's symbols as a tokenizer of the library's, the special ones by their names at their places."""
     made = bytewise(codec) if isinstance(codec, Bytes) else Tokenizer.from_str(cast(Learned, codec).tokenizer.to_str())
     named = [name for name in codec.special if name != END]
-    unused = (
-        range(made.get_vocab_size(), codec.plain) if named else ()
-    )  # fewer pieces may have been found than there was room for
+    # fewer pieces may have been found than there was room for
+    unused = range(made.get_vocab_size(), codec.plain) if named else ()
     made.add_special_tokens([AddedToken(name, special=True) for name in (*(f"<|unused{i}|>" for i in unused), *named)])
     assert all(made.token_to_id(name) == codec.special[name] for name in named)
     return made

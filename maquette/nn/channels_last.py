@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maquette.nn.native import TYPES, built, over_rows
+from maquette.nn.native import built, learns, native, over_rows
 
 
 def norm_silu(x: Tensor, norm: nn.GroupNorm, shift: Tensor | None = None, silu: bool = True) -> Tensor:
@@ -27,11 +27,6 @@ def norm_silu(x: Tensor, norm: nn.GroupNorm, shift: Tensor | None = None, silu: 
         return _norm_silu(x, shift, norm.weight.float(), norm.bias.float(), norm.num_groups, norm.eps, silu)[0]
     y = norm(x if shift is None else x + shift[:, :, None, None].to(x.dtype))
     return F.silu(y) if silu else y
-
-
-def native(x: Tensor) -> bool:
-    """Whether x can be given to native code."""
-    return x.device.type == "cpu" and x.dtype in TYPES and built()
 
 
 def layout(x: Tensor) -> Tensor:
@@ -155,7 +150,7 @@ def heed(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None
     Native on a CPU where no gradient is asked for.
     """
     bias = None if mask is None else torch.where(mask, 0.0, max(-1e30, torch.finfo(q.dtype).min))
-    if native(q) and not _learns(q, k, v):
+    if native(q) and not learns(q, k, v):
         return _heed(q, k, v, heads, bias)
     q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     bias = None if bias is None else bias.to(q.dtype)[:, None, None]
@@ -164,14 +159,10 @@ def heed(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None
 
 def geglu(x: Tensor) -> Tensor:
     """The first half of the channels times GELU of the second: [..., 2D] -> [..., D]. Native where no gradient is asked for."""
-    if native(x) and not _learns(x) and x.shape[-1] % 32 == 0:
+    if native(x) and not learns(x) and x.shape[-1] % 32 == 0:
         return _geglu(x)
     value, gate = x.chunk(2, -1)
     return value * F.gelu(gate)
-
-
-def _learns(*inputs: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
 
 
 def hear(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, near: int, scale: float) -> Tensor:
@@ -193,7 +184,7 @@ def hear(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, near: int, scale:
 
 def swift(*inputs: Tensor) -> bool:
     """Whether these are computed natively: where no gradient is asked for, and no graph is compiled."""
-    return native(inputs[0]) and not _learns(*inputs) and not torch.compiler.is_compiling()
+    return native(inputs[0]) and not learns(*inputs) and not torch.compiler.is_compiling()
 
 
 @torch.library.custom_op("maquette::heed", mutates_args=())

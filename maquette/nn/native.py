@@ -56,6 +56,16 @@ def built() -> bool:
 built._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+def native(x: Tensor) -> bool:
+    """Whether x can be given to native code."""
+    return x.device.type == "cpu" and x.dtype in TYPES and built()
+
+
+def learns(*inputs: Tensor | None) -> bool:
+    """Whether a gradient is asked for."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+
+
 def _key() -> str:
     """What a build depends on: the source, the flags and the processor it was made for."""
     info = Path("/proc/cpuinfo")

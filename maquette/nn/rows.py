@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from maquette.nn.native import TYPES, built, over_rows
+from maquette.nn.native import TYPES, learns, native, over_rows
 
 BLOCK = 64  # rows that are done together, as in `rows.cpp`
 SILU, BELL, QUICK = range(3)
@@ -20,14 +20,12 @@ SILU, BELL, QUICK = range(3)
 
 def fit(x: Tensor, sixteens: int = 16) -> bool:
     """Whether rows of x are done natively."""
-    if x.device.type != "cpu" or x.dtype not in TYPES or x.shape[-1] % sixteens or not 2 <= x.ndim <= 4:
-        return False
-    return built() and not torch.compiler.is_compiling()
+    return 2 <= x.ndim <= 4 and not x.shape[-1] % sixteens and native(x) and not torch.compiler.is_compiling()
 
 
 def rms_norm(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
     """x / rms(x) * gain over the last axis, [..., D] and [D] -> [..., D] (Zhang & Sennrich 2019, eq. 4)."""
-    if _learns(x, gain):
+    if learns(x, gain):
         return _Norm.apply(x, gain, eps)
     return _normed(x, gain, eps)[0]
 
@@ -38,7 +36,7 @@ def turned(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool = False) -> Tensor:
     Args:
         pairs: neighbours turn together, by the angle of the first.
     """
-    return _Turn.apply(x, cos, sin, pairs) if _learns(x) else _turned(x, cos, sin, pairs, False)
+    return _Turn.apply(x, cos, sin, pairs) if learns(x) else _turned(x, cos, sin, pairs, False)
 
 
 def acted(x: Tensor, act: int, gated: bool = False) -> Tensor:
@@ -47,7 +45,7 @@ def acted(x: Tensor, act: int, gated: bool = False) -> Tensor:
     Args:
         act: SILU; BELL, which is GELU by its tanh formula (Hendrycks 2016, eq. 2); or QUICK, by CLIP's, x sigmoid(1.702 x).
     """
-    return _Act.apply(x, act, gated) if _learns(x) else _acted(x, act, gated)
+    return _Act.apply(x, act, gated) if learns(x) else _acted(x, act, gated)
 
 
 def steered(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -55,12 +53,12 @@ def steered(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
 
     In the precision that autocast gives to the matrix product behind it.
     """
-    return _Steer.apply(x, shift, scale, eps) if _learns(x, shift, scale) else _steered(x, shift, scale, eps)[0]
+    return _Steer.apply(x, shift, scale, eps) if learns(x, shift, scale) else _steered(x, shift, scale, eps)[0]
 
 
 def added(x: Tensor, gate: Tensor, h: Tensor) -> Tensor:
     """x + gate h, [B,N,D] and the gate [B,D], in x's precision."""
-    return _Gate.apply(x, gate, h) if _learns(x, gate, h) else _added(x, gate, h)
+    return _Gate.apply(x, gate, h) if learns(x, gate, h) else _added(x, gate, h)
 
 
 def softened(x: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -68,7 +66,7 @@ def softened(x: Tensor, mask: Tensor | None, scale: float) -> Tensor:
 
     A row that sees nothing gets no number.
     """
-    return _Soft.apply(x, mask, scale) if _learns(x) else _softened(x, mask, scale)
+    return _Soft.apply(x, mask, scale) if learns(x) else _softened(x, mask, scale)
 
 
 class _Norm(torch.autograd.Function):
@@ -232,7 +230,3 @@ def _lying(x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     x = x if x.stride(-1) == 1 else x.contiguous()
     sizes, apart = [*[1] * (4 - x.ndim), *x.shape[:-1]], [*[0] * (4 - x.ndim), *x.stride()[:-1]]
     return x, (sizes[0] * sizes[1] * sizes[2], *sizes[1:], *apart)
-
-
-def _learns(*inputs: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
