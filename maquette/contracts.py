@@ -94,8 +94,9 @@ class Codec(nn.Module):
 class Network(nn.Module):
     """Tensor -> tensor, always called through `__call__` so that wrappers see every call.
 
-    `edges` names the sub-modules that touch symbols (embeddings, heads): their matrices are not for Muon. One that is `selective`
-    may be told `only` int64[B,K], the places that are to be read out, and gives logits [B,K,V] of these alone.
+    `edges` names the sub-modules that touch what goes in and out (embeddings, stems, heads): Muon leaves their matrices and
+    kernels to AdamW, wherever the network lies within another. One that is `selective` may be told `only` int64[B,K], the places
+    that are to be read out, and gives logits [B,K,V] of these alone.
     """
 
     edges: tuple[str, ...] = ()

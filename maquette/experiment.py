@@ -32,7 +32,7 @@ class Fit:
         lr: peak learning rate (AdamW's; see `muon`).
         warmup: share of the steps over which the rate rises from 0.
         decay: share of the steps, at the end, over which it falls to `floor` * lr (cosine).
-        muon: learning rate of Muon for the hidden matrices [Jordan 2024]; 0 = AdamW for all.
+        muon: learning rate of Muon for the hidden matrices and kernels (Jordan 2024); 0 = AdamW for all.
         bf16: autocast matrix products and convolutions to bfloat16.
         compile: torch.compile the networks where a compiler is present.
         micro: micro-batches a step's batch is cut into (gradient accumulation).

@@ -62,16 +62,27 @@ class Progress:
         return self.optimizers[key]
 
 
+def hidden(net: nn.Module) -> set[str]:
+    """Names of the parameters that are Muon's: matrices and kernels, but for those at the edges of a network."""
+    edges, kernels = [], set()
+    for place, part in net.named_modules():
+        at = f"{place}." if place else ""
+        edges += [at + edge for edge in getattr(part, "edges", ())]
+        if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d) and part.groups == 1:
+            kernels.add(f"{at}weight")
+    named = net.named_parameters()
+    return {name for name, p in named if (p.ndim == 2 or name in kernels) and not name.startswith(tuple(edges))}
+
+
 def build_optimizers(learners: dict[str, nn.Module], fit: Fit) -> list[torch.optim.Optimizer]:
-    """AdamW for everything; with `fit.muon`, Muon for the hidden matrices. Vectors and gains are not decayed."""
+    """AdamW for everything; with `fit.muon`, Muon for what is hidden. Vectors and gains are not decayed."""
     muon: list[nn.Parameter] = []
     matrices: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
     for net in learners.values():
-        edges = tuple(getattr(net, "edges", ()))
+        inner = hidden(net) if fit.muon else ()
         for name, p in net.named_parameters():
-            hidden = p.ndim == 2 and not name.startswith(edges) if edges else p.ndim == 2
-            (muon if fit.muon and hidden else matrices if p.ndim >= 2 else vectors).append(p)
+            (muon if name in inner else matrices if p.ndim >= 2 else vectors).append(p)
     groups = [{"params": matrices, "weight_decay": fit.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     found: list[torch.optim.Optimizer] = []
     if matrices or vectors:

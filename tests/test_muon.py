@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from maquette import muon
 from maquette.muon import Muon, alike, orthogonal
+from maquette.train import hidden
 
 SHAPES = [(24, 24), (24, 24), (48, 24), (24, 48), (24, 24), (48, 24), (1, 24)]
 OWN = {"lr": 0.1, "weight_decay": 0.2}
 
 
-def moved(kind: type[torch.optim.Muon], steps: int = 3, **told) -> tuple[list[Tensor], list[Tensor]]:
+def moved(kind: type[Muon] | type[torch.optim.Muon], steps: int = 3, **told) -> tuple[list[Tensor], list[Tensor]]:
     """Matrices after some steps on the same gradients, and what is kept of these."""
     torch.manual_seed(1)
     learn = [nn.Parameter(torch.randn(shape)) for shape in SHAPES]
@@ -36,6 +37,37 @@ def test_its_moves_are_those_of_torch(told, most, monkeypatch):
     start = moved(Muon, 0)[0]
     for a, b, was in zip(ours, theirs, start, strict=True):
         assert float((a - b).norm()) < 0.02 * max(float((b - was).norm()), 1e-9) or torch.equal(a, b)
+
+
+@pytest.mark.parametrize("told", [{}, {"nesterov": False}])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_kernel_moves_as_the_matrix_of_all_that_an_output_sees(last, told):
+    """Whichever way it and its gradient lie in memory; 1 x 1 and flat ones beside."""
+    torch.manual_seed(2)
+    kernels = [torch.randn(shape) for shape in ((16, 8, 3, 3), (8, 16, 1, 1), (16, 8, 3), (16, 8, 3, 3))]
+    ours = [nn.Parameter(k.clone(memory_format=torch.channels_last) if last and k.ndim == 4 else k.clone()) for k in kernels]
+    theirs = [nn.Parameter(k.flatten(1).clone()) for k in kernels]
+    one, two = Muon(ours, **OWN, **told), torch.optim.Muon(theirs, **OWN, **told)
+    for _ in range(3):
+        for i, (p, q) in enumerate(zip(ours, theirs, strict=True)):
+            grad = torch.randn_like(kernels[i])
+            p.grad = grad.contiguous(memory_format=torch.channels_last) if i == 3 else grad
+            q.grad = grad.flatten(1)
+        one.step()
+        two.step()
+    for p, q, k in zip([p.detach() for p in ours], [q.detach() for q in theirs], kernels, strict=True):
+        assert float((p.flatten(1) - q).norm()) < 0.02 * float((q - k.flatten(1)).norm())
+        assert p.is_contiguous() != (last and p.shape == (16, 8, 3, 3))
+
+
+def test_hidden_are_matrices_and_kernels_but_those_at_an_edge():
+    inner = nn.Sequential(nn.Conv2d(4, 8, 3), nn.GroupNorm(2, 8), nn.Conv2d(8, 8, 3, groups=8), nn.ConvTranspose2d(8, 4, 2))
+    inner.edges = ("0",)
+    net = nn.ModuleDict({"body": inner, "read": nn.Linear(4, 4), "out": nn.Conv1d(4, 4, 3), "table": nn.Embedding(3, 4)})
+    net.edges = ("table",)
+    assert hidden(net) == {"read.weight", "out.weight"}
+    inner.edges, net.edges = (), ()
+    assert hidden(net) == {"body.0.weight", "read.weight", "out.weight", "table.weight"}
 
 
 def test_a_run_of_torchs_goes_on_with_it():

@@ -24,7 +24,6 @@ class Read(Protocol):
     """What prompts are made of: list[str] -> states [B,L,D], those the networks may see bool[B,L], a vector [B,P] or None."""
 
     masked: bool
-    edges: tuple[str, ...]
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor | None]: ...
 
@@ -61,7 +60,6 @@ class Reading(nn.Module):
         self.tokens, self.encoder = tokens, encoder
         self.skip, self.norm, self.masked = skip, norm, masked
         self.vocab = vocab or encoder.plan.vocab_size
-        self.edges = tuple(f"encoder.{edge}" for edge in encoder.edges)
 
     def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor | None]:
         ids, real = self.tokens(texts)
@@ -85,7 +83,6 @@ class Silence(nn.Module):
     """
 
     masked = False
-    edges: tuple[str, ...] = ()
     zeros: Tensor
 
     def __init__(self, length: int, width: int):
@@ -148,11 +145,6 @@ class Prompt(Captions):
     def parts(self) -> list[Read]:
         """Each reading once."""
         return cast("list[Read]", list(self.readings))
-
-    @property
-    def edges(self) -> tuple[str, ...]:
-        """Its encoders' sub-modules that touch symbols: where it learns, their matrices are not for Muon."""
-        return tuple(f"readings.{i}.{edge}" for i, part in enumerate(self.parts) for edge in part.edges)
 
     def forward(self, batch: Batch, *, drop: float = 0.0, rng: Streams | None = None) -> Condition:
         texts = batch[self.fields[0]]

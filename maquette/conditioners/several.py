@@ -37,11 +37,6 @@ class Several(Conditioner):
     def parts(self) -> list[Conditioner]:
         return cast("list[Conditioner]", list(self.list))
 
-    @property
-    def edges(self) -> tuple[str, ...]:
-        """Sub-modules of the parts that touch symbols: where they learn, their matrices are not for Muon."""
-        return tuple(f"list.{i}.{edge}" for i, part in enumerate(self.parts) for edge in getattr(part, "edges", ()))
-
     def learn(self, data: Any) -> None:
         for part in self.parts:
             part.learn(data)
@@ -87,11 +82,6 @@ class Apart(Conditioner):
             raise ValueError(f"share is {share}; it must lie in 0 .. 1, nearest is {min(1.0, max(0.0, share))}")
         self.part, self.share, self.tag = part, share, tag
         self.fields, self.options, self.drops, self.shapes = part.fields, part.options, part.drops, part.shapes
-
-    @property
-    def edges(self) -> tuple[str, ...]:
-        """The part's sub-modules that touch symbols: where it learns, their matrices are not for Muon."""
-        return tuple(f"part.{edge}" for edge in getattr(self.part, "edges", ()))
 
     def learn(self, data: Any) -> None:
         self.part.learn(data)

@@ -42,11 +42,6 @@ class Stage(Conditioner):
     def before(self) -> System:
         return self._before[0]
 
-    @property
-    def edges(self) -> tuple[str, ...]:
-        """The part's sub-modules that touch symbols: where it learns, their matrices are not for Muon."""
-        return tuple(f"part.{edge}" for edge in getattr(self.part, "edges", ()))
-
     def learn(self, data: Any) -> None:
         self.part.learn(data)
 

@@ -27,7 +27,6 @@ class Weighted(nn.Module):
         super().__init__()
         self.reading: Reading
         self.reading, self.masked = reading, reading.masked
-        self.edges = tuple(f"reading.{edge}" for edge in reading.edges)
 
     def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor | None]:
         parted = [weigh(text) for text in texts]

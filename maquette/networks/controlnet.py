@@ -104,8 +104,6 @@ class Controlled(Network):
         scale: of what is added; 0 leaves the U-Net to itself.
     """
 
-    edges = tuple(f"control.{name}" for name in ControlNet.edges)
-
     def __init__(self, net: UNet2D, control: ControlNet, scale: float = 1.0):
         super().__init__()
         self._net = (net,)  # a tuple hides it from PyTorch

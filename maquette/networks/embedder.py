@@ -22,7 +22,7 @@ class Embedder(Network):
         size: numbers of a vector, P.
     """
 
-    edges = ("encoder.embed", "encoder.places", "project")
+    edges = ("project",)
 
     def __init__(self, encoder: Transformer, size: int):
         super().__init__()

@@ -22,7 +22,6 @@ class Folded(Network):
     def __init__(self, net: Network, folding: int = 2):
         super().__init__()
         self.net, self.folding = net, folding
-        self.edges = tuple(f"net.{edge}" for edge in net.edges)
 
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
         if cond is not None and cond.field is not None:

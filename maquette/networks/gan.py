@@ -51,7 +51,7 @@ class Generator(Network):
         told: width of the condition vector; 0 = unconditional.
     """
 
-    edges = ("body.stem", "body.head", "embed")
+    edges = ("embed",)
     embedding = 32
 
     def __init__(self, body: Network, shape: tuple[int, ...], latent: int, told: int = 0):
@@ -74,7 +74,7 @@ class Discriminator(Network):
         told: width of the condition vector; 0 = unconditional.
     """
 
-    edges = ("body.stem", "body.head", "head", "embed")
+    edges = ("head", "embed")
 
     def __init__(self, body: Network, features: int, told: int = 0):
         super().__init__()

@@ -69,7 +69,7 @@ class GridTransformer(Network):
         dropout: on what each block adds.
     """
 
-    edges = ("embed", "told", "head")
+    edges = ("embed", "stem", "told", "head")
 
     def __init__(
         self,

@@ -21,7 +21,6 @@ class Onto(Network):
     def __init__(self, net: Network):
         super().__init__()
         self.net = net
-        self.edges = tuple(f"net.{edge}" for edge in net.edges)
 
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
         if cond is None or cond.field is None:

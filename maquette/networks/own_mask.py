@@ -22,7 +22,6 @@ class OwnMask(Network):
     def __init__(self, net: Network, mask: int, symbols: int):
         super().__init__()
         self.net, self.mask, self.symbols = net, mask, symbols
-        self.edges = tuple(f"net.{edge}" for edge in net.edges)
 
     def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
         out = self.net(x.masked_fill(x == self.symbols, self.mask), cond=cond)

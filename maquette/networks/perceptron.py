@@ -26,8 +26,6 @@ class Perceptron(Network):
         times: numbers that stand for the time, where there is one; 0 = none.
     """
 
-    edges = ("body.stem", "body.head")
-
     def __init__(
         self,
         inputs: tuple[int, ...],

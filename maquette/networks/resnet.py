@@ -54,7 +54,7 @@ class ResNetEncoder(Network):
             where in a part something is; 0 = keep all.
     """
 
-    edges = ("head",)
+    edges = ("stem", "head")
 
     def __init__(
         self,

@@ -72,7 +72,7 @@ class Stepping(Network):
 
     def __init__(self, net: Transformer):
         super().__init__()
-        self.net, self.edges = net, net.edges
+        self.net = net
         self._told: Told | str | None = "not asked"
         self.train(net.training)
 

@@ -124,8 +124,6 @@ class Filling(Network):
         encoder: learns to fill in what is masked (Devlin 2018, sec. 3.1), its embedding read as T5 reads it (scaled by D^-0.5).
     """
 
-    edges = ("encoder.shared",)
-
     def __init__(self, encoder: T5Encoder):
         super().__init__()
         self.encoder = encoder
