@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from maquette.nn.attention import attend
+
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """At most 32 groups, of at least 4 channels each."""
@@ -66,7 +68,7 @@ class SpatialAttention(nn.Module):
         batch, channels, height, width = x.shape
         each = self.qkv(self.norm(x)).view(batch, 3, self.heads, channels // self.heads, height * width).mT
         q, k, v = each.unbind(1)
-        h = F.scaled_dot_product_attention(q, k, v)
+        h = attend(q, k, v, causal=False)
         return x + self.out(h.mT.reshape(batch, channels, height, width))
 
 
