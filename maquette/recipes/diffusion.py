@@ -216,7 +216,7 @@ def _experiment(
     else:
         folding, mults = levels_of(shape)
         net = UNet(shape[0], 32 * depth, mults, depth, vector=told, dropout=dropout, folding=folding)
-    return _denoiser(opened, net, process, sampler, drop, Fit(steps=3000, batch=64, lr=3e-3, bf16=True), expected)
+    return _denoiser(opened, net, process, sampler, drop, Fit(steps=3000, batch=64, lr=3e-3, muon=0.02, bf16=True), expected)
 
 
 def _check(depth: int, dropout: float) -> None:

@@ -67,7 +67,7 @@ def palette(
         follow={"ema": ("main", 0.9995)},
     )
     kept = f"each checkpoint keeps what is left of {EXAMPLES} training pictures, for samples that nobody gave one to"
-    return Experiment(system, noted(opened, kept), Fit(steps=3000, batch=64, lr=3e-3, bf16=True), PALETTE)
+    return Experiment(system, noted(opened, kept), Fit(steps=3000, batch=64, lr=3e-3, muon=0.02, bf16=True), PALETTE)
 
 
 def images_of(recipe: str, data: str, size: int, depth: int) -> Data:
