@@ -14,7 +14,7 @@ from maquette.networks.mmdit import MMDiT
 from maquette.networks.unet import UNet
 from maquette.objectives.guidance import Guidance
 from maquette.recipes._idle import refuse_idle
-from maquette.recipes.distillation import fresh, taught
+from maquette.recipes.distillation import FRESH, fresh, taught
 from maquette.samplers.guidance import Guided, Heeding
 from maquette.samplers.solvers import Heun
 from maquette.system import System
@@ -83,7 +83,7 @@ def guidance_distilled(
         frozen=("teacher", *ground.frozen) if teacher else (),
         follow={"ema": ("main", 0.9995)},
     )
-    fit = Fit(steps=1500, batch=64, lr=1e-3 if teacher else 3e-3, bf16=True)
+    fit = Fit(steps=1500, batch=64, lr=1e-3, bf16=True) if teacher else FRESH
     return Experiment(system, ground.rows, fit, GUIDANCE)
 
 
