@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maquette.nn.native import built, learns, native, over_rows
-from maquette.nn.rows import softened
+from maquette.nn.rows import fit, softened
 
 
 def norm_silu(x: Tensor, norm: nn.GroupNorm, shift: Tensor | None = None, silu: bool = True) -> Tensor:
@@ -159,7 +159,7 @@ def heed(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None
         return _heed(q, k, v, heads, bias)
     q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     bias = None if bias is None else bias.to(q.dtype)[:, None, None]
-    if native(q) and q.dtype != torch.float32 and k.shape[2] <= SHORT:
+    if fit(q, 1) and q.dtype != torch.float32 and k.shape[2] <= SHORT:
         scores = (q * q.shape[-1] ** -0.5) @ k.mT
         return (softened(scores if bias is None else scores + bias, None, 1.0) @ v).transpose(1, 2).flatten(2)
     return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2)
