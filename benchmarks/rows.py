@@ -44,8 +44,8 @@ def main() -> None:
     lines = [
         f"# A training step with native rows, {date.today()}",
         "",
-        "CPU-seconds of a step on one thread, medians; the same run by turns with and without, uncompiled. Those of latents on a codec",
-        f"that is finished. {given.rounds} rounds. Made by `python benchmarks/rows.py`, torch {versions()['torch']}.",
+        "CPU-seconds of a step on one thread, medians; the same run by turns with and without, uncompiled. Those of latents on a",
+        f"codec that is finished. {given.rounds} rounds. Made by `python benchmarks/rows.py`, torch {versions()['torch']}.",
         "",
         "| recipe | native | PyTorch's own | ratio |",
         "|---|---|---|---|",

@@ -56,6 +56,8 @@ def pack(system: System, progress: Progress) -> dict[str, bytes]:
 def restore(files: dict[str, bytes], system: System) -> Progress:
     """Fill a freshly built system from a checkpoint's files; returns its progress, optimizers included.
 
+    Where their moments are of other weights than these optimizers', they are left, and the progress is `strange`.
+
     Raises:
         Damaged: the weights are not this system's.
     """
@@ -76,10 +78,22 @@ def restore(files: dict[str, bytes], system: System) -> Progress:
         learners = system.learners(phase)
         if learners and "+".join(learners) in moments:
             for place, optimizer in enumerate(progress.optimizers_of(learners)):
-                groups = optimizer.state_dict()["param_groups"]
-                optimizer.load_state_dict({"state": moments["+".join(learners)].get(place, {}), "param_groups": groups})
+                groups, state = optimizer.state_dict()["param_groups"], moments["+".join(learners)].get(place, {})
+                if not _own(optimizer, state):
+                    progress.strange = True
+                    continue
+                optimizer.load_state_dict({"state": state, "param_groups": groups})
                 _lay(optimizer)
     return progress
+
+
+def _own(optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Tensor]]) -> bool:
+    """Whether moments are of these weights: other versions may have shared them out otherwise."""
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    return all(
+        index < len(weights) and all(value.ndim == 0 or value.shape == weights[index].shape for value in slots.values())
+        for index, slots in state.items()
+    )
 
 
 def _lay(optimizer: torch.optim.Optimizer) -> None:

@@ -49,6 +49,7 @@ class Progress:
     step: int = 0
     seconds: float = 0.0  # CPU-seconds of training so far (GPU: wall-clock seconds)
     optimizers: dict[str, list[torch.optim.Optimizer]] = field(default_factory=dict)
+    strange: bool = False  # the moments it was saved with are of other optimizers, and were left where they are
 
     @property
     def share(self) -> float:

@@ -24,7 +24,7 @@ from maquette.opened import Loaded
 from maquette.report.bar import Bar
 from maquette.report.card import write_card
 from maquette.report.pictures import save_samples
-from maquette.runs import Report, Run, build, fit, rebuild, record_of
+from maquette.runs import Report, Run, RunError, build, fit, rebuild, record_of
 from maquette.system import System
 from maquette.train import Progress, plan, ready
 
@@ -262,6 +262,12 @@ def _reopened(found: Run, world: World, steps: int, device: str, trust: bool) ->
     torch.set_num_threads(found.record["machine"]["threads"])  # another number of threads adds in another order
     if found.checkpoints():
         session = load(found, device=device, trust=trust)
+        if session.progress.strange:
+            git = found.record["versions"]["git"][:8]
+            raise RunError(
+                f"{found.path} was trained by another version of maquette ({git}), whose optimizers had other weights each, and "
+                "cannot go on as it would have; it can be sampled, scored, exported and built on. Train anew to go further"
+            )
     else:
         experiment = rebuild(found, trust)
         experiment.system.to(pick_device(device))

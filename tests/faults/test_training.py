@@ -233,6 +233,23 @@ def test_a_killed_rank_ends_the_run_and_it_resumes(begun, tmp_path):
     assert api.resume(out, steps=step + 2, quiet=True).progress.step == step + 2
 
 
+def test_a_run_whose_moments_are_of_other_weights_opens_and_does_not_go_on(tmp_path, monkeypatch):
+    """As one of an earlier version, whose Muon moved matrices and no kernels."""
+
+    def matrices(net):
+        return {name for name, p in net.named_parameters() if p.ndim == 2}
+
+    monkeypatch.setattr(sys.modules["maquette.train"], "hidden", matrices)
+    api.train("flow", steps=2, out=tmp_path / "run", quiet=True, **TINY)
+    assert not api.load(tmp_path / "run").progress.strange
+    monkeypatch.undo()
+    opened = api.load(tmp_path / "run")
+    assert opened.progress.strange and opened.progress.step == 2 and len(opened.sample(2, seed=0)["image"]) == 2
+    with pytest.raises(RunError, match=r"trained by another version of maquette .* sampled, scored, exported"):
+        api.resume(tmp_path / "run", steps=4, quiet=True)
+    assert api.load(tmp_path / "run").progress.step == 2
+
+
 def test_the_loop_is_the_same_with_or_without_previews(tmp_path):
     """Looking at a run must not change it: sampling between steps leaves the weights bit-identical."""
     plain = build("flow", TINY, 0)[0]
