@@ -58,9 +58,9 @@ def latent_diffusion(
 ) -> Experiment:
     """Latent diffusion: a U-Net that attends to a caption denoises a codec's latents (Rombach 2022, arXiv:2112.10752).
 
-    Stable Diffusion's U-Net, made small: transformer blocks with cross-attention at every resolution; a KL codec sharpened by a
-    discriminator; CLIP's text encoder, which learns here, with the U-Net; guidance away from the empty caption or a negative
-    one. The path is straight, as in its third version (Esser 2024).
+    Stable Diffusion's U-Net, made small: transformer blocks with cross-attention at every resolution, the caption's vector with
+    the time, as in its XL version (Podell 2023); a KL codec sharpened by a discriminator; CLIP's text encoder, which learns here,
+    with the U-Net; guidance away from the empty caption or a negative one. The path is straight, as in its third (Esser 2024).
 
     Args:
         codec: a run of kl_codec; without one, its codec is trained alongside, in this run.
@@ -88,6 +88,8 @@ def latent_diffusion(
         layers_per_block=1,
         norm_num_groups=16,
         cross_attention_dim=TOKEN,
+        class_embed_type="projection",
+        projection_class_embeddings_input_dim=TOKEN,
         use_linear_projection=True,
     )
     net = UNet2D(plan)
