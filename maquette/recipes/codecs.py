@@ -38,7 +38,7 @@ FSQ = {"PSNR": (24.5, 30.0), "codebook perplexity": (120.0, 240.0), "rFD-mlp128-
 KL_CODEC = {"PSNR": (25.0, 34.0), "rFD-mlp128-64": (0.0, 0.2)}
 VQGAN = {"PSNR": (22.5, 30.0), "codebook perplexity": (128.0, 256.0), "rFD-mlp128-64": (0.0, 0.3)}
 BOTH = {"FD-mlp128-64": (0.4, 3.0)}
-FIT = Fit(steps=2000, batch=16, lr=2e-3, weight_decay=0.01, muon=0.02, bf16=True)
+FIT = Fit(steps=2000, batch=16, lr=2e-3, weight_decay=0.1, muon=0.02, bf16=True)
 
 
 def vq_vae(
