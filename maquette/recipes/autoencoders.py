@@ -55,7 +55,7 @@ def vae(
         conditioner,
         follow={"ema": ("codec", 0.998), "prior_ema": ("prior", 0.998)},
     )
-    return Experiment(system, opened, Fit(steps=1000, batch=64, lr=6e-3, weight_decay=0.3), EXPECTED)
+    return Experiment(system, opened, Fit(steps=1000, batch=64, lr=6e-3, weight_decay=0.3, muon=0.02, bf16=True), EXPECTED)
 
 
 def _halves(facts: Facts, latent: int, depth: int, dropout: float) -> tuple[Network, Network, Likelihood]:
