@@ -182,11 +182,12 @@ ROWS = {
         seen="A little blunt; grounds clean.",
     ),
     "latent_diffusion": Row(
-        "KL codec, CLIP's text encoder, cross-attention U-Net of Stable Diffusion's shape, guidance, negative prompt",
+        "KL codec, CLIP's text encoder, cross-attention U-Net of Stable Diffusion's shape, told the caption's vector with the "
+        "time, guidance, negative prompt",
         "test_pictures.py: words reach every resolution; latents at the data's scale; parity/test_unet2d_text.py",
         bench="pictures",
-        seen="Of captions whose colour and shape were never seen together, guidance 2: colours, grounds and textures right, "
-        "most shapes are lumps.",
+        seen="Of captions whose colour and shape were never seen together, guidance 2: squares, diamonds, triangles, bars and "
+        "most crosses are themselves; hearts lose their notch, small shapes are dots, two are torn.",
     ),
     "mmdit": Row(
         "double streams of text and latents, then single ones; rotary places in two dimensions",
