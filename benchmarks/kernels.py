@@ -66,7 +66,7 @@ def main() -> None:
     errors = [f"- {e.name}: {e.error}" for e in entries if e.error]
     path = Path(__file__).parent / f"{date.today()}-kernels.md"
     path.write_text("\n".join([*lines, *(["", *errors] if errors else [])]) + "\n")
-    path.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
+    path.with_suffix(".json").write_text(json.dumps({"recipes": figures}, indent=1) + "\n")
     print(path.read_text())
 
 

@@ -179,12 +179,13 @@ def torchrun(*words: str) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "maquette", *words]
 
 
-@pytest.mark.parametrize("recipe", ["flow", pytest.param("gan", marks=pytest.mark.slow)])
-def test_two_processes_take_the_step_of_one(recipe, tmp_path, shell):
+@pytest.mark.parametrize(("recipe", "muon"), [("flow", 0), ("flow", 0.02), pytest.param("gan", 0, marks=pytest.mark.slow)])
+def test_two_processes_take_the_step_of_one(recipe, muon, tmp_path, shell):
     """One player and two. The one process cuts its batch where the ranks do, so that sums run in the same order: without
-    that, float32 sums differ in their last bit and Adam, which divides by a gradient's size, makes up to 4e-5 of it."""
+    that, float32 sums differ in their last bit and Adam, which divides by a gradient's size, makes up to 4e-5 of it. Muon
+    rounds its moves to bfloat16 and makes more of it: it is held to the first alone."""
     words = ["train", recipe, "--steps", "3", "--batch", "8", "--seed", "3", "--threads", "1", "-q", "--no-bf16", "--no-compile"]
-    words += ["--dropout", "0"] if recipe == "flow" else []
+    words += ["--muon", str(muon)] + (["--dropout", "0"] if recipe == "flow" else [])
     two = apart.ranks([*words, "--out", str(tmp_path / "two")], 2, tmp_path)
     assert [apart.ended(process) for process in two] == [0, 0], [(tmp_path / f"{i}.txt").read_text() for i in range(2)]
     for name, more in {"one": ["--micro", "2"], "plain": []}.items():
@@ -196,7 +197,7 @@ def test_two_processes_take_the_step_of_one(recipe, tmp_path, shell):
         return max(float((a - b).abs().max()) for a, b in pairs)
 
     assert gap("one", "two") <= 1e-6
-    assert gap("plain", "two") <= 1e-4
+    assert muon or gap("plain", "two") <= 1e-4
 
 
 def by_agent(words: list[str], told: Path) -> Any:
