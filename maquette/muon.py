@@ -65,7 +65,7 @@ class Muon(torch.optim.Optimizer):
     def _move(self, learn: list[Tensor], group: dict[str, Any]) -> None:
         for p in learn:
             if "momentum_buffer" not in self.state[p]:
-                self.state[p]["momentum_buffer"] = torch.zeros_like(p.grad)  # type: ignore[arg-type]
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)  # laid as what it moves, as after a resume
         grads = [p.grad for p in learn]
         kept = [self.state[p]["momentum_buffer"] for p in learn]
         torch._foreach_lerp_(kept, grads, 1 - group["momentum"])  # type: ignore[arg-type]
