@@ -60,7 +60,7 @@ def main() -> None:
     ]
     figures: dict[str, dict[str, Any]] = {}
     for name in names:
-        told = {f"{kind}, seed {seed}": one(folder, (name, kind, seed)) for _, kind, seed in cells_of(cells, name)}
+        told = {f"{kind}, seed {seed}": one(folder, (name, kind, seed)) for each, kind, seed in cells if each == name}
         lines += ["", f"## `{name}` on {PLAN[name][0]}", "", *side_by_side(told)]
         figures[name] = told
     errors = [f"- {e.name}: {e.error}" for e in entries if e.error]
@@ -74,11 +74,6 @@ def run_name(cell: Cell) -> str:
     """A run's folder."""
     name, kind, seed = cell
     return f"{name}-{kind}-seed{seed}"
-
-
-def cells_of(cells: list[Cell], name: str) -> list[Cell]:
-    """A recipe's."""
-    return [cell for cell in cells if cell[0] == name]
 
 
 def one(folder: Path, cell: Cell) -> dict[str, Any]:

@@ -82,10 +82,8 @@ def test_heed_is_softmax(places: int, seen: int, head: int, dtype: torch.dtype, 
             expected = expected.transpose(1, 2).flatten(2)
             for found in (heed(q, k, v, heads, given), heed(q, *both, heads, given)):
                 torch.testing.assert_close(found.double(), expected, **near)
-    learned = heed(q.requires_grad_(), k, v, heads, mask)
-    if dtype == torch.float32 or size == 1:
-        torch.testing.assert_close(learned.double(), expected, **near)
-    assert (learned.double() - expected).norm() < 0.1 * expected.norm()  # half a bfloat16's scores of 100 are known to a quarter
+    learned = heed(q.requires_grad_(), k, v, heads, mask)  # PyTorch's own
+    torch.testing.assert_close(learned.double(), expected, **near)
     assert learned.requires_grad
     nothing = heed(q.detach(), k, v, heads, torch.zeros_like(mask))
     torch.testing.assert_close(nothing.double(), v.double().mean(1, keepdim=True).expand_as(q), **near)

@@ -104,6 +104,8 @@ def test_words_reach_every_resolution_of_the_u_net(captioned):
     x, t = torch.randn(2, 4, 4, 4), torch.tensor([0.3, 0.7])
     one, other = (net(x, t=t, cond=system.condition({"text": [said] * 2})) for said in ("a red dot", "a green bar"))
     assert len(heard) == 2 * len(listening) and (one - other).abs().max() > 1e-4
+    told = system.condition({"text": ["a red dot"] * 2})
+    assert (net(x, t=t, cond=replace(told, vector=-told.vector)) - one).abs().max() > 1e-4  # the caption's vector, with the time
 
 
 def test_latents_come_out_at_the_scale_of_the_data():
