@@ -23,7 +23,6 @@ struct Decoder {
 };
 struct Step {
     const Decoder& d;
-    Crew& crew;
     int64_t batch, news, at, length;
     const float *bias, *from;  // [H,T,at+T] or none; [B,T,D]
     float* to;                 // [B,T,V]
@@ -158,7 +157,7 @@ static void hear(const Step& s, const Layer& layer, float* out, int64_t b, int64
     }
 }
 
-static void walk(void* about, int64_t) {
+static void walk(Team& team, void* about, int64_t) {
     Step& s = *(Step*)about;
     const Decoder& d = s.d;
     const int64_t N = s.batch * s.news, D = d.width, wide = d.hidden * (d.gated ? 2 : 1);
@@ -168,7 +167,7 @@ static void walk(void* about, int64_t) {
     std::atomic<int64_t>* next = &s.next[0];
     auto times = [&](const Matrix& m, const float* from, int64_t wide, float* to) {
         rows.take(m, N, from, wide);
-        multiply(s.crew, *next++, m, N, rows, to);
+        multiply(team, *next++, m, N, rows, to);
     };
     auto normed = [&](const Norm& n) {
         x = h;
@@ -189,7 +188,7 @@ static void walk(void* about, int64_t) {
         for (int64_t i; (i = next->fetch_add(1)) < s.batch * d.heads;)
             (d.bits == 32 ? hear<float> : hear<half>)(s, layer, &s.heard[0], i / d.heads, i % d.heads, room);
         next++;
-        s.crew.meet();
+        team.meet();
         times(layer.out, &s.heard[0], d.heads * d.size, &s.y[0]);
         add(layer.after[0], layer.total[0]);
         times(layer.up, normed(layer.before[1]), D, &s.up[0]);
@@ -206,13 +205,12 @@ static void walk(void* about, int64_t) {
 
 extern "C" void step(const Decoder* d, int64_t threads, int64_t batch, int64_t news, int64_t at, int64_t length, const float* bias,
                      const float* from, float* to) {
-    std::lock_guard<std::mutex> lock(calling);
     const int64_t N = batch * news, C = d->size;
-    Step s{*d, *crew(), batch, news, at, length, bias, from, to};
+    Step s{*d, batch, news, at, length, bias, from, to};
     s.qkv.resize(N * (d->heads + 2 * d->groups) * C), s.heard.resize(N * d->heads * C);
     s.up.resize(N * d->hidden * (d->gated ? 2 : 1)), s.y.resize(N * d->width);
     s.next = std::vector<std::atomic<int64_t>>(5 * d->depth + 1);
-    s.crew.all(threads, walk, &s);
+    together(threads, walk, &s);
 }
 
 struct Product {
@@ -223,15 +221,14 @@ struct Product {
     std::atomic<int64_t> next{0};
 };
 extern "C" void multiply_rows(const Matrix* m, int64_t threads, int64_t rows, const float* x, int64_t wide, float* y) {
-    std::lock_guard<std::mutex> lock(calling);
     Product about{*m, rows, wide, x, y};
-    auto work = [](void* about, int64_t) {
+    auto work = [](Team& team, void* about, int64_t) {
         Product& p = *(Product*)about;
         static thread_local Rows own;
         own.take(p.m, p.rows, p.x, p.wide);
-        multiply(*crew(), p.next, p.m, p.rows, own, p.y);
+        multiply(team, p.next, p.m, p.rows, own, p.y);
     };
-    crew()->all(threads, work, &about);
+    together(threads, work, &about);
 }
 
 // -- packing ----------------------------------------------------------------------------------------------------------------------
@@ -250,8 +247,8 @@ static inline V nearest(V x, const float* table, const float* middles, I& place)
 
 // groups first .. last of G numbers, G in sixteens: the scale with the least squared error of those tried, and places in the table.
 // The group's largest begins at either end of the table, times a factor; from there the scale goes to where it fits best.
-extern "C" void look_up_float32(int64_t first, int64_t last, int64_t G, const float* x, const float* table, const float* middles,
-                                const float* factors, int64_t count, int8_t* places, half* scales) {
+static void look_up(int64_t first, int64_t last, int64_t G, const float* x, const float* table, const float* middles,
+                    const float* factors, int64_t count, int8_t* places, half* scales) {
     for (int64_t row = first; row < last; row++) {
         const float* from = x + row * G;
         float largest = 0, least = INFINITY;
@@ -281,6 +278,11 @@ extern "C" void look_up_float32(int64_t first, int64_t last, int64_t G, const fl
     }
 }
 
+extern "C" void look_up_float32(int64_t threads, int64_t rows, int64_t G, const float* x, const float* table, const float* middles,
+                                const float* factors, int64_t count, int8_t* places, half* scales) {
+    SHARED(look_up(first, last, G, x, table, middles, factors, count, places, scales));
+}
+
 // blocks first .. last of a packed matrix as it stands for: to [in,out], transposed, so that sixteen outputs are neighbours
 template <class T>
 static void unpack(int64_t first, int64_t last, const Matrix& m, T* to) {
@@ -302,5 +304,9 @@ static void unpack(int64_t first, int64_t last, const Matrix& m, T* to) {
         }
     }
 }
-extern "C" void unpack_float32(int64_t first, int64_t last, const Matrix* m, float* to) { unpack(first, last, *m, to); }
-extern "C" void unpack_bfloat16(int64_t first, int64_t last, const Matrix* m, half* to) { unpack(first, last, *m, to); }
+extern "C" void unpack_float32(int64_t threads, int64_t rows, const Matrix* m, float* to) {
+    SHARED(unpack(first, last, *m, to));
+}
+extern "C" void unpack_bfloat16(int64_t threads, int64_t rows, const Matrix* m, half* to) {
+    SHARED(unpack(first, last, *m, to));
+}

@@ -1,14 +1,10 @@
 // A few rows times a matrix that lies in 32, 16, 8 or 4 bits, shared out among threads. To be included. Such a product takes as
 // long as the matrix takes to come from memory: what unpacks it must be quicker than that, and nobody may wait long for the others.
 #pragma once
-#include <atomic>
-#include <condition_variable>
-#include <mutex>
-#include <thread>
 #include <vector>
 
+#include "threads.cpp"
 #include "vectors.cpp"
-#include <unistd.h>
 
 typedef int16_t W __attribute__((vector_size(64)));
 
@@ -68,68 +64,6 @@ static inline W widened(const int8_t* p) {
     B b;
     std::memcpy(&b, p, sizeof b);
     return __builtin_convertvector(b, W);
-}
-
-static inline void rest() {
-#ifdef __SSE2__
-    __builtin_ia32_pause();
-#endif
-}
-
-// -- threads ----------------------------------------------------------------------------------------------------------------------
-
-// Hands that stay. They wait awake for a moment, as a next token comes soon, and then sleep. Whoever calls works, too.
-struct Crew {
-    std::vector<std::thread> hands;
-    std::mutex door;
-    std::condition_variable bell;
-    std::atomic<uint64_t> called{0}, gone{0};
-    std::atomic<int64_t> waiting{0}, turn{0};
-    int64_t members = 1;
-    void (*work)(void*, int64_t) = nullptr;
-    void* about = nullptr;
-    pid_t home = getpid();
-
-    void hand(int64_t number) {
-        for (uint64_t heard = 0;;) {
-            for (int i = 0; called.load() == heard && i < 20000; i++) rest();
-            if (called.load() == heard) {
-                std::unique_lock<std::mutex> lock(door);
-                bell.wait(lock, [&] { return called.load() != heard; });
-            }
-            heard = called.load();
-            if (number < members) work(about, number);
-            gone++;
-        }
-    }
-    // one at a time: `calling` is held
-    void all(int64_t count, void (*what)(void*, int64_t), void* with) {
-        while (int64_t(hands.size()) + 1 < count) hands.emplace_back(&Crew::hand, this, int64_t(hands.size()) + 1);
-        work = what, about = with, members = count, gone = 0;
-        if (count > 1) {
-            { std::lock_guard<std::mutex> lock(door); called++; }
-            bell.notify_all();
-        }
-        what(with, 0);
-        for (int i = 1; count > 1 && gone.load() < hands.size(); i++) i % 4096 ? rest() : std::this_thread::yield();
-    }
-    // until every member is here
-    void meet() {
-        if (members == 1) return;
-        const int64_t now = turn.load();
-        if (++waiting == members) {
-            waiting = 0;
-            turn++;
-            return;
-        }
-        for (int i = 1; turn.load() == now; i++) i % 4096 ? rest() : std::this_thread::yield();
-    }
-};
-static std::mutex calling;
-static Crew* crew() {  // never destroyed: its threads end with the process. A process that was forked off has none of them
-    static Crew* now = nullptr;
-    if (!now || now->home != getpid()) now = new Crew;
-    return now;
 }
 
 // -- products ---------------------------------------------------------------------------------------------------------------------
@@ -241,7 +175,7 @@ static void block_of(const Matrix& m, int64_t block, const Rows& x, float sums[N
 }
 
 // Outputs in blocks of sixteen, a few blocks at a time, whoever is free: y [n, kept] at most 8 rows, then everyone waits for all.
-static void multiply(Crew& crew, std::atomic<int64_t>& next, const Matrix& m, int64_t n, const Rows& x, float* y) {
+static void multiply(Team& team, std::atomic<int64_t>& next, const Matrix& m, int64_t n, const Rows& x, float* y) {
     static void (*const by_count[])(const Matrix&, int64_t, const Rows&, float[][16]) = {
         block_of<1>, block_of<2>, block_of<3>, block_of<4>, block_of<5>, block_of<6>, block_of<7>, block_of<8>};
     const int64_t blocks = (m.out + 15) / 16, share = (1 << 16) / (2 * m.in * m.bits) + 1;
@@ -253,5 +187,5 @@ static void multiply(Crew& crew, std::atomic<int64_t>& next, const Matrix& m, in
             for (int64_t i = 0; i < n; i++)
                 for (int64_t r = 0; r < some; r++) y[i * m.kept + 16 * b + r] = sums[i][r] + (m.bias ? m.bias[16 * b + r] : 0);
         }
-    crew.meet();
+    team.meet();
 }

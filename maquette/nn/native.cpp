@@ -2,6 +2,7 @@
 // of a batch.
 #include <vector>
 
+#include "threads.cpp"
 #include "vectors.cpp"
 
 // x [B,P,C]; shift, sums, scale, offset [B,C]; stats [B,2,G] (mean, 1/deviation)
@@ -217,24 +218,31 @@ static void geglu(int64_t first, int64_t last, int64_t D, const T* x, T* y) {
 }
 
 #define EXPORT(NAME, T)                                                                                                              \
-    extern "C" void norm_##NAME(int64_t first, int64_t last, int64_t P, int64_t C, int64_t G, float eps, int silu, const T* x,        \
-                                const float* shift, const float* weight, const float* bias, T* y, float* sums, float* scale,          \
+    extern "C" void norm_##NAME(int64_t threads, int64_t rows, int64_t P, int64_t C, int64_t G, float eps, int silu, const T* x,     \
+                                const float* shift, const float* weight, const float* bias, T* y, float* sums, float* scale,         \
                                 float* offset, float* stats) {                                                                       \
-        (C % 32 ? norm<T, 1> : norm<T, 2>)(first, last, P, C, G, eps, silu, x, shift, weight, bias, y, sums, scale, offset, stats);   \
+        SHARED((C % 32 ? norm<T, 1> : norm<T, 2>)(first, last, P, C, G, eps, silu, x, shift, weight, bias, y, sums, scale, offset,   \
+               stats));                                                                                                              \
     }                                                                                                                                \
-    extern "C" void norm_back_##NAME(int64_t first, int64_t last, int64_t P, int64_t C, int64_t G, int silu, const T* x,              \
-                                     const T* grad, const float* shift, const float* weight, const float* sums, const float* scale,   \
-                                     const float* offset, const float* stats, T* dx, float* dshift, float* dweight, float* dbias) {   \
-        (C % 32 ? norm_back<T, 1> : norm_back<T, 2>)(first, last, P, C, G, silu, x, grad, shift, weight, sums, scale, offset, stats,  \
-                                                     dx, dshift, dweight, dbias);                                                    \
+    extern "C" void norm_back_##NAME(int64_t threads, int64_t rows, int64_t P, int64_t C, int64_t G, int silu, const T* x,           \
+                                     const T* grad, const float* shift, const float* weight, const float* sums, const float* scale,  \
+                                     const float* offset, const float* stats, T* dx, float* dshift, float* dweight, float* dbias) {  \
+        SHARED((C % 32 ? norm_back<T, 1> : norm_back<T, 2>)(first, last, P, C, G, silu, x, grad, shift, weight, sums, scale,         \
+               offset, stats, dx, dshift, dweight, dbias));                                                                          \
     }                                                                                                                                \
-    extern "C" void exponential_##NAME(int64_t first, int64_t last, T* x) { exponential(first, last, x); }                            \
-    extern "C" void product_##NAME(int64_t first, int64_t last, T* x, const T* y) { product(first, last, x, y); }                      \
-    extern "C" void heed_##NAME(int64_t first, int64_t last, int64_t places, int64_t seen, int64_t H, int64_t G, int64_t C,          \
+    extern "C" void exponential_##NAME(int64_t threads, int64_t rows, T* x) {                                                        \
+        SHARED(exponential(first, last, x));                                                                                         \
+    }                                                                                                                                \
+    extern "C" void product_##NAME(int64_t threads, int64_t rows, T* x, const T* y) {                                                \
+        SHARED(product(first, last, x, y));                                                                                          \
+    }                                                                                                                                \
+    extern "C" void heed_##NAME(int64_t threads, int64_t rows, int64_t places, int64_t seen, int64_t H, int64_t G, int64_t C,        \
                                 float scale, int64_t near, const int64_t* apart, const T* q, const T* k, const T* v,                 \
                                 const float* bias, T* y) {                                                                           \
-        heed(first, last, places, seen, H, G, C, scale, near, apart, q, k, v, bias, y);                                              \
+        SHARED(heed(first, last, places, seen, H, G, C, scale, near, apart, q, k, v, bias, y));                                      \
     }                                                                                                                                \
-    extern "C" void geglu_##NAME(int64_t first, int64_t last, int64_t D, const T* x, T* y) { geglu(first, last, D, x, y); }
+    extern "C" void geglu_##NAME(int64_t threads, int64_t rows, int64_t D, const T* x, T* y) {                                       \
+        SHARED(geglu(first, last, D, x, y));                                                                                         \
+    }
 EXPORT(float32, float)
 EXPORT(bfloat16, half)

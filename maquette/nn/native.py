@@ -13,8 +13,6 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ import torch
 from torch import Tensor
 
 SOURCES = tuple(Path(__file__).parent / name for name in ("native.cpp", "decode.cpp", "rows.cpp"))
-INCLUDED = tuple(Path(__file__).parent / name for name in ("vectors.cpp", "matrices.cpp"))
+INCLUDED = tuple(Path(__file__).parent / name for name in ("vectors.cpp", "threads.cpp", "matrices.cpp"))
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
@@ -86,15 +84,4 @@ def over_rows(name: str, rows: int, like: Tensor, *arguments: Tensor | int | flo
         else ctypes.c_int64(a)
         for a in arguments
     ]
-    shares = max(1, min(torch.get_num_threads(), rows))
-    ends = [rows * i // shares for i in range(shares + 1)]
-    parts: list[list[Any]] = [[ctypes.c_int64(a), ctypes.c_int64(b)] for a, b in pairwise(ends)]
-    others = [_pool().submit(function, *part, *given) for part in parts[1:]]
-    function(*parts[0], *given)  # the caller's own share: torch's threads spin for a while where it would wait
-    for done in others:
-        done.result()
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count())
+    function(ctypes.c_int64(torch.get_num_threads()), ctypes.c_int64(rows), *given)

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "threads.cpp"
 #include "vectors.cpp"
 
 static const int64_t BLOCK = 64;
@@ -169,33 +170,34 @@ static void soften_back(int64_t first, int64_t last, int64_t N, int64_t S, float
 }
 
 #define EXPORT(NAME, T)                                                                                                              \
-    extern "C" void rms_##NAME(int64_t first, int64_t last, int64_t N, int64_t J, int64_t K, int64_t a, int64_t b, int64_t c,         \
+    extern "C" void rms_##NAME(int64_t threads, int64_t rows, int64_t N, int64_t J, int64_t K, int64_t a, int64_t b, int64_t c,      \
                                int64_t C, float eps, const T* x, const float* gain, T* y, float* kept) {                             \
-        rms(first, last, {N, J, K, a, b, c}, C, eps, x, gain, y, kept);                                                              \
+        SHARED(rms(first, last, {N, J, K, a, b, c}, C, eps, x, gain, y, kept));                                                      \
     }                                                                                                                                \
-    extern "C" void rms_back_##NAME(int64_t first, int64_t last, int64_t N, int64_t J, int64_t K, int64_t a, int64_t b, int64_t c,    \
+    extern "C" void rms_back_##NAME(int64_t threads, int64_t rows, int64_t N, int64_t J, int64_t K, int64_t a, int64_t b, int64_t c, \
                                     int64_t C, const T* x, const float* gain, const float* kept, const T* grad, T* dx,               \
                                     float* dgain) {                                                                                  \
-        rms_back(first, last, {N, J, K, a, b, c}, C, x, gain, kept, grad, dx, dgain);                                                \
+        SHARED(rms_back(first, last, {N, J, K, a, b, c}, C, x, gain, kept, grad, dx, dgain));                                        \
     }                                                                                                                                \
-    extern "C" void turn_##NAME(int64_t first, int64_t last, int64_t N, int64_t J, int64_t K, int64_t a, int64_t b, int64_t c,        \
+    extern "C" void turn_##NAME(int64_t threads, int64_t rows, int64_t N, int64_t J, int64_t K, int64_t a, int64_t b, int64_t c,     \
                                 int64_t C, int back, int pairs, const T* x, const float* cos, const float* sin, T* y) {              \
-        turn(first, last, {N, J, K, a, b, c}, C, back, pairs, x, cos, sin, y);                                                       \
+        SHARED(turn(first, last, {N, J, K, a, b, c}, C, back, pairs, x, cos, sin, y));                                               \
     }                                                                                                                                \
-    extern "C" void soften_##NAME(int64_t first, int64_t last, int64_t N, int64_t H, int64_t L, int64_t S, float scale,               \
+    extern "C" void soften_##NAME(int64_t threads, int64_t rows, int64_t N, int64_t H, int64_t L, int64_t S, float scale,            \
                                   const uint8_t* mask, int64_t apart, int64_t step, const T* x, T* y) {                              \
-        soften(first, last, N, H, L, S, scale, mask, apart, step, x, y);                                                             \
+        SHARED(soften(first, last, N, H, L, S, scale, mask, apart, step, x, y));                                                     \
     }                                                                                                                                \
-    extern "C" void soften_back_##NAME(int64_t first, int64_t last, int64_t N, int64_t S, float scale, const T* y, const T* grad,     \
+    extern "C" void soften_back_##NAME(int64_t threads, int64_t rows, int64_t N, int64_t S, float scale, const T* y, const T* grad,  \
                                        T* dx) {                                                                                      \
-        soften_back(first, last, N, S, scale, y, grad, dx);                                                                          \
+        SHARED(soften_back(first, last, N, S, scale, y, grad, dx));                                                                  \
     }                                                                                                                                \
-    extern "C" void act_##NAME(int64_t first, int64_t last, int64_t N, int64_t C, int kind, int gated, const T* x, T* y) {            \
-        (kind == SILU ? act<SILU, T> : kind == BELL ? act<BELL, T> : act<QUICK, T>)(first, last, N, C, gated, x, y);                                                       \
+    extern "C" void act_##NAME(int64_t threads, int64_t rows, int64_t N, int64_t C, int kind, int gated, const T* x, T* y) {         \
+        SHARED((kind == SILU ? act<SILU, T> : kind == BELL ? act<BELL, T> : act<QUICK, T>)(first, last, N, C, gated, x, y));         \
     }                                                                                                                                \
-    extern "C" void act_back_##NAME(int64_t first, int64_t last, int64_t N, int64_t C, int kind, int gated, const T* x,               \
+    extern "C" void act_back_##NAME(int64_t threads, int64_t rows, int64_t N, int64_t C, int kind, int gated, const T* x,            \
                                     const T* grad, T* dx) {                                                                          \
-        (kind == SILU ? act_back<SILU, T> : kind == BELL ? act_back<BELL, T> : act_back<QUICK, T>)(first, last, N, C, gated, x, grad, dx);                                      \
+        SHARED((kind == SILU ? act_back<SILU, T> : kind == BELL ? act_back<BELL, T> : act_back<QUICK, T>)(first, last, N, C,         \
+               gated, x, grad, dx));                                                                                                 \
     }
 EXPORT(float32, float)
 EXPORT(bfloat16, half)
@@ -271,21 +273,21 @@ static void add_gated_back(int64_t first, int64_t last, int64_t N, int64_t D, co
 }
 
 #define STEER(NAME, T, O)                                                                                                            \
-    extern "C" void steer_##NAME(int64_t first, int64_t last, int64_t N, int64_t D, float eps, const T* x, const float* shift,        \
+    extern "C" void steer_##NAME(int64_t threads, int64_t rows, int64_t N, int64_t D, float eps, const T* x, const float* shift,     \
                                  const float* scale, O* y, float* stats) {                                                           \
-        steer(first, last, N, D, eps, x, shift, scale, y, stats);                                                                    \
+        SHARED(steer(first, last, N, D, eps, x, shift, scale, y, stats));                                                            \
     }                                                                                                                                \
-    extern "C" void steer_back_##NAME(int64_t first, int64_t last, int64_t N, int64_t D, const T* x, const float* scale,              \
+    extern "C" void steer_back_##NAME(int64_t threads, int64_t rows, int64_t N, int64_t D, const T* x, const float* scale,           \
                                       const float* stats, const O* grad, T* dx, float* dshift, float* dscale) {                      \
-        steer_back(first, last, N, D, x, scale, stats, grad, dx, dshift, dscale);                                                    \
+        SHARED(steer_back(first, last, N, D, x, scale, stats, grad, dx, dshift, dscale));                                            \
     }                                                                                                                                \
-    extern "C" void add_gated_##NAME(int64_t first, int64_t last, int64_t N, int64_t D, const T* x, const float* gate, const O* h,    \
+    extern "C" void add_gated_##NAME(int64_t threads, int64_t rows, int64_t N, int64_t D, const T* x, const float* gate, const O* h, \
                                      T* y) {                                                                                         \
-        add_gated(first, last, N, D, x, gate, h, y);                                                                                 \
+        SHARED(add_gated(first, last, N, D, x, gate, h, y));                                                                         \
     }                                                                                                                                \
-    extern "C" void add_gated_back_##NAME(int64_t first, int64_t last, int64_t N, int64_t D, const float* gate, const O* h,           \
+    extern "C" void add_gated_back_##NAME(int64_t threads, int64_t rows, int64_t N, int64_t D, const float* gate, const O* h,        \
                                           const T* grad, O* dh, float* dgate) {                                                      \
-        add_gated_back(first, last, N, D, gate, h, grad, dh, dgate);                                                                 \
+        SHARED(add_gated_back(first, last, N, D, gate, h, grad, dh, dgate));                                                         \
     }
 STEER(float32, float, float)
 STEER(bfloat16, half, half)
