@@ -39,7 +39,7 @@ def main() -> None:
             place = folder / f"{name}-seed{seed}"
             data = recipes.signature(recipes.find(name))["data"]
             train, judge = stages(name, str(data), place, f"{build(name, {}, 0)[0].within}s", 0, seed, {})
-            entries.append(pending(place, train, judge))
+            entries.append(pending(place, [train, judge]))
     if not given.only_table:
         run_all(entries, jobs=given.jobs, quiet=False)
     places = {(name, seed): folder / f"{name}-seed{seed}" / "eval.json" for name in names for seed in seeds}

@@ -47,7 +47,7 @@ def main() -> None:
     for seed in seeds:
         place = folder / f"gpt-seed{seed}"
         train, judge = stages("gpt", "stdlib", place, given.budget, 0, seed, {})
-        entries.append(pending(place, train, judge))
+        entries.append(pending(place, [train, judge]))
     run_all(entries, jobs=given.jobs, quiet=False)
     torch.set_num_threads(1)
     lines = [

@@ -77,7 +77,7 @@ def entry(folder: Path, budget: int, patch: int, data: str, name: str, seed: int
         arguments = {**arguments, "patch": patch}
     own = folder / place(data, name, seed)
     train, judge = stages(recipe, data, own, f"{budget or seconds}s", 0, seed, arguments)
-    return pending(own, train, judge)
+    return pending(own, [train, judge])
 
 
 def flat(folder: Path) -> dict[str, float]:

@@ -69,7 +69,7 @@ def main() -> None:
         for name in sorted(names, key=lambda name: -BUDGET[name]):
             place = folder / f"{name}-seed{seed}"
             train, judge = stages(name, "digits", place, f"{BUDGET[name]}s", 0, seed, {})
-            entries.append(pending(place, train, judge))
+            entries.append(pending(place, [train, judge]))
     run_all(entries, jobs=given.jobs, quiet=False)
     path = Path(__file__).parent / f"{date.today()}-digits.md"
     path.write_text(table(names, seeds, folder, {e.name: e.error for e in entries}) + "\n")

@@ -49,7 +49,7 @@ def main() -> None:
         data, budget, before, more, _ = PLAN[name]
         place = folder / run_name((name, kind, seed))
         train, judge = stages(name, data, place, f"{budget}s", 0, seed, more | (before if kind == "AdamW" else {}), n=1000)
-        entries.append(pending(place, train, judge))
+        entries.append(pending(place, [train, judge]))
     if not given.only_table:
         run_all(entries, jobs=given.jobs, quiet=False)
     lines = [

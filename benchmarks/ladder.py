@@ -49,7 +49,7 @@ def main() -> None:
             place = folder / f"{name}-{given.data}-seed{seed}"
             train, (scoring, command) = stages(name, given.data, place, given.budget, 0, seed, arguments)
             judge = (scoring, [*command, "-n", "4000"])
-            entries.append(pending(place, train, judge))
+            entries.append(pending(place, [train, judge]))
     run_all(entries, jobs=given.jobs, quiet=False)
     told = {e.name: json.loads((e.folder / "eval.json").read_text()) for e in entries if (e.folder / "eval.json").exists()}
     path = Path(__file__).parent / f"{date.today()}-ladder.md"

@@ -50,7 +50,7 @@ def main() -> None:
             place = _place(folder, beta, seed)
             train, (scoring, command) = stages("beta_vae", "sprites", place, "", given.steps, seed, {"beta": beta})
             judge = (scoring, [*command, "-n", "200", "--metrics", "disentanglement"])
-            entries.append(pending(place, train, judge))
+            entries.append(pending(place, [train, judge]))
     run_all(entries, jobs=given.jobs, quiet=False)
     told = {(beta, seed): found for beta in betas for seed in seeds if (found := _told(_place(folder, beta, seed)))}
     path = HERE / f"{date.today()}-sprites.md"

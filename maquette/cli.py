@@ -326,7 +326,10 @@ def compare_verb(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train several families on the same data with the same budget; a leaderboard, compare.json and report.html."""
+    """Train several families on the same data with the same budget; a leaderboard, compare.json and report.html.
+
+    One that was stopped goes on where it was when the same is asked again.
+    """
     from maquette import api
 
     names = [name.strip() for name in recipes_.split(",") if name.strip()]

@@ -27,6 +27,7 @@ from maquette.report.ranking import rankings
 from maquette.runs import FIT_OPTIONS, Run, RunError, versions
 from maquette.storage import replace_durably
 
+PLAN = "plan.json"  # what was asked, in a comparison's folder
 Stage = tuple[str, list[str]]  # what it is called while it runs, and its command
 
 
@@ -99,6 +100,8 @@ def compare(
 ) -> dict[str, Any]:
     """Train and score each recipe on `data`; writes compare.json and report.html into `out` and returns the former.
 
+    One that was stopped goes on when the same is asked again: what is trained stays, what is half trained is resumed.
+
     Args:
         seed: that each recipe is trained with.
         seeds: several, in its place: each recipe is trained once with each, and the ranks say how far their order holds.
@@ -106,7 +109,7 @@ def compare(
 
     Raises:
         ValueError: an unknown recipe, data set or option; neither budget nor steps, or both.
-        RunError: `out` already holds a comparison.
+        RunError: `out` already holds a comparison, or the beginning of another one.
     """
     out = Path(out)
     names, arguments, seeds = [recipes.named(name) for name in names], arguments or {}, _seeds(seed, seeds)
@@ -121,13 +124,13 @@ def compare(
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file; --out names a folder")
     planned = [(name, one, out / (f"{name}-seed{one}" if len(seeds) > 1 else name)) for name in names for one in seeds]
-    if (out / "compare.json").exists() or any((folder / "run.json").exists() for _, _, folder in planned):
-        raise RunError(f"{out} already holds a comparison; --out names another folder")
+    asked = {"data": data, "recipes": names, "budget": str(budget), "steps": steps, "seeds": list(seeds), "n": n, **arguments}
+    _check_free(out, [folder for _, _, folder in planned], asked)
     facts = open_data(data, int(arguments.get("size", 0))).facts
     out.mkdir(parents=True, exist_ok=True)
+    replace_durably(out / PLAN, (json.dumps(asked, indent=1) + "\n").encode())
     entries = [
-        Entry(folder.name, folder, stages(name, data, folder, budget, steps, one, arguments, n), name, one)
-        for name, one, folder in planned
+        pending(folder, stages(name, data, folder, budget, steps, one, arguments, n), name, one) for name, one, folder in planned
     ]
     floors = _baselines(data, out, int(arguments.get("size", 0)), seeds[0])
     run_all([*entries, floors], jobs or len(os.sched_getaffinity(0)), quiet)
@@ -149,6 +152,21 @@ def compare(
     replace_durably(out / "compare.json", (json.dumps(told, indent=1) + "\n").encode())
     write_page(out / "report.html", told, [_shown(entry) for entry in entries if not entry.error])
     return told
+
+
+def _check_free(out: Path, folders: list[Path], asked: dict[str, Any]) -> None:
+    """That nothing is in the way: no comparison that ended, and none that began otherwise."""
+    if (out / "compare.json").exists():
+        raise RunError(f"{out} already holds a comparison; --out names another folder")
+    if not any((folder / "run.json").exists() for folder in folders):
+        return
+    began = json.loads((out / PLAN).read_text()) if (out / PLAN).exists() else {}
+    other = [f"{key} {began.get(key)} and not {asked.get(key)}" for key in {**began, **asked} if began.get(key) != asked.get(key)]
+    if other:
+        raise RunError(
+            f"{out} already holds the beginning of a comparison of {', '.join(other)}: ask the same to go on, or name another "
+            "folder with --out"
+        )
 
 
 def _seeds(seed: int, seeds: Sequence[int]) -> tuple[int, ...]:
@@ -204,10 +222,17 @@ def stages(
     return [("training", [*train, *own]), ("scoring", judge)]
 
 
-def pending(folder: Path, train: Stage, judge: Stage) -> Entry:
-    """A system's way through what its folder does not hold yet: training and scoring, scoring alone, or nothing."""
-    left = [] if (folder / "eval.json").exists() else [judge] if (folder / "run.json").exists() else [train, judge]
-    return Entry(folder.name, folder, left)
+def pending(folder: Path, stages: list[Stage], recipe: str = "", seed: int = 0) -> Entry:
+    """A system's way through what its folder does not hold yet: training, or what is left of it, and scoring; or nothing."""
+    (name, _), judge = left = stages
+    if (folder / "eval.json").exists():
+        left = []
+    elif (folder / "run.json").exists():
+        found = Run.open(folder)
+        more = [word for word in judge[1] if word == "--trust"]
+        again = [sys.executable, "-m", "maquette", "resume", str(folder), "--quiet", *more]
+        left = [judge] if found.ended else [(name, again), judge]
+    return Entry(folder.name, folder, left, recipe, seed)
 
 
 def run_all(entries: list[Entry], jobs: int, quiet: bool) -> None:
@@ -242,9 +267,10 @@ def run_all(entries: list[Entry], jobs: int, quiet: bool) -> None:
 
 def _baselines(data: str, out: Path, size: int, seed: int) -> Entry:
     """What trivial generators score on the same data, under the same metrics."""
-    path = str(out / "baselines.json")
+    path = out / "baselines.json"
     command = [sys.executable, "-m", "maquette", "baselines", "--data", data, "--size", str(size), "--seed", str(seed)]
-    return Entry("baselines", out / "baselines", [("scoring", [*command, "--out", path, "--threads", "1", "--json"])])
+    scoring = ("scoring", [*command, "--out", str(path), "--threads", "1", "--json"])
+    return Entry("baselines", out / "baselines", [] if path.exists() else [scoring])
 
 
 def _row(entry: Entry) -> dict[str, Any]:

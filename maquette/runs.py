@@ -173,6 +173,11 @@ class Run:
         """Checkpoint folders, oldest first. Whether one may be used only reading it tells."""
         return sorted(p for p in self.shelf.glob("step-*") if p.is_dir() and p.name.removeprefix("step-").isdigit())
 
+    @property
+    def ended(self) -> bool:
+        """Whether a checkpoint was kept of its last step."""
+        return any(int(p.name.removeprefix("step-")) >= self.record["fit"]["steps"] for p in self.checkpoints())
+
     def at(self, step: int) -> Path:
         """The folder of one step's checkpoint.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -98,6 +99,43 @@ def test_several_seeds_give_a_row_each_and_ranks_over_them(folder, monkeypatch, 
     assert found["verdict"] in ("stable", "swaps", "open") and len(found["agreed"] + found["swapped"] + found["tied"]) == 1
     page = (out / "report.html").read_text()
     assert "Two systems on" in page and "Ranks over seeds" in page and "mine:deeper-seed1" in page
+
+
+def test_one_that_was_stopped_goes_on_when_the_same_is_asked(folder, monkeypatch):
+    """What is scored and what is trained is left as it is, what is half trained is resumed."""
+    monkeypatch.setattr(sys.modules["maquette.compare"], "run_all", here)
+    out, names = folder / "out", ["mine:small", "mine:deeper"]
+    again = {"steps": 4, "seeds": (0, 1), "out": out, "quiet": True}
+    data = str(folder / "notes")
+    whole = api.compare(data, names, **again)
+    (out / "compare.json").unlink()
+    (out / "baselines.json").unlink()
+    (out / "mine:small-seed1" / "eval.json").unlink()
+    (out / "mine:deeper-seed0" / "eval.json").unlink()
+    half = Run.open(out / "mine:deeper-seed0")
+    for kept in half.checkpoints():
+        if kept.name > "step-00000002":
+            shutil.rmtree(kept)
+    shutil.rmtree(out / "mine:deeper-seed1")
+    asked = []
+
+    def counted(entries, jobs, quiet):
+        asked.extend([(entry.name, [command[3] for _, command in entry.stages]) for entry in entries])
+        here(entries, jobs, quiet)
+
+    monkeypatch.setattr(sys.modules["maquette.compare"], "run_all", counted)
+    for other, said in (
+        ({"steps": 5}, "steps 4 and not 5"),
+        ({"n": 3}, "n 0 and not 3"),
+        ({"arguments": {"context": 8}}, "context"),
+    ):
+        with pytest.raises(RunError, match=f"the beginning of a comparison of .*{said}"):
+            api.compare(data, names, **{**again, **other})
+    told = api.compare(data, names, **again)
+    stages = [("mine:small-seed0", []), ("mine:small-seed1", ["eval"]), ("mine:deeper-seed0", ["resume", "eval"])]
+    assert asked == [*stages, ("mine:deeper-seed1", ["train", "eval"]), ("baselines", ["baselines"])]
+    assert [row["metrics"] for row in told["rows"]] == [row["metrics"] for row in whole["rows"]]
+    assert half.ended and [row["step"] for row in half.rows()][-1] == 4
 
 
 def test_a_name_with_hyphens_is_the_recipes(tmp_path):
