@@ -1,6 +1,6 @@
 """What Muon is worth where kernels of convolutions learn: each recipe as it is, and with AdamW alone, for the same time.
 
-    python benchmarks/kernels.py [--seeds 0,1] [--recipes flow,kl_codec,vq_vae] [--jobs 1] [--keep FOLDER] [--only-table]
+    python benchmarks/kernels.py [--seeds 0,1] [--recipes flow,ddpm,vq_vae] [--jobs 1] [--keep FOLDER] [--only-table]
 
 AdamW's rates and decay are those the recipes had before Muon was given their kernels. Each is trained by `maquette train` in a
 process of its own on one thread, then scored by `maquette eval`; what FOLDER holds already is not done again. Seconds are CPU
@@ -25,6 +25,8 @@ from maquette.runs import Run, versions
 PLAN: dict[str, tuple[str, int, dict[str, Any], dict[str, Any], list[str]]] = {
     "flow": ("font_digits", 120, {"muon": 0.0}, {}, ["FD-convnet64", "GAN-train", "GAN-test"]),
     "edm": ("digits", 60, {"muon": 0.0}, {}, ["FD-mlp128-64", "GAN-train", "GAN-test"]),
+    "ddpm": ("digits", 60, {"muon": 0.0}, {}, ["FD-mlp128-64", "GAN-train", "GAN-test"]),
+    "ddim": ("digits", 60, {"muon": 0.0}, {}, ["FD-mlp128-64", "GAN-train", "GAN-test"]),
     "kl_codec": ("scenes", 90, {"muon": 0.0, "weight_decay": 0.3}, {}, ["PSNR", "rFD-convnet64"]),
     "vq_vae": ("scenes", 90, {"muon": 0.0, "weight_decay": 0.3}, {"patch": 8}, ["PSNR", "rFD-convnet64", "codebook perplexity"]),
     "vqgan": ("glyphs", 90, {"muon": 0.0, "weight_decay": 0.3}, {}, ["PSNR", "rFD-convnet64", "codebook perplexity"]),

@@ -99,7 +99,7 @@ def consistency(
         frozen=("teacher", *ground.frozen) if teacher else (),
         follow={"ema": ("main", 0.9999), "target": ("main", 0.7)},
     )
-    fit = Fit(steps=1500, batch=32, lr=1.5e-3, bf16=True) if teacher else FRESH
+    fit = Fit(steps=1500, batch=32, lr=1.5e-3, muon=0.005, bf16=True) if teacher else FRESH
     return Experiment(system, ground.rows, fit, CONSISTENCY, 90)
 
 
