@@ -21,7 +21,6 @@ from maquette import recipes
 from maquette.compare import pending, run_all, stages
 from maquette.runs import Run, build, versions
 
-
 MOST = 2000  # samples to judge by: some draw ten in a second
 
 
