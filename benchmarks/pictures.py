@@ -41,7 +41,7 @@ STAGED = {  # what is trained first, and with which arguments
     "mmdit": LATENTS,
     "dalle": ("vqgan", ["--patch", "4", "--levels", "8,8,8", "--delay", "300"]),
 }
-GUIDED = 2.0
+SCALES = {"plain": 1.0, "guided": 2.0, "guided by 3": 3.0}  # of guidance
 HERE = Path(__file__).parent
 
 
@@ -110,15 +110,14 @@ def judged(place: Path, codec: Path | None, judge: Loaded | None, of: int, some:
         told["rebuilt"] = share(adherence.correct(net, evidence.rebuilt[chosen], asked).all(1))
     told["real"] = share(adherence.correct(net, asked["image"], asked).all(1))
     right = {}
-    for guidance in (1.0, GUIDED):
+    for name, guidance in SCALES.items():
         sampler = turned(run.system.sampler, {"guidance": str(guidance)})
         images = run.system.sample(len(chosen), about={"text": asked["text"]}, seed=0, sampler=sampler)["image"]
-        name = "guided" if guidance != 1 else "plain"
-        _sheet(place, "captions" if guidance == GUIDED else "plain", images)
+        _sheet(place, {"guided": "captions"}.get(name, name.replace(" ", "-")), images)
         right[name] = adherence.correct(net, evidence.rounded(images), asked)
         told[name] = share(right[name].all(1))
         told |= {f"{name}, {factor}": share(right[name][:, i]) for i, factor in enumerate(net.names)}
-        if judge is None:
+        if judge is None or name == "guided by 3":
             continue
         few = {key: column[:some] for key, column in asked.items()}
         kept = best_pictures(run, judge, min(some, len(chosen)), of, about={"text": few["text"]}, sampler=sampler)["image"]
@@ -128,7 +127,8 @@ def judged(place: Path, codec: Path | None, judge: Loaded | None, of: int, some:
         told[best] = share(right[best].all(1))
         told |= {f"{best}, {factor}": share(right[best][:, i]) for i, factor in enumerate(net.names)}
         told[f"best of {of} by clip - {name}, of {some} captions"] = gain(right[best], right[name][:some])
-    told["guided - plain"] = gain(right["guided"], right["plain"])
+    for name in list(SCALES)[1:]:
+        told[f"{name} - plain"] = gain(right[name], right["plain"])
     return told
 
 
@@ -152,7 +152,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         f"# Text to image on scenes, {date.today()}",
         "",
         "Shares of held-out captions (colour and shape never seen together) of which a sample shows all, or the factor named;",
-        f"95 % intervals. Guidance {GUIDED:g}. `rebuilt`: the codec's copies of the real rows; `real`: the rows themselves.",
+        "95 % intervals. `guided`: guidance 2. `rebuilt`: the codec's copies of the real rows; `real`: the rows themselves.",
         "`best of N by clip`: of N samples for a caption the one that a run of clip finds closest to it; which is no judge of",
         f"adherence. One thread. Made by `python benchmarks/pictures.py`, torch {versions()['torch']}.",
         "",
