@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from maquette.hub import ggml, onnx, pipelines, written
 from maquette.loading import evaluation_of, is_published, load
 from maquette.metrics.evidence import Evidence
 from maquette.opened import Loaded, uses_of_pictures
+from maquette.report.bar import Board
 from maquette.report.card import write_card
 from maquette.report.page import write_run_page
 from maquette.runs import Run, build
@@ -225,11 +228,13 @@ def evaluate(
     device: str = "auto",
     trust: bool = False,
     allow_code_exec: bool = False,
+    quiet: bool = True,
 ) -> dict[str, Any]:
     """Score a run on its held-out data; writes eval.json, report.html and the model card, and returns what eval.json holds.
 
     Args:
         allow_code_exec: run the programs that it writes, walled in (`maquette.sandbox`), where its data have checks for them.
+        quiet: do not show on stderr what is being measured, and how many of the samples are drawn.
     """
     if seed < 0:
         raise ValueError(f"--seed {seed}: a seed of evaluation is 0 or more")
@@ -237,8 +242,8 @@ def evaluate(
     found = load(path, step=step, device=device, trust=trust)
     run = found.trained
     evidence = Evidence(found.data, found.system, n=n or None, seed=seed, executes=allow_code_exec)
-    with undisturbed(found.system):
-        result = judge(evidence, chosen)
+    with undisturbed(found.system), nullcontext() if quiet else Board(["scoring"]) as board:
+        result = judge(evidence, chosen, _told_to(board, evidence) if board else None)
     record = run.record
     told = {
         "run": str(path),
@@ -261,6 +266,16 @@ def evaluate(
     write_run_page(run.path / "report.html", {"record": record, "eval": told, "log": run.rows(), **kept})
     write_card(run.path / "README.md", record, told)
     return told
+
+
+def _told_to(board: Board, evidence: Evidence) -> Callable[[str, float], None]:
+    """What tells a board which metric is at work; how many of its samples are drawn the evidence tells it."""
+
+    def tell(stage: str, share: float) -> None:
+        board.show({"scoring": (stage, share)})
+
+    evidence.tell = partial(tell, f"{evidence.n:,} samples")
+    return tell
 
 
 def baselines(

@@ -261,6 +261,7 @@ def eval_verb(
     threads: Threads = 0,
     trust: Trust = False,
     allow_code_exec: Execute = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Score a run on its held-out data, every figure with a 95 % interval and the signature of how it was made."""
@@ -277,6 +278,7 @@ def eval_verb(
         device=device,
         trust=trust,
         allow_code_exec=allow_code_exec,
+        quiet=quiet or as_json,
     )
     if as_json:
         return print_json(told)

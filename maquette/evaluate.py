@@ -40,7 +40,7 @@ def evaluate(
         n: samples to draw; None = as many as there are training rows, at most 10,000.
         seed: of the samples and of everything random in the metrics.
         only: names of metrics (files of maquette/metrics); None = all that apply.
-        progress: called with (metric, share done) before each metric.
+        progress: called with (metric, share done) before each metric that applies.
         executes: whether code that the system writes may be run, walled in.
 
     Returns:
@@ -80,12 +80,12 @@ def judge(evidence: Evidence, metrics: dict[str, Metric] | None = None, progress
     skipped: dict[str, str] = {}
     took: dict[str, float] = {}
     for place, (name, metric) in enumerate(metrics.items()):
-        if progress is not None:
-            progress(name, place / len(metrics))
         reason = metric.applies(evidence)
         if reason:
             skipped[name] = reason
             continue
+        if progress is not None:
+            progress(name, place / len(metrics))
         began, sampled = time.perf_counter(), evidence.sampling_seconds
         try:
             figures |= metric.measure(evidence)

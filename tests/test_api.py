@@ -16,6 +16,7 @@ import maquette
 import maquette.train  # the module must not hide the verb
 from maquette import api
 from maquette.conditioners.label import Labels
+from maquette.report.bar import Board
 
 
 def test_verbs_are_the_packages_attributes():
@@ -42,6 +43,18 @@ def test_whoever_says_something_hears_how_it_was_heard(run, monkeypatch, capsys)
     assert capsys.readouterr().err == ""
     maquette.sample(run.run.path, 2, about={"label": 3})
     assert capsys.readouterr().err == "note: 2 labels, half heard\n"
+
+
+def test_scoring_says_what_it_is_at_and_how_far_its_samples_are(run, shell, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Board, "show", lambda self, states: seen.append(states["scoring"]))
+    assert shell("eval", str(run.run.path), "-n", "300", "--metrics", "frechet,bytes", "-q").returncode == 0 and seen == []
+    done = shell("eval", str(run.run.path), "-n", "300", "--metrics", "frechet,bytes")
+    assert done.returncode == 0 and "bytes: not measured" in done.stdout
+    assert [seen[0], seen[-1]] == [("frechet", 0.0), ("done", 1.0)]  # what does not apply is not told of
+    assert seen[1:-1] and {stage for stage, _ in seen[1:-1]} == {"300 samples"}
+    shares = [share for _, share in seen[1:-1]]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 256 / 300  # drawn by 256
 
 
 def test_a_run_needs_no_data_to_be_sampled(run, monkeypatch):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maquette.contracts import Batch, NeedsStart, Sampler
+from maquette.contracts import Batch, Code, NeedsStart, Sampler
 from maquette.data import Data, Facts, Split, fingerprint
 from maquette.data.conversations import Conversations, opening, questions, replies
 from maquette.metrics import features
@@ -63,6 +63,7 @@ class Evidence:
             raise ValueError("evidence needs a system or samples")
         self.writes, self.executes = writes, executes
         self.data, self.system, self.seed, self._samples = data, system, seed, samples
+        self.tell: Callable[[float], None] = lambda share: None  # called with the share of the samples that is drawn
         self.facts, self.sampling_seconds = data.facts, 0.0
         drawn = len(next(iter(samples.values()))) if samples is not None else n
         self.n = min(MOST, self.facts.rows.get("train", MOST)) if drawn is None else drawn
@@ -135,8 +136,12 @@ class Evidence:
         if batch is None:
             assert self.system is not None
             began = time.perf_counter()
+
+            def watch(drafts: int, first: int, code: Code) -> None:
+                self.tell(first / self.n)
+
             try:
-                batch = self.system.sample(self.n, about=self.requests(), seed=self.seed)
+                batch = self.system.sample(self.n, about=self.requests(), seed=self.seed, watch=watch)
             except NeedsStart as error:
                 raise UnfitSamples(str(error)) from None
             self.sampling_seconds = time.perf_counter() - began

@@ -185,6 +185,12 @@ class Board:
                 words = f"{duration(self.clock() - self.began):>12}  {title:<{self.wide}}  {stage}"
                 self.console.print(words, markup=False, highlight=False, soft_wrap=True)
 
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
     def close(self) -> None:
         if self.bar:
             self.bar.stop()
