@@ -15,7 +15,6 @@ from maquette.best import best_answers, best_pictures
 from maquette.conditioners.weighting import heed
 from maquette.contracts import IGNORE, Batch, Code, Turns
 from maquette.dials import described, dials_of, turned
-from maquette.hub import pipelines
 from maquette.loading import drafted, load
 from maquette.mending import check_mending, examples_of, mended
 from maquette.opened import Loaded
@@ -23,8 +22,12 @@ from maquette.report.bar import Bar
 from maquette.report.pictures import check_suffix, save_samples
 from maquette.runs import Report
 from maquette.samplers.solvers import Solver
+from maquette.samplers.writing import Writer
 from maquette.saying import asked_by
 from maquette.wording import Pieces
+
+BATCH = 256  # samples drawn side by side
+PATIENCE = 2.0  # seconds after which it is shown how far what is drawn is
 
 
 def sample(
@@ -80,7 +83,7 @@ def sample(
         truncate: leave out the beginning of a prompt that is longer than the run's context, which else is refused.
         tell: called with a sample's number and the next piece of its text, as it is drawn; samples are then drawn one by one.
         bits: of the matrices of a transformer that writes: 32, 16, 8 or 4; fewer are faster and lose a little. 0 = as trained.
-        quiet: no progress, which of published pipelines is shown on stderr.
+        quiet: no progress, which is shown on stderr where drawing takes seconds.
         check: a file of examples, `assert f([1, 2]) == 3`, that programs written behind the prompt are run on, walled in: adds
             "wrong", what goes wrong first with each, "" where it passes.
         repair: times that one which fails is written again behind what went wrong (a run of codex on `repairs`).
@@ -126,7 +129,7 @@ def sample(
                 suffix=suffix,
                 sampler=sampler,
                 watch=watch,
-                batch=256 if tell is None else 1,
+                batch=BATCH if tell is None else 1,
                 logprobs=logprobs,
                 truncate=truncate,
                 **begun,
@@ -326,12 +329,27 @@ def _told_of(found: Loaded, sampler: Any, tell: Callable[[int, str], None], chat
     return Pieces(found.system.codec, tell, dials_of(sampler).get("stop", ()), grows and getattr(sampler, "grows", False), after)
 
 
-def _watched(
-    stack: ExitStack, found: Loaded, n: int, sampler: Any, begun: dict[str, Any]
-) -> Callable[[int, int, Code], None] | None:
-    """A bar on stderr that is told of every draft of a published pipeline's, whose steps take seconds each."""
-    if not (isinstance(found.run, pipelines.Published) and isinstance(sampler, Solver)):
-        return None
-    steps = sampler.drafts(whole="start" in begun and "seen" not in begun)
-    bar, began = stack.enter_context(Bar(f"{found.run.record['recipe']}, {n} samples", steps)), time.monotonic()
-    return lambda drawn, row, code: bar.step(Report(min(drawn, steps), steps, time.monotonic() - began))
+def _watched(stack: ExitStack, found: Loaded, n: int, sampler: Any, begun: dict[str, Any]) -> Callable[[int, int, Code], None]:
+    """What is told of every draft, and shows a bar on stderr once that has taken `PATIENCE` seconds.
+
+    It counts a solver's steps and the symbols of what is written; of other samples those that are done.
+    """
+    each = 0
+    if isinstance(sampler, Solver):
+        each = sampler.drafts(whole="start" in begun and "seen" not in begun)
+    elif isinstance(sampler, Writer):
+        each = dials_of(sampler).get("length", 0) or found.system.codec.length
+    steps, before = -(-n // BATCH) * each if each else n, [0, 0]
+    bar, began, shown = Bar(f"{found.run.record['recipe']}, {n} samples", steps), time.monotonic(), list[Bar]()
+
+    def watch(drawn: int, row: int, code: Code) -> None:
+        if before[1] != row:
+            before[:] = drawn - 1, row
+        done = row // BATCH * each + min(each, code.shape[1] if isinstance(sampler, Writer) else drawn - before[0])
+        gone = time.monotonic() - began
+        if gone > PATIENCE and not shown:
+            shown.append(stack.enter_context(bar))
+        if shown:
+            bar.step(Report(done if each else row, steps, gone))
+
+    return watch

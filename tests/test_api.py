@@ -14,9 +14,10 @@ import torch
 
 import maquette
 import maquette.train  # the module must not hide the verb
-from maquette import api
+from maquette import api, drawing
 from maquette.conditioners.label import Labels
-from maquette.report.bar import Board
+from maquette.drawing import BATCH
+from maquette.report.bar import Bar, Board
 
 
 def test_verbs_are_the_packages_attributes():
@@ -55,6 +56,26 @@ def test_scoring_says_what_it_is_at_and_how_far_its_samples_are(run, shell, monk
     assert seen[1:-1] and {stage for stage, _ in seen[1:-1]} == {"300 samples"}
     shares = [share for _, share in seen[1:-1]]
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 256 / 300  # drawn by 256
+
+
+@pytest.fixture(scope="module")
+def solved(tmp_path_factory):
+    return maquette.train("flow", data="digits", steps=1, batch=4, out=tmp_path_factory.mktemp("runs") / "flow", quiet=True)
+
+
+def test_drawing_shows_how_far_it_is_once_it_takes_seconds(run, solved, monkeypatch):
+    """A solver's steps; of what is drawn at once, the samples behind it. Nothing of what is quick or quiet."""
+    seen = []
+    monkeypatch.setattr(Bar, "step", lambda self, told: seen.append((told.step, told.steps, self.title)))
+    maquette.sample(run.run.path, 2, quiet=False)
+    monkeypatch.setattr(drawing, "PATIENCE", -1.0)
+    maquette.sample(run.run.path, BATCH + 2)
+    assert seen == []
+    maquette.sample(run.run.path, BATCH + 2, quiet=False)
+    maquette.sample(solved.run.path, BATCH + 2, dials={"steps": 2}, quiet=False)
+    vae, flow = f"vae, {BATCH + 2} samples", f"flow, {BATCH + 2} samples"
+    assert seen[:2] == [(0, BATCH + 2, vae), (BATCH, BATCH + 2, vae)]
+    assert seen[2:] == [(step, 4, flow) for step in (1, 2, 3, 4)]
 
 
 def test_a_run_needs_no_data_to_be_sampled(run, monkeypatch):
