@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maquette.contracts import Condition, Network
-from maquette.networks.mmdit import WAVES, Attention, FeedForward, Patches, Steer, picture
+from maquette.networks.mmdit import WAVES, Attention, Patches, Steer, picture
 from maquette.networks.plans import refuse
 from maquette.nn.conv import zeroed
 from maquette.nn.embed import TwoLayers, fourier, places
+from maquette.nn.mlp import FeedForward
 from maquette.nn.norm import adaptive, gated
 
 

@@ -20,6 +20,7 @@ from maquette.nn.attention import attend
 from maquette.nn.conv import fold, unfold, zeroed
 from maquette.nn.embed import TwoLayers, fourier, places
 from maquette.nn.gelu import gelu
+from maquette.nn.mlp import FeedForward
 from maquette.nn.norm import RMSNorm, adaptive, gated
 from maquette.nn.positions import picture_turns, rotate_pairs
 
@@ -382,26 +383,6 @@ class Attention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1))
-
-
-class FeedForward(nn.Module):
-    """Four times as wide within, GELU: [B,N,D] -> [B,N,D]."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.net = nn.ModuleList([_Rise(width), nn.Identity(), nn.Linear(4 * width, width)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net[2](self.net[0](x))
-
-
-class _Rise(nn.Module):
-    def __init__(self, width: int):
-        super().__init__()
-        self.proj = nn.Linear(width, 4 * width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return gelu(self.proj(x))
 
 
 class Steer(nn.Module):

@@ -17,6 +17,7 @@ from maquette.contracts import Condition, Network
 from maquette.networks.plans import refuse
 from maquette.nn.attention import attend
 from maquette.nn.embed import TwoLayers, fourier
+from maquette.nn.mlp import FeedForward, Rise
 
 _ONLY: dict[str, tuple[Any, ...]] = {  # what Karlo's and Kandinsky's priors have
     "time_embed_act_fn": ("silu",),
@@ -122,7 +123,7 @@ class _Block(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.norm1, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attn1, self.ff = _Attention(width, heads), _Feed(width)
+        self.attn1, self.ff = _Attention(width, heads), FeedForward(width, Rise(width, F.gelu))
 
     def forward(self, x: Tensor, real: Tensor | None) -> Tensor:
         x = x + self.attn1(self.norm1(x), real)
@@ -141,25 +142,3 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor, real: Tensor | None) -> Tensor:
         q, k, v = (each(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for each in (self.to_q, self.to_k, self.to_v))
         return self.to_out[0](attend(q, k, v, True, real).transpose(1, 2).flatten(2))
-
-
-class _Feed(nn.Module):
-    """Linear, GELU, linear, four times the width within: [B,T,D] -> [B,T,D]."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.net = nn.ModuleList([_Rise(width), nn.Identity(), nn.Linear(4 * width, width)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net[2](self.net[0](x))
-
-
-class _Rise(nn.Module):
-    """Linear and GELU."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.proj = nn.Linear(width, 4 * width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.proj(x))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from maquette.contracts import Condition
 from maquette.nn.channels_last import Pointwise, heed, norm_silu
-from maquette.nn.mlp import GEGLU
+from maquette.nn.mlp import GEGLU, FeedForward
 
 
 class Transformer2D(nn.Module):
@@ -46,7 +46,7 @@ class _Block(nn.Module):
         super().__init__()
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
         self.attn1, self.attn2 = _Heed(width, width, heads), _Heed(width, words, heads)
-        self.ff = _Feed(width)
+        self.ff = FeedForward(width, GEGLU(width, 4 * width))
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:
         h = self.norm1(x)
@@ -67,14 +67,3 @@ class _Heed(nn.Module):
 
     def forward(self, x: Tensor, seen: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.to_out[0](heed(self.to_q(x), self.to_k(seen), self.to_v(seen), self.heads, mask))
-
-
-class _Feed(nn.Module):
-    """GEGLU of four times the width."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.net = nn.ModuleList([GEGLU(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net[2](self.net[0](x))

@@ -72,3 +72,30 @@ class GEGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., hidden]."""
         return geglu(self.proj(x))
+
+
+class Rise(nn.Module):
+    """act(proj(x)), four times as wide: [..., D] -> [..., 4D]."""
+
+    def __init__(self, width: int, act: Activation):
+        super().__init__()
+        self.act, self.proj = act, nn.Linear(width, 4 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.proj(x))
+
+
+class FeedForward(nn.Module):
+    """What makes four times as wide, and the way back, with diffusers' names: [..., D] -> [..., D].
+
+    Args:
+        width: channels in and out.
+        rise: makes four times as many; None = a projection and GELU by its tanh formula.
+    """
+
+    def __init__(self, width: int, rise: nn.Module | None = None):
+        super().__init__()
+        self.net = nn.ModuleList([rise or Rise(width, gelu), nn.Identity(), nn.Linear(4 * width, width)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net[2](self.net[0](x))
