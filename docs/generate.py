@@ -167,7 +167,7 @@ ROWS = {
     "consistency": Row(
         "one leap to the end of the path, exact at its start; from a teacher's run or the data alone",
         "test_consistency.py: a student leaps to where its teacher walks",
-        bench="fewsteps",
+        bench="fewsteps-font_digits-consistency",
         seen="One step: grey haze on every ground, strokes dim.",
     ),
     "reflow": Row(
@@ -178,7 +178,7 @@ ROWS = {
     "shortcut": Row(
         "a network told how far it steps; one long step learnt from two half as long",
         "test_shortcut.py: straight velocities cost nothing; one step beats Euler's; begins as its teacher",
-        bench="fewsteps",
+        bench="fewsteps-font_digits-shortcut",
         seen="A little blunt; grounds clean.",
     ),
     "latent_diffusion": Row(
