@@ -125,6 +125,7 @@ def compare(
         raise RunError(f"{out} is a file; --out names a folder")
     planned = [(name, one, out / (f"{name}-seed{one}" if len(seeds) > 1 else name)) for name in names for one in seeds]
     asked = {"data": data, "recipes": names, "budget": str(budget), "steps": steps, "seeds": list(seeds), "n": n, **arguments}
+    asked = json.loads(json.dumps(asked))  # as it is read again
     _check_free(out, [folder for _, _, folder in planned], asked)
     facts = open_data(data, int(arguments.get("size", 0))).facts
     out.mkdir(parents=True, exist_ok=True)
