@@ -242,7 +242,7 @@ def plan(system: System, data: Data, fit: Fit, budget: float, seed: int = 0) -> 
     turns = sorted({0, *(turn for phase in phases for turn in (phase.since, phase.until))})
     count, left = 0.0, budget
     for first, until in pairwise(turns if system.objective.ends() else [*turns, 0]):
-        each = _pace(system, data, fit, first if until else LATE, until, min(0.02 * budget, 5.0), span, seed)
+        each = _pace(system, data, fit, first if until else LATE, until, min(0.05 * budget, 10.0), span, seed)
         some = min(left / each, until - first) if until else left / each
         count, left = count + some, left - some * each
         if left <= 0:
