@@ -186,7 +186,7 @@ ROWS = {
         "time, guidance, negative prompt",
         "test_pictures.py: words reach every resolution; latents at the data's scale; parity/test_unet2d_text.py",
         bench="pictures",
-        seen="Of captions whose colour and shape were never seen together, guidance 2: all shapes are themselves; edges wobble, "
+        seen="Of captions whose colour and shape were never seen together, guidance 3: all shapes are themselves; edges wobble, "
         "one striped cross and one heart are ragged, what is small is nearly a dot.",
     ),
     "mmdit": Row(

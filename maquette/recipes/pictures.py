@@ -53,7 +53,7 @@ def latent_diffusion(
     latent: int = 4,
     words: int = 16,
     drop: float = 0.1,
-    guidance: float = 2.0,
+    guidance: float = 3.0,
     delay: int = 300,
 ) -> Experiment:
     """Latent diffusion: a U-Net that attends to a caption denoises a codec's latents (Rombach 2022, arXiv:2112.10752).
