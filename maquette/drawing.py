@@ -339,17 +339,17 @@ def _watched(stack: ExitStack, found: Loaded, n: int, sampler: Any, begun: dict[
         each = sampler.drafts(whole="start" in begun and "seen" not in begun)
     elif isinstance(sampler, Writer):
         each = dials_of(sampler).get("length", 0) or found.system.codec.length
-    steps, before = -(-n // BATCH) * each if each else n, [0, 0]
-    bar, began, shown = Bar(f"{found.run.record['recipe']}, {n} samples", steps), time.monotonic(), list[Bar]()
+    steps, began, shown = -(-n // BATCH) * each if each else n, time.monotonic(), False
+    bar = Bar(f"{found.run.record['recipe']}, {n} samples", steps)
 
     def watch(drawn: int, row: int, code: Code) -> None:
-        if before[1] != row:
-            before[:] = drawn - 1, row
-        done = row // BATCH * each + min(each, code.shape[1] if isinstance(sampler, Writer) else drawn - before[0])
+        nonlocal shown
+        done = drawn if isinstance(sampler, Solver) else row // BATCH * each + code.shape[1] if each else row
         gone = time.monotonic() - began
         if gone > PATIENCE and not shown:
-            shown.append(stack.enter_context(bar))
+            stack.enter_context(bar)
+            shown = True
         if shown:
-            bar.step(Report(done if each else row, steps, gone))
+            bar.step(Report(min(done, steps), steps, gone))
 
     return watch

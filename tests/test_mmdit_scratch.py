@@ -153,7 +153,7 @@ def test_half_precision_is_near_and_learns() -> None:
 def test_it_is_one_graph_to_the_compiler() -> None:
     net = randomised(replace(PLAN, num_single_layers=1))
     x, t, cond = torch.randn(2, 1, 8, 8), torch.tensor([0.2, 0.9]), said(2)
-    one = torch.compile(net, backend="eager", fullgraph=True)
+    one = torch.compile(net, backend="aot_eager", fullgraph=True)
     parameters = list(net.parameters())
     expected, found = (torch.autograd.grad(f(x, t=t, cond=cond).square().sum(), parameters) for f in (net, one))
     for a, b in zip(found, expected, strict=True):

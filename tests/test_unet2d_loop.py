@@ -54,7 +54,7 @@ def test_it_is_one_graph_to_the_compiler() -> None:
     torch.manual_seed(0)
     net = UNet2D(PLAN)
     x, t = torch.randn(2, 1, 8, 8), torch.tensor([0.2, 0.9])
-    one = torch.compile(net, backend="eager", fullgraph=True)
+    one = torch.compile(net, backend="aot_eager", fullgraph=True)
     expected, found = (torch.autograd.grad(call(x, t=t).square().sum(), list(net.parameters())[:4]) for call in (net, one))
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)

@@ -50,7 +50,7 @@ def test_it_is_one_graph_to_the_compiler() -> None:
     _, x, t, cond = told()
     net = UNet2D(replace(PLAN, block_out_channels=(16,), attention=(True,), layers_per_block=1)).eval()
     with torch.no_grad():
-        found = torch.compile(net, backend="eager", fullgraph=True)(x, t=t, cond=cond)
+        found = torch.compile(net, backend="aot_eager", fullgraph=True)(x, t=t, cond=cond)
         torch.testing.assert_close(found, net(x, t=t, cond=cond), atol=1e-4, rtol=1e-4)
 
 

@@ -183,7 +183,7 @@ def torchrun(*words: str) -> list[str]:
 def test_two_processes_take_the_step_of_one(recipe, muon, tmp_path, shell):
     """One player and two. The one process cuts its batch where the ranks do, so that sums run in the same order: without
     that, float32 sums differ in their last bit and Adam, which divides by a gradient's size, makes up to 4e-5 of it. Muon
-    rounds its moves to bfloat16 and makes more of it: it is held to the first alone."""
+    rounds its moves to bfloat16 and makes 1e-3 of it."""
     words = ["train", recipe, "--steps", "3", "--batch", "8", "--seed", "3", "--threads", "1", "-q", "--no-bf16", "--no-compile"]
     words += ["--muon", str(muon)] + (["--dropout", "0"] if recipe == "flow" else [])
     two = apart.ranks([*words, "--out", str(tmp_path / "two")], 2, tmp_path)
@@ -197,7 +197,7 @@ def test_two_processes_take_the_step_of_one(recipe, muon, tmp_path, shell):
         return max(float((a - b).abs().max()) for a, b in pairs)
 
     assert gap("one", "two") <= 1e-6
-    assert muon or gap("plain", "two") <= 1e-4
+    assert gap("plain", "two") <= (5e-3 if muon else 1e-4)
 
 
 def by_agent(words: list[str], told: Path) -> Any:
