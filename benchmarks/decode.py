@@ -100,9 +100,8 @@ def ours(net: Any, length: int) -> Callable[[int], Next]:
 
         def follow(new: list[list[int]]) -> list[int]:
             x = torch.tensor(new)
-            if x.shape[1] > 1:
-                net.absorb(x[:, :-1], state=state)
-            return net(x[:, -1:], state=state)[:, -1].argmax(-1).tolist()
+            chosen = {"only": torch.full((rows, 1), x.shape[1] - 1)} if x.shape[1] > 1 else {}
+            return net(x, state=state, **chosen)[:, -1].argmax(-1).tolist()
 
         return torch.no_grad()(follow)
 

@@ -109,10 +109,6 @@ class Network(nn.Module):
         """Memory for incremental decoding (a KV cache), or None when the network must see everything again."""
         return None
 
-    def absorb(self, x: Tensor, *, cond: Condition | None = None, state: Any) -> None:
-        """Take the newest symbols into memory; what the network would say of them is not asked (a prompt, all but its last)."""
-        self(x, cond=cond, state=state)
-
 
 class Conditioner(nn.Module):
     """Raw batch fields -> Condition. `drop` is the chance that a row gets the null condition; 1 gives it to all.

@@ -131,20 +131,25 @@ def test_what_is_told_is_heard():
         assert apart(walked(stepping(net), x, 1, cond=cond), net(x, cond=cond)) < 3e-6
 
 
-def test_a_prompt_is_seen_without_scores(monkeypatch):
+def test_of_a_prompt_only_what_is_asked_is_scored(monkeypatch):
     net, x = network(presets.small(), told=5), symbols(2)
     cond, null = Condition(vector=torch.randn(2, 5)), Condition(vector=torch.zeros(2, 5))
+    scored, score = [], Transformer.score
+    monkeypatch.setattr(Transformer, "score", lambda self, h: scored.append(h.shape[1]) or score(self, h))
     with torch.no_grad():
         for made in (net, stepping(net), Guided(net, 1.5, null), Guided(stepping(net), 1.5, null)):
             want = walked(made, x, 1, cond=cond)
             state = made.begin(*x.shape)
-            with monkeypatch.context() as silent:
-                silent.setattr(Transformer, "score", lambda self, h: pytest.fail("scores were asked"))
-                made.absorb(x[:, :20], cond=cond, state=state)
+            scored.clear()
+            last = made(x[:, :20], cond=cond, state=state, only=torch.full((2, 1), 19))
+            assert scored == [1]
+            assert apart(last, want[:, 19:20]) < 3e-6
             assert apart(made(x[:, 20:], cond=cond, state=state), want[:, 20:]) < 3e-6
+            few = made.begin(*x.shape)
+            assert apart(made(x[:, :4], cond=cond, state=few, only=torch.tensor([[1, 3]] * 2)), want[:, [1, 3]]) < 3e-6
 
 
-def test_a_long_prompt_is_read_in_two():
+def test_a_long_prompt_is_read_at_once():
     net = network(STYLES["llama"])
     codec = Bytes(LENGTH)
     codec.bos = 0

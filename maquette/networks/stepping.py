@@ -70,6 +70,8 @@ class Stepping(Network):
         net: it is taken as it is; its weights must not change any more.
     """
 
+    selective = True
+
     def __init__(self, net: Transformer):
         super().__init__()
         self.net = net
@@ -83,20 +85,19 @@ class Stepping(Network):
         t: Tensor | None = None,
         cond: Condition | None = None,
         state: State | None = None,
+        only: Tensor | None = None,
         whole: bool = False,
     ) -> Any:
         """int64[B,T] -> [B,T,V], what the transformer gives; the logits of a step are float32."""
         cond = self._heard(cond)
         told = self.told() if state is not None and not whole and self.steps(x, state) else None
         if state is None or told is None:
-            return self.net(x, cond=cond, state=state, whole=whole)
-        return self.ends(told.step(self.enter(x, cond, state), state))
+            return self.net(x, cond=cond, state=state, only=only, whole=whole)
+        y = self.ends(told.step(self.enter(x, cond, state), state))
+        return y if only is None else y.gather(1, only[..., None].expand(-1, -1, y.shape[2]))
 
     def begin(self, batch: int, length: int) -> State | None:
         return self.net.begin(batch, length)
-
-    def absorb(self, x: Tensor, *, cond: Condition | None = None, state: Any) -> None:
-        self.net.absorb(x, cond=self._heard(cond), state=state)
 
     def _heard(self, cond: Condition | None) -> Condition | None:
         dtype = self.net.embed.weight.dtype

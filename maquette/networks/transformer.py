@@ -230,10 +230,6 @@ class Transformer(Network):
         found = self(x, cond=cond, whole=True)
         return found.told, found.out
 
-    def absorb(self, x: Tensor, *, cond: Condition | None = None, state: Any) -> None:
-        """Without scores, which for a long prompt are a fifth of the work."""
-        self.stream(x, cond, state)
-
     def score(self, h: Tensor) -> Tensor:
         """What the last block leaves [B,T,D] -> logits [B,T,V], or the normalised stream where nothing is scored."""
         ends, h = self.style.ends, self.last(h)

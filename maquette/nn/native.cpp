@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "threads.cpp"
+#include "tiles.cpp"
 #include "vectors.cpp"
 
 // x [B,P,C]; shift, sums, scale, offset [B,C]; stats [B,2,G] (mean, 1/deviation)
@@ -127,6 +128,22 @@ static inline V dot(V sum, const uint32_t* row, uint32_t by) {
     return (V)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_loadu_si512(row), (__m512bh)_mm512_set1_epi32(by));
 }
 #endif
+static inline void copy(float* to, const float* from) { *to = *from; }
+static inline void copy(half* to, const half* from) { *to = *from; }
+static inline void copy(float* to, const half* from) { *to = one(from); }
+
+// scores[q][S] of Q queries [Q][D] to keys first .. last, which lie by sixteens, [S/16][D][16]; they begin at off[S]
+template <int Q, class E>
+static void score(int64_t first, int64_t last, int64_t D, int64_t S, const E* asked, const E* keys, const float* off, float* scores) {
+    for (int64_t s = first; s < last; s += 32) {
+        V sum[Q][2];
+        for (int q = 0; q < Q; q++) sum[q][0] = load(off + s), sum[q][1] = load(off + s + 16);
+        for (int64_t c = 0; c < D; c++)
+            for (int q = 0; q < Q; q++)
+                for (int u = 0; u < 2; u++) sum[q][u] = dot(sum[q][u], keys + (s + 16 * u) * D + 16 * c, asked[q * D + c]);
+        for (int q = 0; q < Q; q++) store(scores + q * S + s, sum[q][0]), store(scores + q * S + s + 16, sum[q][1]);
+    }
+}
 
 // to[q][wide] = sums of `count` rows of `from`, by weights [Q][step]
 template <int Q, int U, class E>
@@ -139,8 +156,24 @@ static inline void mix(int64_t count, const E* by, int64_t step, const E* from, 
         for (int u = 0; u < U; u++) store(to + q * wide + 16 * u, sum[q][u]);
 }
 
+// All sixteen queries' scores, and then their sums of values: by the matrix unit, or eight at a time by vectors.
+template <class E>
+static void score_all(int64_t first, int64_t last, int64_t D, int64_t S, const E* asked, const E* keys, const float* off, float* to) {
+    if (tiles_score(first, last, D, S, asked, keys, off, to)) return;
+    for (int q = 0; q < 16; q += 8) score<8>(first, last, D, S, asked + q * D, keys, off, to + q * S);
+}
+template <class E>
+static void mix_all(int64_t count, const E* by, int64_t step, const E* from, int64_t wide, float* to) {
+    if (tiles_mix(count, by, step, from, wide, to)) return;
+    for (int q = 0; q < 16; q += 8) {
+        int64_t c = 0;
+        for (; c + 32 <= wide; c += 32) mix<8, 2>(count, by + q * step, step, from + c, wide, to + q * wide + c);
+        if (c < wide) mix<8, 1>(count, by + q * step, step, from + c, wide, to + q * wide + c);
+    }
+}
+
 // Attention of T queries to S keys, a head of a row of the batch at a time: q [B,T,H,C], k, v [B,S,G,C], whose rows, places and heads
-// lie `apart` numbers apart, three for each; bias [B,S] or none; y [B,T,H,C]. Eight queries at a time, whose scores stay in the
+// lie `apart` numbers apart, three for each; bias [B,S] or none; y [B,T,H,C]. Sixteen queries at a time, whose scores stay in the
 // nearest caches. near: the newest places, its own included, that a query sees, which is the newest but those after it; 0 = it sees
 // all, after it, too.
 template <class T>
@@ -148,34 +181,31 @@ static void heed(int64_t first, int64_t last, int64_t places, int64_t seen, int6
                  int64_t near, const int64_t* apart, const T* q, const T* k, const T* v, const float* bias, T* y) {
     typedef typename Unit<T>::P P;
     typedef typename Unit<T>::E E;
-    const int Q = 8, N = Unit<T>::N;
-    const int64_t S = (seen + 31) / 32 * 32, W = (C + 15) / 16 * 16, D = (C + N - 1) / N;
+    const int Q = 16, N = Unit<T>::N;
+    const int64_t S = (seen + 31) / 32 * 32, W = (C + 15) / 16 * 16, D = (C + 16 * N - 1) / (16 * N) * 16;
     std::vector<E> keys(D * S), values(S / N * W), asked(Q * D), weights(Q * S / N);
     std::vector<float> scores(Q * S), sums(Q * W), off(S, -3e38f);
+    const Tiles tiles;
     for (int64_t row = first, held = -1; row < last; row++) {
         const int64_t b = row / H, h = row % H, g = h / (H / G);
-        for (int64_t s = 0; s < seen && b * G + g != held; s++) {
+        for (int64_t s = 0; s < seen && b * G + g != held; s += 16) {
             const T *key = k + b * apart[3] + s * apart[4] + g * apart[5], *value = v + b * apart[6] + s * apart[7] + g * apart[8];
-            for (int64_t c = 0; c < C; c++) set((P*)&keys[0] + (c / N * S + s) * N + c % N, one(key + c));
-            for (int64_t c = 0; c < C; c++) set((P*)&values[0] + (s / N * W + c) * N + s % N, one(value + c));
-            off[s] = bias ? bias[b * seen + s] : 0.f;
+            const int64_t some = seen - s < 16 ? seen - s : 16;
+            for (int64_t c = 0; c < C; c++)
+                for (int64_t i = 0; i < some; i++) copy((P*)&keys[s * D + c / N * 16 + i] + c % N, key + i * apart[4] + c);
+            for (int64_t i = 0; i < some; i++)
+                for (int64_t c = 0; c < C; c++) copy((P*)&values[(s + i) / N * W + c] + i % N, value + i * apart[7] + c);
+            for (int64_t i = s; i < s + some; i++) off[i] = bias ? bias[b * seen + i] : 0.f;
         }
         held = b * G + g;
         for (int64_t t = 0; t < places; t += Q) {
-            const int64_t own = near ? seen - places + t : seen - 1;  // the newest place that the first of the eight sees
+            const int64_t own = near ? seen - places + t : seen - 1;  // the newest place that the first of the sixteen sees
             const int64_t end = own + Q < seen ? (own + Q + 31) / 32 * 32 : S, from = near && own >= near ? (own + 1 - near) / 32 * 32 : 0;
             for (int i = 0; i < Q; i++) {  // the last one again where fewer are left
                 const T* at = q + b * apart[0] + (t + i < places ? t + i : places - 1) * apart[1] + h * apart[2];
-                for (int64_t c = 0; c < C; c++) set((P*)&asked[i * D] + c, one(at + c));
+                for (int64_t c = 0; c < C; c++) copy((P*)&asked[i * D] + c, at + c);
             }
-            for (int64_t s = from; s < end; s += 32) {
-                V sum[Q][2];
-                for (int i = 0; i < Q; i++) sum[i][0] = load(&off[s]), sum[i][1] = load(&off[s + 16]);
-                for (int64_t c = 0; c < D; c++)
-                    for (int i = 0; i < Q; i++)
-                        for (int u = 0; u < 2; u++) sum[i][u] = dot(sum[i][u], &keys[c * S + s + 16 * u], asked[i * D + c]);
-                for (int i = 0; i < Q; i++) store(&scores[i * S + s], sum[i][0]), store(&scores[i * S + s + 16], sum[i][1]);
-            }
+            score_all(from, end, D, S, &asked[0], &keys[0], &off[0], &scores[0]);
             float share[Q];
             for (int i = 0; i < Q; i++) {
                 float* score = &scores[i * S];
@@ -192,10 +222,7 @@ static void heed(int64_t first, int64_t last, int64_t places, int64_t seen, int6
                 }
                 share[i] = 1 / total(all);
             }
-            int64_t c = 0;
-            const E *by = &weights[from / N], *of = &values[from / N * W];
-            for (; c + 32 <= W; c += 32) mix<Q, 2>((end - from) / N, by, S / N, of + c, W, &sums[c]);
-            if (c < W) mix<Q, 1>((end - from) / N, by, S / N, of + c, W, &sums[c]);
+            mix_all((end - from) / N, &weights[from / N], S / N, &values[from / N * W], W, &sums[0]);
             for (int i = 0; i < Q && t + i < places; i++)
                 for (int64_t c = 0; c < C; c++) set(y + ((b * places + t + i) * H + h) * C + c, sums[i * W + c] * share[i]);
         }

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 SOURCES = tuple(Path(__file__).parent / name for name in ("native.cpp", "decode.cpp", "rows.cpp"))
-INCLUDED = tuple(Path(__file__).parent / name for name in ("vectors.cpp", "threads.cpp", "matrices.cpp"))
+INCLUDED = tuple(Path(__file__).parent / name for name in ("vectors.cpp", "threads.cpp", "tiles.cpp", "matrices.cpp"))
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 

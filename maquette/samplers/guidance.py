@@ -46,15 +46,28 @@ class Guided(Network):
         super().__init__()
         self.net, self.scale, self.null, self.between, self.rescale = net, scale, null, between, rescale
 
-    def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
+    @property
+    def selective(self) -> bool:  # type: ignore[override]
+        return self.net.selective
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        t: Tensor | None = None,
+        cond: Condition | None = None,
+        state: Any = None,
+        only: Tensor | None = None,
+    ) -> Tensor:
         """x [B,...] -> the network's output [B,...], guided."""
         if cond is None:
             raise ValueError("a guided network must be told something: cond is None")
         within = None if t is None else (t >= self.between[0]) & (t <= self.between[1])
         if within is not None and not bool(within.any()):  # half the work
-            return self.net(x, t=t, cond=cond, state=state)
+            return self.net(x, t=t, cond=cond, state=state, **_chosen(only))
         twice = None if t is None else torch.cat([t, t]) if t.dim() else t
-        both = self.net(torch.cat([x, x]), t=twice, cond=_stack(cond, self.null), state=state)
+        chosen = _chosen(None if only is None else torch.cat([only, only]))
+        both = self.net(torch.cat([x, x]), t=twice, cond=_stack(cond, self.null), state=state, **chosen)
         told, untold = both.chunk(2)
         scale = self.scale
         if isinstance(scale, Tensor):
@@ -70,10 +83,9 @@ class Guided(Network):
     def begin(self, batch: int, length: int) -> Any:
         return self.net.begin(2 * batch, length)
 
-    def absorb(self, x: Tensor, *, cond: Condition | None = None, state: Any) -> None:
-        if cond is None:
-            raise ValueError("a guided network must be told something: cond is None")
-        self.net.absorb(torch.cat([x, x]), cond=_stack(cond, self.null), state=state)
+
+def _chosen(only: Tensor | None) -> dict[str, Tensor]:
+    return {} if only is None else {"only": only}
 
 
 def guided(
@@ -111,13 +123,25 @@ class Told(Network):
         super().__init__()
         self.net, self.scale, self.between, self.rest = net, scale, between, rest
 
-    def forward(self, x: Tensor, *, t: Tensor | None = None, cond: Condition | None = None, state: Any = None) -> Tensor:
+    @property
+    def selective(self) -> bool:  # type: ignore[override]
+        return self.net.selective
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        t: Tensor | None = None,
+        cond: Condition | None = None,
+        state: Any = None,
+        only: Tensor | None = None,
+    ) -> Tensor:
         """x [B,...] -> the network's output [B,...]."""
         scale = x.new_full((len(x), 1), self.scale, dtype=torch.float32)
         if t is not None:
             within = (t >= self.between[0]) & (t <= self.between[1])
             scale = torch.where(within.reshape(-1, 1), scale, self.rest)
-        return self.net(x, t=t, cond=tell(cond, scale), state=state)
+        return self.net(x, t=t, cond=tell(cond, scale), state=state, **_chosen(only))
 
     def begin(self, batch: int, length: int) -> Any:
         return self.net.begin(batch, length)

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from maquette.contracts import IGNORE, Code, Codec, Condition, Dials, Network
 
-LONG = 16  # so many symbols that nobody wants scores of are read in a call of their own
-
 
 class Writer(Dials):
     """A sampler that writes symbols, one after another. Any may stand in the place of another, dials of one name kept."""
@@ -84,12 +82,11 @@ class Reader:
             inputs = inputs.masked_fill(inputs == IGNORE, self.bos)[:, self.skip :]
             return self.net(inputs, cond=self.cond)[:, first - self.skip : last - self.skip]
         self.back(first)
-        inputs = self._inputs(code, self.seen, last)
-        unasked = inputs.shape[1] - (last - first)
-        if unasked > LONG:
-            self.net.absorb(inputs[:, :unasked], cond=self.cond, state=self.state)
-            inputs = inputs[:, unasked:]
-        out = self.net(inputs, cond=self.cond, state=self.state)
+        inputs, chosen = self._inputs(code, self.seen, last), {}
+        read = inputs.shape[1]
+        if read > last - first and getattr(self.net, "selective", False):  # of a long prompt, scores are a fifth of the work
+            chosen["only"] = torch.arange(read - (last - first), read, device=inputs.device).expand(len(inputs), -1)
+        out = self.net(inputs, cond=self.cond, state=self.state, **chosen)
         self.seen = last
         return out[:, first - last :]
 
