@@ -11,9 +11,11 @@ from maquette.codecs.text import Bytes
 from maquette.contracts import IGNORE, Condition, Network
 from maquette.dials import turned
 from maquette.networks import presets
+from maquette.networks.stepping import stepping
 from maquette.networks.style import Style
 from maquette.networks.transformer import Transformer
 from maquette.objectives.likelihood import NextToken
+from maquette.samplers import contrastive
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.samplers.beam import Beam
 from maquette.samplers.best_of import BestOf
@@ -140,7 +142,7 @@ def test_beams_keep_to_rules_and_guidance_reaches_them():
         assert torch.equal(rows[0], torch.cat(rows[1:]))
 
 
-def test_contrast_is_weighed_as_by_hand():
+def test_contrast_is_weighed_as_by_hand(monkeypatch):
     """No memory, every candidate read with all that is before it (Su 2022, eq. 5)."""
     system, k, alpha = tiny(std=0.4), 4, 0.5
     net, text = system.nets["main"], [0, 5, 5]
@@ -157,6 +159,10 @@ def test_contrast_is_weighed_as_by_hand():
                 break
     got = code(system, 1, start=torch.tensor([[5, 5]]), sampler=Contrastive(k, alpha))[0].tolist()
     assert got[: len(text) - 1] == text[1:] and len(text) > 5
+    monkeypatch.setattr(contrastive, "PIECE", 1)
+    assert got == code(system, 1, start=torch.tensor([[5, 5]]), sampler=Contrastive(k, alpha))[0].tolist()
+    system.nets["main"] = stepping(net)
+    assert got == code(system, 1, start=torch.tensor([[5, 5]]), sampler=Contrastive(k, alpha))[0].tolist()
     assert got != code(system, 1, start=torch.tensor([[5, 5]]), sampler=Autoregressive(0.0))[0].tolist()
 
 

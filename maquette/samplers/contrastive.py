@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from maquette.system import System
 
 
+PIECE = 64  # symbols of a prompt that are read together: their scores take as much room
+
+
 class Overheard:
     """What a network's last normalisation gives its head at every call, as unit vectors float32[B,T,D].
 
@@ -85,8 +88,11 @@ class Contrastive(Writer):
         overheard = Overheard(net, n * k)
         try:
             reader = Reader(net, rows_of(cond, wide), system.codec, n * k, length, first)
-            logits, ended = reader.next(code[wide], first)[::k], torch.zeros(n, dtype=torch.bool, device=device)
-            seen = overheard.heard[::k]
+            ended, places = torch.zeros(n, dtype=torch.bool, device=device), range(reader.skip, first + 1, PIECE)
+            read = [  # all is scored, so that all is heard
+                (reader.span(code[wide], place, min(place + PIECE, first + 1))[::k, -1], overheard.heard[::k]) for place in places
+            ]
+            logits, seen = read[-1][0], torch.cat([heard for _, heard in read], 1)
             for place in range(first, length):
                 chance = (logits if steer is None else steer(logits, code, place)).float().softmax(-1)
                 top, symbols = chance.topk(min(k, chance.shape[-1]))
