@@ -1,6 +1,8 @@
 # Two commands: `make demo` and `make test`. Everything else is for developers.
 PYTHON ?= python3
 BIN := .venv/bin
+# tests start many processes: each would compile the sources again where Python may not write beside them
+COMPILED := PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/.venv/compiled
 
 .PHONY: demo test slow lint bench venv clean help
 help:  ## this list
@@ -25,10 +27,10 @@ demo: .venv/.core  ## five families on real digits, then a language model: about
 	$(BIN)/maquette sample runs/demo/gpt -n 1 --prompt 'def read_lines(path):' --length 160 --out runs/demo/gpt/completion.txt --print
 
 test: .venv/.dev  ## the fast suite: 5 to 8 minutes on 2 cores
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+	$(COMPILED) $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 slow: .venv/.dev  ## the long tests: training to expected bands, hundreds of kills
-	$(BIN)/python -m pytest -q -m slow --timeout 3600
+	$(COMPILED) $(BIN)/python -m pytest -q -m slow --timeout 3600
 
 lint: .venv/.dev  ## ruff and mypy
 	$(BIN)/ruff check maquette tests benchmarks docs
