@@ -110,6 +110,19 @@ class Network(nn.Module):
         return None
 
 
+class Around(Network):
+    """A network around another, `net`: it remembers, and may be told where to read, as that one."""
+
+    net: Network
+
+    @property
+    def selective(self) -> bool:  # type: ignore[override]
+        return self.net.selective
+
+    def begin(self, batch: int, length: int) -> Any:
+        return self.net.begin(batch, length)
+
+
 class Conditioner(nn.Module):
     """Raw batch fields -> Condition. `drop` is the chance that a row gets the null condition; 1 gives it to all.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maquette.contracts import Condition, Network
+from maquette.contracts import Around, Condition
 from maquette.networks.transformer import Block, State, Transformer
 from maquette.nn import native
 from maquette.nn.attention import Attention
@@ -63,14 +63,14 @@ class _Decoder(ctypes.Structure):
     ]
 
 
-class Stepping(Network):
+class Stepping(Around):
     """A causal transformer, stepped natively wherever few symbols are new: eight rows and places together.
 
     Args:
         net: it is taken as it is; its weights must not change any more.
     """
 
-    selective = True
+    net: Transformer
 
     def __init__(self, net: Transformer):
         super().__init__()
@@ -95,9 +95,6 @@ class Stepping(Network):
             return self.net(x, cond=cond, state=state, only=only, whole=whole)
         y = self.ends(told.step(self.enter(x, cond, state), state))
         return y if only is None else y.gather(1, only[..., None].expand(-1, -1, y.shape[2]))
-
-    def begin(self, batch: int, length: int) -> State | None:
-        return self.net.begin(batch, length)
 
     def _heard(self, cond: Condition | None) -> Condition | None:
         dtype = self.net.embed.weight.dtype

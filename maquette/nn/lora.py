@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from maquette.contracts import Condition, Network
+from maquette.contracts import Around, Condition, Network
 from maquette.nn.packed import Packed
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj", "qkv")  # of attention
@@ -72,7 +72,7 @@ def matched(net: nn.Module, patterns: Iterable[str] = PROJECTIONS) -> list[str]:
     return found
 
 
-class Adapted(Network):
+class Adapted(Around):
     """A network whose weights are W + alpha / rank * B A, B and A its own parameters (Hu 2021, eq. 3); the network's it shares.
 
     The network is no part of it: another role holds it, frozen. So what learns, is averaged and optimised is A and B alone, and
@@ -120,7 +120,7 @@ class Adapted(Network):
             _plant(self.factors, name, _Held(rows, weight.shape[1]))
 
     @property
-    def net(self) -> Network:
+    def net(self) -> Network:  # type: ignore[override]
         return self._net[0]
 
     def change(self, name: str) -> Low:
@@ -139,10 +139,6 @@ class Adapted(Network):
             weight, more = cast(Tensor, self.net.get_submodule(name).weight), cast(_Held, self.factors.get_submodule(name))
             found[f"{name}.weight"] = torch.cat([weight[:-rows], weight[-rows:] + more.weight.to(weight.dtype)])
         return found
-
-    @property
-    def selective(self) -> bool:  # type: ignore[override]
-        return self.net.selective
 
     def forward(
         self,
@@ -168,9 +164,6 @@ class Adapted(Network):
         finally:
             for hook in hooks:
                 hook.remove()
-
-    def begin(self, batch: int, length: int) -> Any:
-        return self.net.begin(batch, length)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Adapted:
         """Another adapter, as this one is now, on the same network."""

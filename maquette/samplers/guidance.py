@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maquette.contracts import Condition, Network, tell
+from maquette.contracts import Around, Condition, Network, tell
 
 EVER = (-math.inf, math.inf)
 # network, scale, null condition, times between which it guides, share of rescaling -> the network under guidance
 Guide = Callable[[Network, float, Condition | None, tuple[float, float], float], Network]
 
 
-class Guided(Network):
+class Guided(Around):
     """untold + scale * (told - untold), from one call of the network on a doubled batch (Ho & Salimans 2022, eq. 6).
 
     What is blended is whatever the network returns: logits, or any linear reading of a denoiser. State from `begin`
@@ -45,10 +45,6 @@ class Guided(Network):
     ):
         super().__init__()
         self.net, self.scale, self.null, self.between, self.rescale = net, scale, null, between, rescale
-
-    @property
-    def selective(self) -> bool:  # type: ignore[override]
-        return self.net.selective
 
     def forward(
         self,
@@ -109,7 +105,7 @@ def guided(
     return Guided(net, scale, null, between, rescale)
 
 
-class Told(Network):
+class Told(Around):
     """A network that guides itself, told how far: one call, and no null condition (Meng 2023, arXiv:2210.03142, sec. 3.1).
 
     Args:
@@ -122,10 +118,6 @@ class Told(Network):
     def __init__(self, net: Network, scale: float, between: tuple[float, float] = EVER, rest: float = 1.0):
         super().__init__()
         self.net, self.scale, self.between, self.rest = net, scale, between, rest
-
-    @property
-    def selective(self) -> bool:  # type: ignore[override]
-        return self.net.selective
 
     def forward(
         self,
@@ -142,9 +134,6 @@ class Told(Network):
             within = (t >= self.between[0]) & (t <= self.between[1])
             scale = torch.where(within.reshape(-1, 1), scale, self.rest)
         return self.net(x, t=t, cond=tell(cond, scale), state=state, **_chosen(only))
-
-    def begin(self, batch: int, length: int) -> Any:
-        return self.net.begin(batch, length)
 
 
 @dataclass(frozen=True)
