@@ -108,32 +108,20 @@ def sample(
     begun = found.begun(start, n, hide, sampler, mask) if start else {}
     told = {**begun.pop("about", {}), **(about or {})}
     if judge:
-        choose = best_answers if found.system.codec.field == "text" else best_pictures
-        if told and choose is best_answers:
-            raise ValueError(f"--judge orders answers to --chat alone, and is no use for what --about {told} says")
-        said = {"chat": chat} if choose is best_answers else {"about": told, "prompt": prompt}
-        batch = choose(found, load(judge, device=device, trust=trust), n, best_of, seed=seed, sampler=sampler, **said)
+        judging = load(judge, device=device, trust=trust)
+        batch = _chosen(found, judging, n, best_of, chat, told, prompt, seed=seed, sampler=sampler)
     else:
+        begins = prompt.rstrip() if check else prompt  # a text is not cut behind white space
+        how = {"logprobs": logprobs, "truncate": truncate, **begun}
         with ExitStack() as stack:
             watch: Callable[[int, int, Code], None] | None = None
             if tell is not None:
                 watch = _told_of(found, sampler, tell, chat, grows=not suffix)
             elif not quiet:
                 watch = _watched(stack, found, n, sampler, begun)
-            batch = found.sample(
-                n,
-                seed=seed,
-                about=told,
-                prompt=prompt.rstrip() if check else prompt,  # a text is not cut behind white space
-                chat=chat,
-                suffix=suffix,
-                sampler=sampler,
-                watch=watch,
-                batch=BATCH if tell is None else 1,
-                logprobs=logprobs,
-                truncate=truncate,
-                **begun,
-            )
+            side = BATCH if tell is None else 1
+            how |= {"chat": chat, "suffix": suffix, "sampler": sampler, "watch": watch, "batch": side}
+            batch = found.sample(n, seed=seed, about=told, prompt=begins, **how)
         if isinstance(watch, Pieces):
             watch.finish()
     if check:
@@ -146,6 +134,17 @@ def sample(
         asked = {"seed": seed, "prompt": prompt, "about": about or {}, **{name: each for name, each in more.items() if each}}
         _save(found, batch, out, asked, sampler)
     return batch
+
+
+def _chosen(
+    found: Loaded, judge: Loaded, n: int, best_of: int, chat: str | Turns, told: dict[str, Any], prompt: str, **how: Any
+) -> Batch:
+    """Of `best_of` samples for each of n the one that a judge likes best: answers to a chat, or pictures of captions."""
+    if found.system.codec.field != "text":
+        return best_pictures(found, judge, n, best_of, about=told, prompt=prompt, **how)
+    if told:
+        raise ValueError(f"--judge orders answers to --chat alone, and is no use for what --about {told} says")
+    return best_answers(found, judge, n, best_of, chat=chat, **how)
 
 
 def interpolate(
