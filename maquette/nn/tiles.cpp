@@ -76,5 +76,8 @@ static bool tiles_mix(int64_t count, const uint32_t* by, int64_t step, const uin
 #else
 struct Tiles {};
 #endif
-static inline bool tiles_score(int64_t, int64_t, int64_t, int64_t, const float*, const float*, const float*, float*) { return false; }
-static inline bool tiles_mix(int64_t, const float*, int64_t, const float*, int64_t, float*) { return false; }
+// all else
+template <class E>
+static bool tiles_score(int64_t, int64_t, int64_t, int64_t, const E*, const E*, const float*, float*) { return false; }
+template <class E>
+static bool tiles_mix(int64_t, const E*, int64_t, const E*, int64_t, float*) { return false; }
