@@ -6,13 +6,16 @@ Knows how to build, to find and to call; what is computed, and what to do withou
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from torch import Tensor
 
 SOURCES = tuple(Path(__file__).parent / name for name in ("native.cpp", "decode.cpp", "rows.cpp"))
 INCLUDED = tuple(Path(__file__).parent / name for name in ("vectors.cpp", "threads.cpp", "tiles.cpp", "matrices.cpp"))
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-pthread")
 TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -36,13 +39,36 @@ def library() -> ctypes.CDLL | None:
     try:
         if not built.exists():
             cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=cache) as folder:  # renamed when whole: another process may build, too
-                fresh = Path(folder) / "native.so"
-                subprocess.run([compiler, *FLAGS, "-o", str(fresh), *map(str, SOURCES)], check=True, capture_output=True)
-                fresh.replace(built)
+            with open(cache / "native.lock", "w") as lock:  # one process builds, and others wait for it
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                if not built.exists():
+                    _build(compiler, built)
         return ctypes.CDLL(str(built))
     except (OSError, subprocess.CalledProcessError):  # a cache that cannot be written, a compiler that is too old
         return None
+
+
+def _build(compiler: str, built: Path) -> None:
+    """All sources at once; what is built is renamed when it is whole.
+
+    Raises:
+        OSError: it cannot be written.
+        subprocess.CalledProcessError: it cannot be compiled.
+    """
+    if sys.stderr.isatty():
+        print("building native code, once for this machine: 10 to 30 seconds", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(dir=built.parent) as folder:
+        objects, fresh = {source: f"{folder}/{source.stem}.o" for source in SOURCES}, Path(folder) / "native.so"
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        compiling = [
+            subprocess.Popen([compiler, *FLAGS, "-c", "-o", made, str(source)], **quiet)  # type: ignore[call-overload]
+            for source, made in objects.items()
+        ]
+        for process in compiling:
+            process.wait()
+        subprocess.run([compiler, "-shared", "-pthread", "-o", str(fresh), *objects.values()], check=True, capture_output=True)
+        fresh.replace(built)
 
 
 def built() -> bool:
