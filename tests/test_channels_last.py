@@ -169,10 +169,10 @@ def test_the_compiler_may_see_them() -> None:
 def test_attention_of_heads_apart_is_the_textbooks(dtype):
     """Grouped, causal behind a memory, within a window, and to everything: beside sums in float64."""
     rng = torch.Generator().manual_seed(0)
-    for batch, heads, groups, new, seen, size in ((2, 4, 2, 17, 17, 24), (1, 4, 4, 40, 70, 64), (2, 3, 1, 9, 200, 16)):
+    for batch, heads, groups, new, seen, size in ((2, 4, 2, 17, 17, 24), (1, 4, 4, 40, 70, 64), (2, 3, 1, 9, 200, 16), (9, 2, 1, 17, 32, 16)):
         q = torch.randn(batch, new, heads, size, generator=rng).to(dtype).transpose(1, 2)
         k, v = (torch.randn(batch, groups, seen + 5, size, generator=rng).to(dtype)[:, :, :seen] for _ in "kv")
-        for near in (0, seen, 7, 64):
+        for near in (0, seen, 1, 7, 64):
             place = torch.arange(seen)
             far = place[seen - new :, None] - place
             open_ = (far >= 0) & (far < near) if near else torch.ones(new, seen, dtype=torch.bool)

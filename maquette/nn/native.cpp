@@ -210,7 +210,7 @@ static void heed(int64_t first, int64_t last, int64_t places, int64_t seen, int6
             for (int i = 0; i < Q; i++) {
                 float* score = &scores[i * S];
                 for (int64_t s = own + i + 1; near && s < end; s++) score[s] = -3e38f;
-                for (int64_t s = from; near && s <= own + i - near; s++) score[s] = -3e38f;
+                for (int64_t s = from; near && s < end && s <= own + i - near; s++) score[s] = -3e38f;  // of none left: all
                 V high = load(score + from);
                 for (int64_t s = from + 16; s < end; s += 16) high = most(high, load(score + s));
                 const V by = wide(scale * 1.44269504f), best = wide(top(high));
