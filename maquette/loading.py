@@ -9,17 +9,18 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from maquette import checkpoint, storage
-from maquette.contracts import Sampler
+from maquette.contracts import Network, Sampler
 from maquette.dials import described, turned
 from maquette.hub import language, models, pipelines
 from maquette.hub.pipelines import Published
 from maquette.networks.stepping import stepping
 from maquette.networks.transformer import Transformer
+from maquette.nn.lora import Adapted, whole
 from maquette.opened import Loaded
 from maquette.runs import Run, RunError, rebuild
 from maquette.samplers.speculative import Another, Draft, Foresight, Speculative
@@ -53,9 +54,9 @@ def load(
             bits of what is no transformer over symbols.
     """
     if not isinstance(path, Run) and is_published(path):
-        if bits:
+        if bits and not language.is_one(Path(path)):
             raise ValueError(f"bits are {bits}; a published pipeline has no transformer over symbols to pack: only 0")
-        return _published(Path(path), step, device, size)
+        return _published(Path(path), step, device, size, bits)
     if size:
         raise ValueError(f"size is {size}; only a published pipeline makes images of another size than its own")
     found = path if isinstance(path, Run) else Run.open(path)
@@ -76,11 +77,13 @@ def load(
 
 
 def _pack(system: System, bits: int) -> None:
-    """Put transformers over symbols into so many bits."""
-    some = {name: net for name, net in system.nets.items() if isinstance(net, Transformer)}
+    """Put transformers over symbols into so many bits, adapted ones with their changes."""
+    some = {
+        name: net for name, net in system.nets.items() if isinstance(net.net if isinstance(net, Adapted) else net, Transformer)
+    }
     if not some:
         raise ValueError(f"bits are {bits}; this run has no transformer over symbols to pack: only 0")
-    system.nets.update({name: stepping(net, bits) for name, net in some.items()})
+    system.nets.update({name: stepping(whole(cast(Network, net)), bits) for name, net in some.items()})
 
 
 def is_published(path: str | Path) -> bool:
@@ -117,7 +120,7 @@ def published(folder: Path) -> Published:
     return language.published(folder) if language.is_one(folder) else pipelines.published(folder)
 
 
-def _published(folder: Path, step: int | None, device: str, size: str) -> Loaded:
+def _published(folder: Path, step: int | None, device: str, size: str, bits: int) -> Loaded:
     found, text = published(folder), language.is_one(folder)
     if step is not None:
         raise RunError(f"{folder} is a published {'model' if text else 'pipeline'}, no run: it has no checkpoint of step {step}")
@@ -125,6 +128,8 @@ def _published(folder: Path, step: int | None, device: str, size: str) -> Loaded
         raise ValueError(f"size is {size}; {folder} is a language model, which makes no images")
     experiment = language.read(folder) if text else pipelines.read(folder, _sides(size))
     experiment.system.to(pick_device(device))
+    if bits:
+        _pack(experiment.system, bits)
     return Loaded(found, experiment, Progress(experiment.fit))
 
 

@@ -306,7 +306,7 @@ def _prompted(system: System, prompt: str, n: int, sampler: Sampler, truncate: b
                 f"of {most}; shorten {'them' if suffix else 'it'}{how}"
             )
         code = code[:, -max(1, most - (asked or most // 2)) :]
-    room = asked or most - code.shape[1]
+    room = min(asked or most, most - code.shape[1])
     return torch.nn.functional.pad(code, (0, room), value=IGNORE).expand(n, -1).to(system.device)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.library import opcheck
 from torch.nn import functional as F
 
-from maquette.nn import channels_last
+from maquette.nn import attention, channels_last
 from maquette.nn.channels_last import Pointwise, attend, geglu, heed, norm_silu, up_conv
 from maquette.nn.native import built
 
@@ -169,7 +169,12 @@ def test_the_compiler_may_see_them() -> None:
 def test_attention_of_heads_apart_is_the_textbooks(dtype):
     """Grouped, causal behind a memory, within a window, and to everything: beside sums in float64."""
     rng = torch.Generator().manual_seed(0)
-    for batch, heads, groups, new, seen, size in ((2, 4, 2, 17, 17, 24), (1, 4, 4, 40, 70, 64), (2, 3, 1, 9, 200, 16), (9, 2, 1, 17, 32, 16)):
+    for batch, heads, groups, new, seen, size in (
+        (2, 4, 2, 17, 17, 24),
+        (1, 4, 4, 40, 70, 64),
+        (2, 3, 1, 9, 200, 16),
+        (9, 2, 1, 17, 32, 16),
+    ):
         q = torch.randn(batch, new, heads, size, generator=rng).to(dtype).transpose(1, 2)
         k, v = (torch.randn(batch, groups, seen + 5, size, generator=rng).to(dtype)[:, :, :seen] for _ in "kv")
         for near in (0, seen, 1, 7, 64):
@@ -183,3 +188,25 @@ def test_attention_of_heads_apart_is_the_textbooks(dtype):
                 pytest.skip("nothing compiles here")
             y = channels_last.hear(q, k, v, None, near, 0.2)
             torch.testing.assert_close(y.double(), want, rtol=0, atol=2e-2 if dtype == torch.bfloat16 else 2e-6)
+
+
+def test_what_is_no_number_stays_none():
+    """Attention, in both precisions, to keys of which one is no number."""
+    for dtype in (torch.float32, torch.bfloat16):
+        q, k, v = (torch.randn(1, 2, 20, 16).to(dtype) for _ in "qkv")
+        k[0, 0, 3, 5] = torch.nan
+        found = attention.attend(q, k, v, causal=True)[0]
+        assert not bool(found[0, 3:].isfinite().any()) and bool(found[0, :3].isfinite().all() and found[1].isfinite().all())
+
+
+def test_attention_to_what_is_not_alike_is_not_native():
+    """One row of keys for several of queries; nothing to hear at all; a scale that is a whole number."""
+    q, k = torch.randn(3, 2, 5, 16), torch.randn(1, 2, 9, 16)
+    many = k.expand(3, -1, -1, -1).contiguous()
+    torch.testing.assert_close(attention.attend(q, k, k, causal=False), attention.attend(q, many, many, causal=False))
+    assert attention.attend(q, q[:, :, :0], q[:, :, :0], causal=False).shape == q.shape
+    with pytest.raises(RuntimeError):
+        attention.attend(q, q.bfloat16(), q.bfloat16(), causal=False)
+    torch.testing.assert_close(attention.attend(q, q, q, True, scale=1), attention.attend(q, q, q, True, scale=1.0))
+    one, mask = torch.randn(3, 5, 32), torch.arange(5)[None] < 3
+    torch.testing.assert_close(heed(one, one, one, 2, mask), heed(one, one, one, 2, mask.expand(3, -1)))

@@ -52,6 +52,22 @@ def test_a_forked_process_has_threads_of_its_own(scores: Tensor) -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_more_hands_come_later(scores: Tensor) -> None:
+    """Those of a forked process, called first for few and then for more."""
+    expected = soft(scores)
+    for _ in range(5):
+        child = os.fork()
+        if child == 0:
+            found = []
+            for threads in (2, 3, 2, 5, 7):
+                torch.set_num_threads(threads)
+                found += [soft(scores) for _ in range(5)]
+            torch.set_num_threads(1)
+            os._exit(0 if all(torch.equal(one, expected) for one in found) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+
 def worked(dtype: torch.dtype) -> list[Tensor]:
     """Attention to what is before, a norm, and a packed matrix times few rows."""
     rng = torch.Generator().manual_seed(0)

@@ -148,3 +148,18 @@ def test_where_a_compiler_is_it_builds():
     if shutil.which("g++") is None or os.environ.get("MAQUETTE_NATIVE") == "0":
         pytest.skip("nothing compiles here")
     assert native.built()
+
+
+def test_what_is_not_finite_is_not_packed():
+    weight = torch.randn(32, 64)
+    weight[3, 5] = torch.nan
+    with pytest.raises(ValueError, match="a matrix of 32 x 64 holds numbers that are not finite"):
+        Packed.of(weight)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_rows_that_are_no_numbers_give_none(bits):
+    x = torch.randn(3, 64)
+    x[1, 7] = torch.inf
+    y = Packed.of(torch.randn(32, 64), bits=bits)(x)
+    assert bool(y[[0, 2]].isfinite().all()) and not bool(y[1].isfinite().any())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -220,3 +221,12 @@ def test_a_run_writes_in_any_bits(tmp_path):
     assert '"bits": 32' in (tmp_path / "b.json").read_text()
     with pytest.raises(ValueError, match="bits are 3; allowed are 32, 16, 8, 4, nearest is 4"):
         maquette.load(tmp_path / "run", bits=3)
+
+
+def test_several_step_one_network_at_once():
+    made = stepping(network(presets.llama(hidden=64)))
+    rows = [symbols(1).roll(i, 1) for i in range(3)]
+    expected = [walked(made, x, 1) for x in rows]
+    with ThreadPoolExecutor(3) as callers:
+        for _ in range(10):
+            assert all(map(torch.equal, callers.map(partial(walked, made, each=1), rows), expected))

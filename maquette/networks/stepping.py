@@ -210,7 +210,9 @@ class Told:
         net, at, (batch, new) = self.net, state.at, h.shape[:2]
         far, near = state.turns if net.places_near is not None else (state.turns[0],) * 2
         turns = [None if turn is None else tuple(part[at:].data_ptr() for part in turn) for turn in (far, near)]
-        for layer, memory, is_near in zip(self.layers, state.layers, net.is_near, strict=True):
+        layers, decoder = type(self.layers).from_buffer_copy(self.layers), _Decoder.from_buffer_copy(self.decoder)
+        decoder.layers = ctypes.addressof(layers)  # of this call alone: another thread may step the same network
+        for layer, memory, is_near in zip(layers, state.layers, net.is_near, strict=True):
             layer.keys, layer.values = (kept.data_ptr() for kept in memory.kept)
             layer.cos, layer.sin = turns[is_near] or (None, None)
         bias = net.places.bias(new, at + new, h.device) if net.places is not None else None
@@ -220,7 +222,7 @@ class Told:
         sizes = (torch.get_num_threads(), batch, new, at, state.layers[0].kept[0].shape[2])
         library = native.library()
         assert library is not None, "asked before"
-        library.step(ctypes.byref(self.decoder), *map(ctypes.c_int64, sizes), *map(address, (bias, h, y)))
+        library.step(ctypes.byref(decoder), *map(ctypes.c_int64, sizes), *map(address, (bias, h, y)))
         for memory in state.layers:
             memory.at += new
         return y

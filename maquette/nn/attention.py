@@ -97,7 +97,7 @@ def attend(
     sees a position that `real`, bool[B,S] or bool[B,T,S], denies; one that sees nothing at all gets no number. `bias` [B,H,T,S]
     may have axes of size 1; `scale` stands in the place of 1 / sqrt(C); scores s become cap tanh(s / cap).
     """
-    new, seen = q.shape[2], k.shape[2]
+    new, seen, scale = q.shape[2], k.shape[2], None if scale is None else float(scale)
     if new > 1 and real is None and bias is None and not cap and q.shape[-1] == v.shape[-1] and swift(q, k, v):
         near = 0 if not causal else window if 0 < window < seen else seen
         out = hear(q, k, v, None, near, q.shape[-1] ** -0.5 if scale is None else scale)
@@ -206,6 +206,8 @@ class Latent(nn.Module):
         norm: of the squeezed vectors, channels -> module.
         scale: in the place of 1 / sqrt(still + turned).
     """
+
+    whole = ("kv",)  # its matrix moves over to the queries
 
     def __init__(
         self,

@@ -154,8 +154,8 @@ def heed(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None
     than in half precision, whose way back takes most of the time.
     """
     bias = None if mask is None else torch.where(mask, 0.0, max(-1e30, torch.finfo(q.dtype).min))
-    if native(q) and not learns(q, k, v):
-        return _heed(q, k, v, heads, bias)
+    if native(q) and len(q) == len(k) == len(v) and q.dtype == k.dtype == v.dtype and not learns(q, k, v):
+        return _heed(q, k, v, heads, None if bias is None else bias.expand(len(q), -1))
     q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     wide = torch.promote_types(q.dtype, torch.float32) if q.device.type == "cpu" else q.dtype
     bias = None if bias is None else bias.to(wide)[:, None, None]
@@ -184,14 +184,17 @@ def hear(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, near: int, scale:
     batch, heads, places, size = q.shape
     out = q.new_empty(batch, places, heads * size)
     apart = torch.tensor([x.stride(axis) for x in (q, k, v) for axis in (0, 2, 1)])
-    sizes = (places, k.shape[2], heads, k.shape[1], size, scale, near)
+    sizes = (places, k.shape[2], heads, k.shape[1], size, float(scale), near)
     over_rows("heed", batch * heads, q, *sizes, apart, q, k, v, bias, out)
     return out
 
 
 def swift(*inputs: Tensor) -> bool:
-    """Whether these are computed natively: where no gradient is asked for, and no graph is compiled."""
-    return native(inputs[0]) and not learns(*inputs) and not torch.compiler.is_compiling()
+    """Whether queries, keys and values [B,H,T,C] are heard natively: alike, with something to hear, where no gradient is asked
+    for and no graph is compiled."""
+    q, k, _ = inputs
+    alike = all(x.dtype == q.dtype and len(x) == len(q) for x in inputs) and k.shape[2] > 0
+    return alike and native(q) and not learns(*inputs) and not torch.compiler.is_compiling()
 
 
 @torch.library.custom_op("maquette::heed", mutates_args=())

@@ -91,11 +91,14 @@ struct Rows {
         } else {
             whole.assign(n * step, 0);
             for (int64_t i = 0; i < n; i++) {
-                V high = {};
+                V high = {}, none = {};  // none: 0, unless something is no finite number
                 int64_t c = 0;
-                for (; c + 16 <= wide; c += 16) high = most(high, most(load(x + i * wide + c), -load(x + i * wide + c)));
-                float limit = top(high);
-                for (; c < wide; c++) limit = std::fmax(limit, std::fabs(x[i * wide + c]));
+                for (; c + 16 <= wide; c += 16) {
+                    const V v = load(x + i * wide + c);
+                    high = most(high, most(v, -v)), none += v * 0.f;
+                }
+                float limit = top(high) + total(none);
+                for (; c < wide; c++) limit = x[i * wide + c] == x[i * wide + c] ? std::fmax(limit, std::fabs(x[i * wide + c])) : NAN;
                 scale[i] = limit / 32767;
                 const float by = limit > 0 ? 32767 / limit : 0;
                 for (c = 0; c + 16 <= wide; c += 16) {

@@ -216,7 +216,7 @@ static void heed(int64_t first, int64_t last, int64_t places, int64_t seen, int6
                 const V by = wide(scale * 1.44269504f), best = wide(top(high));
                 V all = {};
                 for (int64_t s = from; s < end; s += 16) {
-                    V e = two(most((load(score + s) - best) * by, wide(-126.f)));
+                    V e = two(most(wide(-126.f), (load(score + s) - best) * by));
                     all += e;
                     store((P*)&weights[i * S / N] + s, e);
                 }

@@ -75,7 +75,13 @@ class Packed(nn.Module):
 
     @torch.no_grad()
     def pack(self, weight: Tensor) -> None:
-        """Take the numbers of a matrix float32[out,in]."""
+        """Take the numbers of a matrix float32[out,in].
+
+        Raises:
+            ValueError: some are not finite, which few bits cannot say.
+        """
+        if not bool(weight.isfinite().all()):
+            raise ValueError(f"a matrix of {self.out_features} x {self.in_features} holds numbers that are not finite")
         blocks, groups, _ = self.scales.shape
         weight = F.pad(weight, (0, groups * self.group - weight.shape[1], 0, blocks * BLOCK - weight.shape[0]))
         chosen, scales = (rounded if self.bits == 8 else looked_up)(weight.reshape(-1, self.group))
@@ -179,7 +185,9 @@ def _off_zero(scale: Tensor, tiny: float) -> Tensor:
 
 
 def quantised(network: nn.Module, bits: int = 8, group: int = 32) -> nn.Module:
-    """A copy of a network with every linear layer packed, and everything else in bfloat16; with 32 or 16 bits, all in that.
+    """A copy of a network with its linear layers packed, and everything else in bfloat16; with 32 or 16 bits, all in that.
+
+    A layer's `whole` names those of its own whose matrices it reads itself: they are not packed.
 
     Raises:
         ValueError: bits or a group that is not to be had.
@@ -193,7 +201,7 @@ def quantised(network: nn.Module, bits: int = 8, group: int = 32) -> nn.Module:
     exact = dict(network.named_modules())
     for name, module in list(made.named_modules()):
         for child, layer in list(module.named_children()):
-            if type(layer) is nn.Linear:
+            if type(layer) is nn.Linear and child not in getattr(module, "whole", ()):
                 own = exact[f"{name}.{child}" if name else child]
                 setattr(module, child, Packed.of(own.weight, own.bias, bits, group))
     return made

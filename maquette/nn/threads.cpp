@@ -46,8 +46,8 @@ struct Hands {
     Team* team = nullptr;
     pid_t home = getpid();
 
-    void hand(int64_t number) {
-        for (uint64_t heard = 0;;) {
+    void hand(int64_t number, uint64_t heard) {
+        for (;;) {
             for (int i = 0; called.load() == heard && i < 20000; i++) rest();
             if (called.load() == heard) {
                 std::unique_lock<std::mutex> lock(door);
@@ -60,7 +60,7 @@ struct Hands {
     }
     void work(Team& now) {
         std::lock_guard<std::mutex> one(calling);
-        while (int64_t(all.size()) + 1 < now.members) all.emplace_back(&Hands::hand, this, int64_t(all.size()) + 1);
+        while (int64_t(all.size()) + 1 < now.members) all.emplace_back(&Hands::hand, this, int64_t(all.size()) + 1, called.load());
         team = &now, gone = 0;
         { std::lock_guard<std::mutex> lock(door); called++; }
         bell.notify_all();

@@ -48,6 +48,7 @@ static inline void set(half* p, float x) {
     std::memcpy(&i, &x, 4);
     *p = (i + 0x7fff + ((i >> 16) & 1)) >> 16;
 }
+// of what is no number, b
 static inline V least(V a, V b) { return a < b ? a : b; }
 static inline V most(V a, V b) { return a > b ? a : b; }
 
@@ -62,7 +63,7 @@ static inline V two(V y) {
     p = p * f + 1.f;
     return (V)((I)p + ((I)up << 23));
 }
-static inline V expo(V x) { return two(least(most(x, wide(-87.f)), wide(88.f)) * 1.44269504f); }
+static inline V expo(V x) { return two(least(wide(88.f), most(wide(-87.f), x)) * 1.44269504f); }
 static inline V sigmoid(V y) { return 1.f / (1.f + expo(-y)); }
 
 typedef float V8 __attribute__((vector_size(32)));
