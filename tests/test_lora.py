@@ -14,11 +14,14 @@ from maquette.contracts import Condition, Network
 from maquette.data import open_data
 from maquette.distributed import World
 from maquette.experiment import Fit
+from maquette.networks import presets
 from maquette.networks.mmdit import MMDiT
 from maquette.networks.mmdit import Plan as Flux
 from maquette.networks.plans2d import TextPlan
+from maquette.networks.transformer import Transformer
 from maquette.networks.unet2d import UNet2D
 from maquette.nn.lora import Adapted, matched, merge, whole
+from maquette.nn.packed import quantised
 from maquette.objectives.denoising import Denoising
 from maquette.processes.flow import flow
 from maquette.samplers.solvers import Euler
@@ -160,3 +163,18 @@ def test_what_cannot_be_adapted_is_refused():
         Adapted(net, matched(net), 0)
     with pytest.raises(ValueError, match=r"no layer of MMDiT is called to_w; there are .*to_q"):
         matched(net, ("to_w",))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_latent_attention_in_few_bits_writes_with_its_adapter(bits):
+    """It reads one of its matrices itself where it remembers: that one is not packed, and is changed like the others."""
+    torch.manual_seed(0)
+    base = quantised(Transformer(40, 32, 2, 4, style=presets.deepseek(4, 2, 32, kept=12, query=8)).eval(), bits)
+    net, x = Adapted(base, matched(base, ("qkv", "kv", "q", "out")), 2).eval(), torch.randint(40, (2, 9))
+    for name, p in net.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.3)
+    with torch.no_grad():
+        state, whole = net.begin(2, 9), net(x)
+        parts = [net(x[:, i : i + 1], state=state) for i in range(9)]
+    assert (torch.cat(parts, 1) - whole).float().norm() < 0.03 * whole.float().norm()

@@ -219,6 +219,7 @@ def test_a_run_writes_in_any_bits(tmp_path):
     plain = maquette.sample(tmp_path / "run", 2, **told)
     assert maquette.sample(tmp_path / "run", 2, **told, bits=32, out=tmp_path / "b.json")["text"] == plain["text"]
     assert '"bits": 32' in (tmp_path / "b.json").read_text()
+    assert maquette.sample(tmp_path / "run", 1, prompt="a rose " * 4, dials={"length": 20}, device="cpu")["code"].shape[1] <= 32
     with pytest.raises(ValueError, match="bits are 3; allowed are 32, 16, 8, 4, nearest is 4"):
         maquette.load(tmp_path / "run", bits=3)
 

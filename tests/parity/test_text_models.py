@@ -19,6 +19,7 @@ from maquette.contracts import Condition
 from maquette.hub import language
 from maquette.hub.weights import Unfit, Unsafe
 from maquette.hub.written import onto
+from maquette.networks.stepping import Stepping
 from maquette.networks.transformer import Transformer
 from maquette.runs import RunError
 from maquette.samplers.autoregressive import Autoregressive
@@ -509,6 +510,10 @@ def test_sizes_are_pefts_and_come_back_onto_their_base_alone(saved: Any, tmp_pat
     assert (want - before).abs().max() > 0.02 and (found - want).abs().max() < 2e-5 * want.abs().max()
     if not bits:
         assert (learnt - want).abs().max() < 2e-5 * want.abs().max()
+    for place, exact in ((folder, before), (tmp_path / "run", want)):  # in few bits, published and tuned
+        few = maquette.load(place, bits=8, device="cpu").system.steady("main")
+        assert isinstance(few, Stepping)
+        assert (few(symbols()).float() - exact).norm() < 0.1 * exact.norm()
     other = saved("llama 2")[1]
     with pytest.raises(Unfit, match=rf"is an adapter for {folder}, and not for {other}"):
         onto(language.network(other, torch.float32), other, tmp_path / "out")
