@@ -1,8 +1,8 @@
 # Two commands: `make demo` and `make test`. Everything else is for developers.
 PYTHON ?= python3
 BIN := .venv/bin
-# tests start many processes: each would compile the sources again where Python may not write beside them
-COMPILED := PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/.venv/compiled
+# tests start many processes: each would compile the sources again where Python was told to keep nothing
+COMPILED := PYTHONDONTWRITEBYTECODE=
 
 .PHONY: demo test slow lint bench venv clean help
 help:  ## this list

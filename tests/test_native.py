@@ -73,8 +73,8 @@ def worked(dtype: torch.dtype) -> list[Tensor]:
     rng = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, 70, 40, generator=rng).to(dtype) for _ in "qkv")
     x, weight = torch.randn(4, 96, generator=rng), torch.randn(48, 96, generator=rng)
-    packed = [Packed.of(weight, bits=bits)(x.to(dtype)) for bits in (8, 4)]
     with torch.no_grad():
+        packed = [Packed.of(weight, bits=bits)(x.to(dtype)) for bits in (8, 4)]
         return [channels_last.hear(q, k, v, None, 70, 0.2), rms_norm(x.to(dtype), weight[0], 1e-5), *packed]
 
 
