@@ -160,7 +160,7 @@ def test_what_is_not_finite_is_not_packed():
 @pytest.mark.parametrize("bits", [8, 4])
 def test_rows_that_are_no_numbers_give_none(bits):
     x = torch.randn(3, 64)
-    x[1, 7] = torch.inf
+    x[1, 7], x[2, 50] = torch.nan, torch.inf
     with torch.no_grad():  # natively
         y = Packed.of(torch.randn(32, 64), bits=bits)(x)
-    assert bool(y[[0, 2]].isfinite().all()) and not bool(y[1].isfinite().any())
+    assert bool(y[0].isfinite().all()) and not bool(y[1:].isfinite().any())
