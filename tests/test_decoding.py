@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from maquette.codecs.text import BPE, Bytes
-from maquette.contracts import IGNORE
+from maquette.contracts import IGNORE, Network
 from maquette.dials import described, dials_of, turned
 from maquette.networks.style import Style
 from maquette.networks.transformer import Transformer
@@ -19,8 +19,9 @@ from maquette.recipes import UnknownName
 from maquette.samplers.autoregressive import Autoregressive
 from maquette.samplers.beam import Beam
 from maquette.samplers.choosing import Penalties
+from maquette.samplers.contrastive import Contrastive
 from maquette.samplers.rules import Rules
-from maquette.samplers.speculative import Speculative
+from maquette.samplers.speculative import Another, Speculative
 from maquette.samplers.thinking import Thinking, Thought
 from maquette.system import System
 from maquette.wording import spoken
@@ -177,7 +178,7 @@ def test_a_stop_string_in_the_prompt_ends_nothing():
 
 def test_what_comes_behind_a_stop_string_is_not_paid_for():
     system = writer(Autoregressive(rules=Rules(stop=("cc",), bias={"c": 1000.0})), Bytes(40))
-    assert len(list(system.stream(3))) == 2
+    assert len(list(system.stream(3))) == 3  # two symbols, and the text without them
 
 
 # -- grammars --------------------------------------------------------------------------------------------------------
@@ -235,6 +236,58 @@ def test_what_could_go_on_for_ever_ends_in_time(codec):
     assert all(isinstance(json.loads(text)["b"], list) for text in texts) and max(map(len, texts)) > 60
     texts = writer(Autoregressive(rules=Rules(regex="[a-z ]+[!?]")), codec).sample(6)["text"]
     assert all(re.fullmatch("[a-z ]+[!?]", text) for text in texts)
+
+
+NEVER = {'"': -8.0, "}": -8.0, ",": -8.0}  # what would end an object by itself
+CHOOSING = {
+    "greedy": lambda own, _: replace(own, temperature=0.0),
+    "sampled": lambda own, _: own,
+    "beam": lambda own, _: Beam(6, rules=own.rules),
+    "contrastive": lambda own, _: Contrastive(4, 0.6, rules=own.rules),
+    "speculative": lambda own, draft: Speculative(own, Another(draft), 6),
+}
+
+
+@pytest.mark.parametrize("length", [20, 33, 50])
+@pytest.mark.parametrize("name", CHOOSING)
+def test_whoever_chooses_what_could_go_on_for_ever_ends_in_time(name, length):
+    pytest.importorskip("llguidance")
+    own = Autoregressive(rules=Rules(schema=json.dumps(OPEN), bias=NEVER))
+    sampler = CHOOSING[name](own, writer(own, Bytes(length), 9))
+    for seed in range(2):
+        for text in writer(own, Bytes(length), seed).sample(2, seed=seed, sampler=sampler)["text"]:
+            assert list(json.loads(text)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("length", [2, 3, 4, 5, 7, 9, 12])
+def test_however_little_room_there_is_what_fits_is_whole_and_the_network_chooses_it(length):
+    pytest.importorskip("llguidance")
+    texts = writer(Autoregressive(rules=Rules(schema='{"type": "string"}', bias={'"': -8.0})), Bytes(length)).sample(16)["text"]
+    assert {type(json.loads(text)) for text in texts} == {str} and (length < 3 or len(set(texts)) > 4)
+    assert {text for text in writer(Autoregressive(rules=Rules(regex="yes|no")), Bytes(length)).sample(32)["text"]} == (
+        {"no", "yes"} if length > 2 else {"no"}
+    )
+
+
+@pytest.mark.parametrize("said", ["\\n", "é", "\U0001f600"])
+def test_a_text_ends_in_time_in_the_middle_of_a_character_or_behind_a_backslash(said):
+    pytest.importorskip("llguidance")
+    for length in range(26, 44):
+        wanted = ('{"a": "' + said * 40).encode()[:length]
+        system = writer(Autoregressive(0.0, rules=Rules(schema=json.dumps(OPEN))), Bytes(length))
+        system.nets["main"] = Table(torch.nn.functional.one_hot(torch.tensor(list(wanted)), system.codec.vocab).float())
+        assert list(json.loads(system.sample(1)["text"][0])) == ["a", "b"]
+
+
+class Table(Network):
+    """The same logits [T,V] for every text, place by place."""
+
+    def __init__(self, logits: torch.Tensor):
+        super().__init__()
+        self.logits = torch.nn.Parameter(logits)
+
+    def forward(self, x, *, t=None, cond=None, state=None):
+        return self.logits[: x.shape[1]].expand(len(x), -1, -1)
 
 
 def test_a_grammar_begins_behind_the_prompt():

@@ -166,6 +166,30 @@ def test_contrast_is_weighed_as_by_hand(monkeypatch):
     assert got != code(system, 1, start=torch.tensor([[5, 5]]), sampler=Autoregressive(0.0))[0].tolist()
 
 
+class Same(Network):
+    """The same logits [V] wherever it is asked."""
+
+    def __init__(self, logits: torch.Tensor):
+        super().__init__()
+        self.logits = torch.nn.Parameter(logits)
+
+    def forward(self, x, *, t=None, cond=None, state=None):
+        return self.logits.expand(*x.shape, -1)
+
+
+def test_the_best_of_n_that_stop_strings_end_is_judged_by_what_was_written_and_by_no_end_that_was_not():
+    logits = torch.full((257,), -1e4)
+    logits[[ord("a"), ord("b"), ord("."), ord("!")]] = torch.tensor([0.25, 0.25, 0.25, 0.25]).log()
+    logits[256] = -30.0  # an end that is never drawn
+    system = System({"main": Same(logits)}, NextToken(256), Autoregressive(), Bytes(16)).eval()
+    own = Autoregressive(rules=Rules(stop=(".", "!!")))
+    sampler = BestOf(3, own=own)
+    drawn = torch.tensor([list(b"aba.") + [256] * 12, list(b".") + [256] * 15, list(b"ab!b" * 4), list(b"a!!") + [256] * 13])
+    worth = sampler.worth(system, drawn, torch.zeros_like(drawn, dtype=torch.bool), None)
+    assert torch.allclose(worth, torch.tensor(0.25).log().expand(4), atol=1e-3)  # the chance of each symbol that was drawn
+    assert not any("." in text or "!!" in text for text in system.sample(16, seed=1, sampler=sampler)["text"])
+
+
 def test_the_best_of_n_is_the_likeliest_of_them_and_the_first_is_the_plain_sample():
     system = tiny(style=Style(smear=True))
     plain, few, many = (code(system, 8, seed=2, sampler=sampler) for sampler in (Autoregressive(), BestOf(1), BestOf(6, 0.0)))

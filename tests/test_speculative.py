@@ -211,6 +211,18 @@ def test_stop_strings_and_grammars_hold_with_a_draft():
                 assert not rules.stop or ("e" not in text and "1" not in text)
 
 
+@pytest.mark.parametrize("length", [14, 15, 16])
+def test_a_grammar_that_runs_out_of_room_makes_the_same_text_with_a_draft(length):
+    own = Autoregressive(0.0, rules=Rules(regex="(ab|cd){3,9}x?"), penalties=Penalties(1.3))
+    for seed in range(4):
+        system, other = (
+            System({"main": tiny(257, std=0.5, seed=seed + more).nets["main"]}, NextToken(0), own, Bytes(length)).eval()
+            for more in (0, 9)
+        )
+        want = system.sample(2, seed=1)["text"]
+        assert system.sample(2, seed=1, sampler=Speculative(own, Another(other), 4))["text"] == want
+
+
 def test_a_draft_of_other_symbols_is_refused_by_name():
     codecs = [BPE(300, 24), BPE(300, 24), BPE(320, 24), Bytes(24)]
     for codec, text in zip(codecs, ["some text " * 9, "other words " * 9, "some text " * 9, ""], strict=True):

@@ -15,7 +15,7 @@ from torch import Tensor
 from maquette.contracts import IGNORE, Code, Condition
 from maquette.samplers.choosing import NONE, Penalties, min_p, top_k, top_p, typical
 from maquette.samplers.guidance import guided
-from maquette.samplers.rules import FREE, Rules, steering
+from maquette.samplers.rules import FREE, Rules, cut, steering
 from maquette.samplers.writing import Reader, Writer, check, ending, leading, page
 from maquette.streams import Streams
 
@@ -68,7 +68,7 @@ class Autoregressive(Writer):
         null: Condition | None = None,
         rng: Streams,
     ) -> Iterator[Code]:
-        """Growing drafts int64[n,t]; the last is [n,T].
+        """Growing drafts int64[n,t]; the last is [n,T], each row ending before its first stop string.
 
         A row that draws a symbol that ends a text has ended: the rest of it is bos. A symbol depends on its row's stream, its
         position and its own past alone.
@@ -76,6 +76,23 @@ class Autoregressive(Writer):
         Args:
             start: int64[n,S], IGNORE where the sampler must write; what lies beyond S is written too.
         """
+        for code in self.write(system, n, start=start, cond=cond, null=null, rng=rng):
+            yield code
+        if self.rules.stop:
+            _, known = page(n, start, self.length, int(system.codec.length), code.device)
+            yield cut(system.codec, self.rules.stop, code, leading(known))
+
+    def write(
+        self,
+        system: System,
+        n: int,
+        *,
+        start: Code | None = None,
+        cond: Condition | None = None,
+        null: Condition | None = None,
+        rng: Streams,
+    ) -> Iterator[Code]:
+        """As `draw`, but the last draft, too, has all that was written: the stop string that ended a row stands in it."""
         net, bos = guided(system.steady("main"), self.guidance, null), int(system.codec.bos)
         code, known = page(n, start, self.length, int(system.codec.length), rng.keys.device)
         length, first = code.shape[1], int(leading(known).min())
@@ -92,7 +109,7 @@ class Autoregressive(Writer):
                 ended = steer.over(code, place, ended)
             if bool(ended.all()) or place + 1 == length:
                 code.masked_fill_(code == IGNORE, bos)
-                yield code if steer is None else steer.cut(code)
+                yield code
                 return
             yield code[:, : place + 1].clone()
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from maquette.contracts import Code, Condition
+from maquette.contracts import IGNORE, Code, Condition
 from maquette.samplers.autoregressive import Autoregressive
-from maquette.samplers.writing import Writer, check, ending, page, rows_of, said
+from maquette.samplers.rules import cut, through
+from maquette.samplers.writing import Writer, check, ending, leading, page, rows_of, said
 from maquette.streams import Streams
 
 if TYPE_CHECKING:
@@ -55,17 +56,19 @@ class BestOf(Writer):
         begun = None if start is None else start[rows.to(start.device)]
         last: Code = rows[:, None]
         told, streams = rows_of(cond, rows), Streams(keys, rng.drawn)
-        for last in self.own.draw(system, len(rows), start=begun, cond=told, null=rows_of(null, rows), rng=streams):
+        for last in self.own.write(system, len(rows), start=begun, cond=told, null=rows_of(null, rows), rng=streams):
             yield last[:: self.of]
         _, known = page(len(rows), begun, self.own.length, int(system.codec.length), last.device)
         worth = self.worth(system, last, known[:, : last.shape[1]], told)
         best = worth.view(n, self.of).argmax(1) + self.of * torch.arange(n, device=last.device)
-        yield last[best]
+        yield cut(system.codec, self.own.rules.stop, last[best], leading(known[best]))
 
     def worth(self, system: System, code: Code, known: Tensor, cond: Condition | None) -> Tensor:
-        """What each text [m,T] counts for: float[m]."""
+        """What each text [m,T] counts for, the stop string that ended it and all: float[m]."""
+        if self.own.rules.stop:
+            code = through(system.codec, self.own.rules.stop, code, leading(known))
         known = torch.nn.functional.pad(known, (0, code.shape[1] - known.shape[1]))
         ends = (ending(code, system.codec) & ~known).long()
-        counted = ~known & (ends.cumsum(1) == ends)
+        counted = ~known & (ends.cumsum(1) == ends) & (code != IGNORE)
         logs = said(system.steady("main"), code, cond, system.codec, counted)
         return logs.nansum(1) / counted.sum(1).clamp(min=1) ** self.length_penalty

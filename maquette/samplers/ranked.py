@@ -15,7 +15,8 @@ from torch import Tensor
 from maquette.contracts import IGNORE, Code, Condition
 from maquette.data.ratings import NO, YES, judging
 from maquette.samplers.best_of import BestOf
-from maquette.samplers.writing import check, ending, rows_of
+from maquette.samplers.rules import cut
+from maquette.samplers.writing import check, ending, leading, rows_of
 
 if TYPE_CHECKING:
     from maquette.system import System
@@ -44,6 +45,7 @@ class Ranked(BestOf):
 
     def worth(self, system: System, code: Code, known: Tensor, cond: Condition | None) -> Tensor:
         """What each answer [m,T] counts for: float[m]."""
+        code = cut(system.codec, self.own.rules.stop, code, leading(known))
         chances = rated(system, code, known, ("safe", *self.weights), cond)
         quality = sum(
             (weight * chances[name] for name, weight in self.weights.items()), torch.zeros(len(code), device=code.device)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from maquette.contracts import IGNORE, Code, Dials
+from maquette.contracts import IGNORE, Code, Codec, Dials
 from maquette.samplers.choosing import NONE, Penalties
 from maquette.samplers.grammar import Grammar
 from maquette.samplers.thinking import FREELY, Thinking, Thought
@@ -141,39 +142,59 @@ class Steering:
         first = (self.first if rows is None else self.first[rows]).tolist()
         over = ended.clone()
         for i in (~ended).nonzero()[:, 0].tolist():
-            text = self._text(code[i, max(first[i], place + 1 - self.window) : place + 1])
+            text = _text(self.codec, code[i, max(first[i], place + 1 - self.window) : place + 1])
             over[i] = any(stop in text for stop in self.stop)
         return over
 
-    def _text(self, symbols: Tensor) -> str:
-        return self.codec.decode(symbols[None])[0] if len(symbols) else ""
-
     def cut(self, code: Code) -> Code:
-        """A finished page, each row ending before its first stop string: ended from there on.
+        """A finished page, each row ending before its first stop string."""
+        return cut(self.codec, self.stop, code, self.first)
 
-        What stands in a symbol before the string stays, in symbols of its own.
-        """
-        if not self.stop:
-            return code
-        rows = [self._cut(row, int(first)) for row, first in zip(code, self.first, strict=True)]
-        width = max(map(len, rows))
-        return torch.stack([torch.nn.functional.pad(row, (0, width - len(row)), value=self.codec.ends[0]) for row in rows])
 
-    def _cut(self, row: Tensor, first: int) -> Tensor:
-        text = self._text(row[first:])
-        places = [text.find(stop) for stop in self.stop if stop in text]
-        if not places:
-            return row
-        wanted = text[: min(places)]
-        for kept in range(len(row) - first, -1, -1):
-            head = self._text(row[first : first + kept])
-            if not wanted.startswith(head):
-                continue
-            rest = self.codec.encode([wanted[len(head) :]])[0].to(row.device) if head != wanted else row[:0]
-            made = torch.cat([row[: first + kept], rest])
-            if self._text(made[first:]) == wanted:
-                return torch.nn.functional.pad(made, (0, max(0, len(row) - len(made))), value=self.codec.ends[0])
-        return row  # unreachable where encoding a text loses nothing
+def through(codec: Codec, stop: tuple[str, ...], code: Code, first: Tensor) -> Code:
+    """A page, IGNORE behind the symbol that finished a row's first stop string; `first` as `cut` has it."""
+    code = code.clone()
+    for row, at in zip(code, first.tolist(), strict=True):
+        sizes = range(len(row) - at + 1)
+        size = bisect_left(sizes, True, key=lambda size: any(one in _text(codec, row[at : at + size]) for one in stop))
+        row[at + size :] = IGNORE
+    return code
+
+
+def cut(codec: Codec, stop: tuple[str, ...], code: Code, first: Tensor) -> Code:
+    """A finished page, each row ending before its first stop string: ended from there on.
+
+    What stands in a symbol before the string stays, in symbols of its own.
+
+    Args:
+        first: where what was written begins in each row, int64[n].
+    """
+    if not stop:
+        return code
+    rows = [_cut(codec, stop, row, at) for row, at in zip(code, first.tolist(), strict=True)]
+    width = max(map(len, rows))
+    return torch.stack([torch.nn.functional.pad(row, (0, width - len(row)), value=codec.ends[0]) for row in rows])
+
+
+def _cut(codec: Codec, stop: tuple[str, ...], row: Tensor, first: int) -> Tensor:
+    text = _text(codec, row[first:])
+    places = [text.find(one) for one in stop if one in text]
+    if not places:
+        return row
+    wanted = text[: min(places)]
+    for kept in range(len(row) - first, -1, -1):
+        head = _text(codec, row[first : first + kept])
+        if not wanted.startswith(head):
+            continue
+        rest = codec.encode([wanted[len(head) :]])[0].to(row.device) if head != wanted else row[:0]
+        made = torch.cat([row[: first + kept], rest])
+        if _text(codec, made[first:]) == wanted:
+            return torch.nn.functional.pad(made, (0, max(0, len(row) - len(made))), value=codec.ends[0])
+    return row  # unreachable where encoding a text loses nothing
+
+
+def _text(codec: Codec, symbols: Tensor) -> str:
+    return codec.decode(symbols[None])[0] if len(symbols) else ""
 
 
 def _symbol(system: System, key: int | str) -> int:
