@@ -60,7 +60,8 @@ def test_few_rows_times_a_matrix(bits, rows):
 @NATIVE
 def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
     weight, x = numbers(300, 96), numbers(3, 96, seed=1)
-    by = matrix(weight)
+    held: list[torch.Tensor] = []
+    by = matrix(weight, held)
     found = []
     for count in (1, 2, 5, 3, 1):
         monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)

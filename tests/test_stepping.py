@@ -231,3 +231,19 @@ def test_several_step_one_network_at_once():
     with ThreadPoolExecutor(3) as callers:
         for _ in range(10):
             assert all(map(torch.equal, callers.map(partial(walked, made, each=1), rows), expected))
+
+
+@pytest.mark.parametrize("bits", [0, 16, 8])
+def test_weights_that_lie_transposed_are_read_as_they_are(bits):
+    net = network(presets.llama(2, 100))
+    want = walked(stepping(copy.deepcopy(net), bits), symbols(2), 1)
+    for p in net.parameters():
+        if p.dim() == 2:
+            p.data = p.data.T.contiguous().T
+    assert torch.equal(walked(stepping(net, bits), symbols(2), 1), want)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16])
+def test_numbers_of_kinds_that_native_steps_have_not_are_the_networks_own(kind):
+    net = network(presets.llama(2, 100)).to(kind)
+    assert torch.equal(walked(stepping(net), symbols(2), 1), walked(net, symbols(2), 1))

@@ -20,7 +20,7 @@ from maquette.nn import native
 from maquette.nn.attention import Attention
 from maquette.nn.mlp import Gated, Plain
 from maquette.nn.norm import RMSNorm
-from maquette.nn.packed import FEW, Matrix, Packed, address, matrix, quantised
+from maquette.nn.packed import FEW, WHOLE, Matrix, Packed, address, matrix, quantised
 
 ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (  # in the order of `decode.cpp`
     F.silu,
@@ -163,7 +163,7 @@ class Told:
         heads, groups, size, hidden, act, gated, scale, cap = shapes.pop()
         head = net.head if net.head is not None else net.embed.weight[: net.out]
         counts = (len(blocks), net.width, heads, groups, size, blocks[0].attention.turned, hidden, act, gated)
-        bits = {torch.float32: 32, torch.bfloat16: 16}.get(net.embed.weight.dtype)
+        bits = WHOLE.get(net.embed.weight.dtype)
         if bits is None:
             raise Unknown
         self.decoder = _Decoder(
@@ -189,6 +189,8 @@ class Told:
 
     def _matrix(self, layer: nn.Module | Tensor) -> Matrix:
         if not isinstance(layer, Packed | Tensor) and type(layer) is not nn.Linear:
+            raise Unknown
+        if not isinstance(layer, Packed) and (layer if isinstance(layer, Tensor) else layer.weight).dtype not in WHOLE:
             raise Unknown
         return matrix(layer, self.held)
 

@@ -18,6 +18,7 @@ from maquette.nn import native
 
 BITS, GROUPS = (32, 16, 8, 4), (32, 64, 128)
 BLOCK = 16  # outputs that lie side by side
+WHOLE = {torch.float32: 32, torch.bfloat16: 16}  # of a matrix that is not packed
 FEW = 8  # rows that one native product takes
 # the 16 numbers that stand closest to normal ones in groups of 32, each group scaled so that its largest is an end of the table:
 # found by Lloyd's iteration (1982), in 127ths
@@ -207,8 +208,8 @@ def quantised(network: nn.Module, bits: int = 8, group: int = 32) -> nn.Module:
     return made
 
 
-def matrix(layer: nn.Linear | Packed | Tensor, held: list[Tensor] | None = None) -> Matrix:
-    """What the native products are told of a layer, or of a matrix [out,in] alone. Its tensors must outlive it.
+def matrix(layer: nn.Linear | Packed | Tensor, held: list[Tensor]) -> Matrix:
+    """What the native products are told of a layer, or of a matrix [out,in] of a type in WHOLE. Its tensors must outlive it.
 
     Args:
         held: takes those that were made for this.
@@ -216,17 +217,16 @@ def matrix(layer: nn.Linear | Packed | Tensor, held: list[Tensor] | None = None)
     made = Matrix()
     bias = None if isinstance(layer, Tensor) else layer.bias
     if bias is not None:
-        bias = bias.detach().float()
-        (held if held is not None else []).append(bias)
+        held.append(bias := bias.detach().float().contiguous())
         made.bias = bias.data_ptr()
     if isinstance(layer, Packed):
         made.weight, made.scales, made.table = (x.data_ptr() for x in (layer.codes, layer.scales, layer.table))
         made.outputs, made.inputs = layer.scales.shape[0] * BLOCK, layer.scales.shape[1] * layer.group
         made.kept, made.group, made.bits = layer.out_features, layer.group, layer.bits
         return made
-    weight = layer if isinstance(layer, Tensor) else layer.weight
+    held.append(weight := (layer if isinstance(layer, Tensor) else layer.weight).detach().contiguous())
     made.weight, (made.outputs, made.inputs) = weight.data_ptr(), weight.shape
-    made.kept, made.bits = made.outputs, {torch.float32: 32, torch.bfloat16: 16}[weight.dtype]
+    made.kept, made.bits = made.outputs, WHOLE[weight.dtype]
     return made
 
 
