@@ -272,6 +272,7 @@ def _filled(rows: int, width: int, total: int) -> Tensor:
 def fingerprint(system: System) -> bytes:
     """8 bytes that every weight and buffer moves which coding depends on."""
     parts = {"main": system.steady("main"), "codec": system.codec, "conditioner": system.conditioner}
+    parts |= {name: net for name, net in system.nets.items() if name in system.frozen}  # what an adapter is an adapter of
     found = hashlib.sha256()
     for role, part in parts.items():
         for name, tensor in sorted(part.state_dict().items()) if part is not None else []:

@@ -15,11 +15,18 @@ from PIL import Image
 
 from maquette import api, lossless
 from maquette.arithmetic import Decoder, Encoder
+from maquette.codecs.text import Bytes
 from maquette.contracts import IGNORE
 from maquette.data import DataError
 from maquette.lossless import Unreadable, pack, tables, unpack
+from maquette.networks import presets
+from maquette.networks.transformer import Transformer
+from maquette.nn.lora import Adapted, matched
+from maquette.objectives.likelihood import NextToken
 from maquette.runs import build
+from maquette.samplers.autoregressive import Autoregressive
 from maquette.streams import Streams
+from maquette.system import System
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
@@ -252,3 +259,15 @@ def test_arrays_and_what_they_may_hold(digits, tmp_path):
         api.compress(digits.run.path, tmp_path / "missing", tmp_path / "m.mq")
     with pytest.raises(Unreadable, match="no file of"):
         api.decompress(digits.run.path, tmp_path / "s.npz", tmp_path / "out")
+
+
+def test_an_adapted_model_is_told_by_what_it_adapts_too():
+    net = Transformer(257, 32, 1, 2, style=presets.llama(2, 64))
+    adapted = Adapted(net, matched(net, ("attention.qkv",)), 2)
+    codec = Bytes(8)
+    system = System({"main": adapted, "base": net}, NextToken(codec.bos), Autoregressive(), codec, frozen=("base",)).eval()
+    packed = pack(system, torch.randint(256, (2, 8))).data
+    unpack(system, packed)
+    net.embed.weight.data[5] += 1
+    with pytest.raises(Unreadable, match="another model"):
+        unpack(system, packed)
