@@ -166,6 +166,25 @@ def test_contrast_is_weighed_as_by_hand(monkeypatch):
     assert got != code(system, 1, start=torch.tensor([[5, 5]]), sampler=Autoregressive(0.0))[0].tolist()
 
 
+class Forgetful(Network):
+    """A network that remembers nothing: it reads the whole page for every symbol."""
+
+    def __init__(self, net: Network):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x, *, t=None, cond=None, state=None):
+        return self.net(x, cond=cond)
+
+
+def test_contrast_is_with_what_was_said_whether_or_not_a_network_remembers_it():
+    system = tiny(std=0.6, length=16)
+    want = code(system, 4, start=ragged(length=16), sampler=Contrastive(4, 0.8))
+    forgetful = around(Forgetful(system.nets["main"]), 16)
+    assert torch.equal(code(forgetful, 4, start=ragged(length=16), sampler=Contrastive(4, 0.8)), want)
+    assert not torch.equal(code(system, 4, start=ragged(length=16), sampler=Contrastive(1)), want)
+
+
 class Same(Network):
     """The same logits [V] wherever it is asked."""
 

@@ -40,6 +40,12 @@ class Overheard:
     def hear(self, module: nn.Module, inputs: Any, out: Tensor) -> None:
         self.heard = nn.functional.normalize(out[: self.rows].float(), dim=-1)
 
+    def of(self, reader: Reader, first: int, last: int) -> Tensor:
+        """What was heard as the symbols at first .. last - 1 were foreseen; without a memory a whole page was read for them."""
+        return (
+            self.heard[:, first - last :] if reader.state is not None else self.heard[:, first - reader.skip : last - reader.skip]
+        )
+
 
 @dataclass(frozen=True)
 class Contrastive(Writer):
@@ -89,10 +95,12 @@ class Contrastive(Writer):
         try:
             reader = Reader(net, rows_of(cond, wide), system.codec, n * k, length, first)
             ended, places = torch.zeros(n, dtype=torch.bool, device=device), range(reader.skip, first + 1, PIECE)
-            read = [  # all is scored, so that all is heard
-                (reader.span(code[wide], place, min(place + PIECE, first + 1))[::k, -1], overheard.heard[::k]) for place in places
-            ]
-            logits, seen = read[-1][0], torch.cat([heard for _, heard in read], 1)
+            seen: list[Tensor] = []
+            for place in places:  # all is scored, so that all is heard
+                last = min(place + PIECE, first + 1)
+                logits = reader.span(code[wide], place, last)[::k, -1]
+                seen.append(overheard.of(reader, place, last)[::k])
+            past = torch.cat(seen, 1)
             for place in range(first, length):
                 chance = (logits if steer is None else steer(logits, code, place)).float().softmax(-1)
                 top, symbols = chance.topk(min(k, chance.shape[-1]))
@@ -104,12 +112,12 @@ class Contrastive(Writer):
                     tried = code[wide]
                     tried[:, place] = symbols.flatten()
                     after = reader.next(tried, place + 1)
-                    h = overheard.heard[:, -1].view(n, k, -1)
-                    worth = (1 - self.alpha) * top - self.alpha * (h @ seen.mT).amax(-1)[:, : top.shape[1]]
+                    h = overheard.of(reader, place + 1, place + 2).view(n, k, -1)
+                    worth = (1 - self.alpha) * top - self.alpha * (h @ past.mT).amax(-1)[:, : top.shape[1]]
                     best = worth.masked_fill(top == 0, -torch.inf).argmax(1).masked_fill(fixed, 0)
                     chosen = best + k * torch.arange(n, device=device)
                     reader.select(chosen[wide])
-                    logits, seen = after[chosen], torch.cat([seen, h[torch.arange(n, device=device), best][:, None]], 1)
+                    logits, past = after[chosen], torch.cat([past, h[torch.arange(n, device=device), best][:, None]], 1)
                 code[:, place] = symbols.gather(1, best[:, None])[:, 0]
                 ended |= ending(code[:, place], system.codec) & ~known[:, place]
                 if steer is not None:
