@@ -104,6 +104,7 @@ def judged(place: Path, captions: int) -> dict[str, Any]:
     right: dict[str, torch.Tensor] = {}
     told |= {"step": run.progress.step, "seconds": run.progress.seconds, "captions": len(chosen)}
     told["real"] = share(adherence.correct(net, asked["image"], asked).all(1))
+    told["rebuilt"] = share(adherence.correct(net, evidence.rebuilt[chosen], asked).all(1))
     for name, (about, guidance) in ways.items():
         sampler = turned(run.system.sampler, {"guidance": str(guidance)})
         images = evidence.rounded(run.system.sample(len(chosen), about=about, seed=0, sampler=sampler)["image"])
@@ -149,7 +150,8 @@ def table(found: dict[str, dict[str, Any]], commits: list[str]) -> str:
         f"# unclip on scenes, {date.today()}",
         "",
         "Shares of held-out captions (colour and shape never seen together) of which a sample shows all, or the factor named,",
-        "under guidance 2 where nothing else is said; 95 % intervals over captions. What the decoder is told:",
+        "under guidance 2 where nothing else is said; 95 % intervals over captions. `real`: the held-out pictures themselves;",
+        "`rebuilt`: made small, and large again by the last stage. What the decoder is told:",
         "",
         *(f"- {name}: {meant}" for name, meant in MEANT.items()),
         "",

@@ -214,7 +214,8 @@ ROWS = {
         seen="After twenty CPU-minutes: colours, grounds, sizes and stripes as asked; shapes are ragged blobs, some nearly none.",
     ),
     "unclip": Row(
-        "CLIP; a diffusion prior of pictures' vectors, the closer of two draws kept; a U-Net told the vector and the caption",
+        "CLIP; a diffusion prior of pictures' vectors, the closer of two draws kept; a U-Net of small pictures told the vector "
+        "and the caption; another that makes them larger",
         "test_unclip.py: both pictures of a caption are drawn, better than by its own vector; parity/test_prior_transformer.py",
         seen="After two minutes: grounds and blurs; no shapes.",
     ),

@@ -6,6 +6,7 @@ Knows every contract and no family. A role learns, is frozen, or follows another
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -221,6 +222,12 @@ class System(nn.Module):
         cond, null = self.conditions(told, rng.fork(2))
         for code in drawn.draw(self, n, start=start, cond=cond, null=null, rng=rng.fork(1)):
             yield code, told
+
+    def finished(self, n: int, *, about: Batch, rng: Streams) -> Any:
+        """The last drafts of n samples, decoded: what another system is told of this one. As `stream` has it."""
+        drafts = self.stream(n, about=about, rng=rng)
+        code, _ = deque(drafts, 1).pop()
+        return self.decode(code)
 
     def sample(
         self,

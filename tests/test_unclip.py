@@ -233,7 +233,9 @@ def test_a_clip_that_learns_alongside_is_moved_by_its_own_phase_alone(folder):
     system = found.system
     system.learn(found.data.train)
     moves = {each.name: set(system.learners(each)) for each in system.objective.phases()}
-    assert moves == {"clip_match": {"clip"}, "prior_restore": {"prior"}, "restore": {"main", "conditioner"}}
+    first = {"clip_match": {"clip"}, "prior_restore": {"prior"}}
+    assert moves == {**first, "larger_restore": {"larger"}, "restore": {"main", "conditioner"}}
+    assert {each.name: each.every for each in system.objective.phases()} == {**dict.fromkeys(moves, 1), "larger_restore": 3}
     batch = found.data.train.rows(torch.arange(6))
     for each in system.objective.phases():
         system.zero_grad()
@@ -254,6 +256,22 @@ def test_the_decoder_listens_to_the_vector_and_to_the_caption(runs):
     others = ({**said, "embedding": -red["embedding"]}, {**said, "text": ["blue"]}, {**said, "text": [""]})
     first, *rest = (system.sample(1, about=about, seed=0)["code"] for about in (said, *others))
     assert all((first - other).abs().max() > 1e-3 for other in rest)
+
+
+def test_small_pictures_are_made_large_by_a_system_that_hears_nothing_else(runs):
+    system = copy.deepcopy(runs[1].system).eval()
+    rows = runs[1].data.train.rows(torch.arange(4))
+    code = system.encode(rows)
+    assert code.shape == (4, 3, 4, 4) and torch.equal(code, system.codec.coarse.of(rows["image"]) * 2 - 1)
+    made = system.decode(code)
+    assert made.shape == rows["image"].shape and torch.allclose(system.codec.coarse.of(made), (code + 1) / 2, atol=0.25)
+    assert torch.equal(system.decode(code[2:3])[0], made[2])  # in any batch, and always alike
+    assert torch.equal(system.decode(code.flip(0)), made.flip(0))
+    said = {"embedding": rows["embedding"], "text": ["red"] * 4}
+    assert torch.equal((again := system.sample(4, about=said, seed=3))["image"], system.decode(again["code"]))
+    torch.nn.init.normal_(system.nets["larger_ema"].net.head.weight, std=0.3)
+    other = system.sample(4, about=said, seed=3)
+    assert torch.equal(other["code"], again["code"]) and not torch.equal(other["image"], again["image"])
 
 
 def test_pictures_can_be_given_in_place_of_captions(runs, folder, tmp_path):
@@ -284,6 +302,8 @@ def test_between_two_pictures_lies_what_lies_between_their_vectors(runs, folder,
     ("how", "error", "says"),
     [
         ({"draws": 0}, ValueError, "of is 0"),
+        ({"factor": 1}, ValueError, "factor is 1; it must lie in 2 .. 4"),
+        ({"augment": 2.0}, ValueError, "augment is 2.0"),
         ({"drop": 1.5}, ValueError, "drop is 1.5"),
         ({"depth": 0}, ValueError, "depth is 0"),
         ({"words": 2}, ValueError, "words is 2"),

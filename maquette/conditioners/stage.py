@@ -59,12 +59,7 @@ class Stage(Conditioner):
         """What the earlier system draws of what was said, a sample per stream: its last draft, decoded."""
         conditioner = self.before.conditioner
         heard = (*conditioner.fields, *conditioner.options) if conditioner is not None else ()
-        drafts = self.before.stream(len(rng), about={name: said[name] for name in heard if name in said}, rng=rng)
-        code = None
-        for draft in drafts:
-            code = draft[0]
-        assert code is not None
-        return self.before.decode(code)
+        return self.before.finished(len(rng), about={name: said[name] for name in heard if name in said}, rng=rng)
 
     def asked(self, batch: Batch) -> Batch:
         return {name: value for name, value in self.part.asked(batch).items() if name != self.field}

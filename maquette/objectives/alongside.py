@@ -26,6 +26,7 @@ class Alongside(Objective):
         system: the earlier one.
         roles: its roles that learn -> what the whole system calls them.
         until: the step at which its phases end; 0 = never.
+        every: they are made at every so many steps of the whole system's.
         fill: what a batch of the whole system lacks for the earlier one.
 
     Raises:
@@ -38,10 +39,11 @@ class Alongside(Objective):
         system: System,
         roles: Mapping[str, str],
         until: int = 0,
+        every: int = 1,
         fill: Callable[[Batch], Batch] | None = None,
     ):
         super().__init__()
-        self.name, self.roles, self.until, self.fill = name, dict(roles), until, fill
+        self.name, self.roles, self.until, self.every, self.fill = name, dict(roles), until, every, fill
         self.objective = system.objective
         self._system = (system,)  # in a tuple, which registers nothing
         if not any(found.roles for found in self.phases()):
@@ -52,7 +54,8 @@ class Alongside(Objective):
         for each in self.objective.phases():
             named = tuple(self.roles[role] for role in each.roles if role in self.roles)
             ends = min(filter(None, (each.until, self.until)), default=0)
-            found.append(replace(each, name=f"{self.name}_{each.name}", roles=named, move=partial(self.move, each), until=ends))
+            name, every, move = f"{self.name}_{each.name}", each.every * self.every, partial(self.move, each)
+            found.append(replace(each, name=name, roles=named, every=every, move=move, until=ends))
         return found
 
     def move(self, own: Phase, system: System, batch: Batch, rng: Streams, step: int) -> tuple[Tensor, Logs]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 from typing import cast
 
+from maquette.codecs.enlarged import Enlarged
 from maquette.codecs.pixels import Pixels
 from maquette.codecs.vectors import Vectors
 from maquette.conditioners.captions import EXAMPLES
 from maquette.conditioners.comparing import Embedded, Spoken
+from maquette.conditioners.degraded import Degraded
 from maquette.conditioners.several import Apart, Several
 from maquette.conditioners.stage import Stage
 from maquette.contracts import Comparing, Network
@@ -18,10 +20,13 @@ from maquette.data.core import check_alike, noted
 from maquette.experiment import Experiment, Fit
 from maquette.networks.clip import CLIP
 from maquette.networks.folded import Folded
+from maquette.networks.onto import Onto
 from maquette.networks.plans2d import TextPlan
 from maquette.networks.prior_transformer import PriorPlan, PriorTransformer
+from maquette.networks.unet import UNet
 from maquette.networks.unet2d import UNet2D
 from maquette.nn.conv import zeroed
+from maquette.nn.degrade import Coarse
 from maquette.objectives.alongside import Alongside
 from maquette.objectives.denoising import Denoising
 from maquette.objectives.together import Together
@@ -29,8 +34,9 @@ from maquette.processes import flow as straight
 from maquette.processes.gaussian import Clean, Cosine, Gaussian
 from maquette.recipes._idle import refuse_idle
 from maquette.recipes.contrastive import comparing
-from maquette.recipes.diffusion import shift_of
+from maquette.recipes.diffusion import levels_of, shift_of
 from maquette.recipes.pictures import TOKEN, captioned, reader_of
+from maquette.recipes.restoration import augmented
 from maquette.runs import trained
 from maquette.samplers.closest import Closest
 from maquette.samplers.solvers import DPM
@@ -40,6 +46,7 @@ from maquette.system import System
 UNCLIP = {"adherence, ground": (0.55, 1.0)}
 HEAD = 32  # channels of an attention's head
 DEAF = 0.5  # share of training rows whose caption the decoder is not told (sec. 2.1)
+SELDOM = 3  # steps of the decoder for one of what makes its pictures large, which is learnt sooner
 SHUT = 0.1  # of those whose caption the prior is not told (sec. 2.2)
 
 
@@ -52,14 +59,17 @@ def unclip(
     drop: float = 0.1,
     guidance: float = 2.0,
     draws: int = 2,
+    factor: int = 2,
+    augment: float = 0.5,
     towers: int = 4,
 ) -> Experiment:
     """DALL-E 2: a prior draws what a picture of the caption shows, a decoder draws that picture (Ramesh 2022, arXiv:2204.06125).
 
-    What a picture shows is its CLIP vector. The prior, a transformer that estimates the vector itself, and the decoder, a U-Net
-    told of the vector and, half the time, of the caption, learn in one run, each from the pictures' own vectors. Given a picture
-    in place of a caption, the decoder draws variations of it. Unlike there, the decoder's path is straight and it, too,
-    estimates the picture itself (Li & He 2025), and nothing follows that makes pictures larger.
+    What a picture shows is its CLIP vector. The prior, a transformer that estimates the vector itself, the decoder, a U-Net of
+    small pictures told of the vector and, half the time, of the caption, and a second U-Net, told of nothing but a small picture
+    that it makes larger, learn in one run. Given a picture in place of a caption, the decoder draws variations of it. Unlike
+    there, the U-Nets' paths are straight and both, too, estimate the picture (Li & He 2025), the second what it has beyond the
+    small one; that is dissolved in training to a random level that is told (Ho 2021, arXiv:2106.15282), where theirs is blurred.
 
     Args:
         encoder: a run of clip; without one, its networks are trained alongside, in this run.
@@ -70,6 +80,8 @@ def unclip(
         drop: chance that a training row is told no vector; above 0 makes guidance possible; at 0 none misses its caption.
         guidance: of samples, unless a dial says otherwise; 1 = off.
         draws: of the prior for each sample; the one closest to the caption's own vector is kept.
+        factor: by which the sides of the pictures that the decoder draws are smaller.
+        augment: most that small pictures are dissolved in training, 0 .. 1; those of samples are by a tenth of it.
         towers: depth of CLIP, without a run of it.
     """
     if encoder:
@@ -81,26 +93,35 @@ def unclip(
         _compared(encoder, opened.facts) if encoder else comparing(opened.facts, towers, min(4, *opened.facts.shape[1:]), words)
     )
     joint = cast(CLIP, compare.nets["main"]).plan
-    shape, inside = opened.facts.shape, joint.projection_dim
+    coarse, inside = Coarse(opened.facts.shape, factor), joint.projection_dim
     foresight = _foresight(compare, inside, joint.text.max_position_embeddings, depth, draws)
     embedded = Embedded(compare, inside, width=TOKEN)
-    process = straight.flow(shift_of(shape), reading=Clean())  # as the prior: few channels cannot pass many pixels' noise on
-    net = _decoder(shape, inside, depth)
+    process = straight.flow(
+        shift_of(coarse.shape), reading=Clean()
+    )  # as the prior: few channels cannot pass many pixels' noise on
+    net, larger = _decoder(coarse.shape, inside, depth), _larger(coarse, opened.facts.levels, depth, augment)
     learnt = [] if encoder else [Alongside("clip", compare, {"main": "clip"})]
     system = System(
         {
             "main": net,
             "ema": copy.deepcopy(net),
+            "larger": larger.nets["main"],
+            "larger_ema": larger.nets["ema"],
             "prior": foresight.nets["main"],
             "prior_ema": foresight.nets["ema"],
             "clip": compare.nets["main"],
         },
-        Together(*learnt, Alongside("prior", foresight, {"main": "prior"}, fill=embedded.fill), Denoising(process, drop)),
-        DPM(process, shape, steps=20, guidance=guidance),
-        Pixels(opened.facts.levels),
+        Together(
+            *learnt,
+            Alongside("prior", foresight, {"main": "prior"}, fill=embedded.fill),
+            Alongside("larger", larger, {"main": "larger"}, every=SELDOM),
+            Denoising(process, drop),
+        ),
+        DPM(process, coarse.shape, steps=20, guidance=guidance),
+        Enlarged(coarse, larger, opened.facts.levels),
         Several(Apart(reader_of(words), DEAF), Stage(embedded, foresight)),
         frozen=("clip",) if encoder else (),
-        follow={"ema": ("main", 0.9995), "prior_ema": ("prior", 0.9995)},
+        follow={"ema": ("main", 0.9995), "prior_ema": ("prior", 0.9995), "larger_ema": ("larger", 0.9995)},
     )
     opened = noted(
         opened, f"each checkpoint keeps up to {EXAMPLES} training captions, for samples nobody described: they go with it"
@@ -134,6 +155,23 @@ def _foresight(compare: System, inside: int, words: int, depth: int, draws: int)
         Closest(DPM(process, (inside,), steps=16), draws),
         Vectors(),
         Spoken(compare),
+        follow={"ema": ("main", 0.9995)},
+    )
+
+
+def _larger(coarse: Coarse, levels: int, depth: int, augment: float) -> System:
+    """What makes small pictures large: a U-Net that hears of no caption, as nothing is won by that (sec. 2.1)."""
+    shape = coarse.whole
+    folding, mults = levels_of(shape)
+    process = straight.flow(shift_of(shape), reading=Clean())
+    small = Degraded(coarse, process if augmented(augment) else None, augment, level=0.1 * augment)
+    net = Onto(UNet(shape[0], 32 * depth, mults, 1, small.width, small.channels, folding=folding))
+    return System(
+        {"main": net, "ema": copy.deepcopy(net)},
+        Denoising(process, drop=0.0),
+        DPM(process, shape, steps=10),
+        Pixels(levels),
+        small,
         follow={"ema": ("main", 0.9995)},
     )
 
