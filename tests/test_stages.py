@@ -224,7 +224,7 @@ def test_what_a_plan_leaves_no_time_for_is_told(tmp_path, capsys):
 def test_two_processes_keep_equal_codebooks_and_those_of_one(tmp_path):
     """Codebooks pool what all ranks saw, restarts included; the balance of losses too. One process of the same batch agrees."""
     words = ["train", "vqgan", "--steps", "4", "--batch", "8", "--symbols", "16", "--delay", "2", "--seed", "3", "--threads", "1"]
-    words += ["-q", "--no-bf16", "--out"]
+    words += ["-q", "--no-bf16", "--muon", "0", "--out"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "maquette"]
     for name, line in {"one": [sys.executable, "-m", "maquette"], "two": two}.items():

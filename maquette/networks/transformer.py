@@ -363,13 +363,13 @@ class Transformer(Network):
             begins = places_in(documents) == 0 if documents is not None else None if apart is None else x == apart
             none = torch.zeros_like(h[:, :1])
             last = self.embedded(state.symbols[:, first - 1 : first]) if state is not None and first else none
-            last = torch.cat([last, h[:, :-1]], 1)
+            last = torch.cat([last, h], 1)[:, :-1]
             if begins is not None:
                 last = last.masked_fill(begins[..., None], 0)
             smeared = h + self.smear * last
             if self.smear_back is not None:
                 real = h.masked_fill((x == IGNORE)[..., None], 0)  # what fills up a row is not behind its last symbol
-                following = torch.cat([real[:, 1:], none], 1)
+                following = torch.cat([real, none], 1)[:, 1:]
                 if begins is not None:
                     following = following.masked_fill(torch.nn.functional.pad(begins[:, 1:], (0, 1))[..., None], 0)
                 smeared = smeared + self.smear_back * following

@@ -192,9 +192,11 @@ def hear(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, near: int, scale:
 def swift(*inputs: Tensor) -> bool:
     """Whether queries, keys and values [B,H,T,C] are heard natively: alike, with something to hear, where no gradient is asked
     for and no graph is compiled."""
+    if torch.compiler.is_compiling():  # asked first: what is asked of sizes below, a graph would be of these sizes alone
+        return False
     q, k, _ = inputs
     alike = all(x.dtype == q.dtype and len(x) == len(q) for x in inputs) and k.shape[2] > 0
-    return alike and native(q) and not learns(*inputs) and not torch.compiler.is_compiling()
+    return alike and native(q) and not learns(*inputs)
 
 
 @torch.library.custom_op("maquette::heed", mutates_args=())

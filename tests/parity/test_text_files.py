@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import maquette
+from maquette.networks import presets
+from maquette.networks.transformer import Transformer
 from maquette.samplers.autoregressive import Autoregressive
 
 LLAMA_CPP = importlib.util.find_spec("llama_cpp") is not None
@@ -114,6 +116,17 @@ def test_what_gguf_has_no_name_for_is_refused(runs: Any, tmp_path: Path) -> None
         with pytest.raises(ValueError, match=said):
             maquette.export(runs(family).run.path, tmp_path / "run.gguf", to="gguf")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("style", [presets.llama(2, 64), presets.small()], ids=["llama", "small"])
+def test_a_graph_is_of_any_batch_and_length(style: Any) -> None:
+    net = Transformer(50, 16, 1, 2, style=style).eval()
+    sizes = {0: torch.export.Dim("rows"), 1: torch.export.Dim("length", min=2, max=48)}
+    graph = torch.export.export(net, (torch.zeros(2, 8, dtype=torch.int64),), dynamic_shapes=(sizes,)).module()
+    for shape in ((1, 2), (3, 48)):
+        x = torch.randint(50, shape, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(graph(x), net(x))
 
 
 @pytest.mark.slow
