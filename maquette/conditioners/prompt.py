@@ -44,6 +44,7 @@ class Reading(nn.Module):
         norm: whether the states pass the final normalisation.
         masked: the encoder does not see the symbols that fill a text up, and the networks are told which those are.
         vocab: symbols that a tokenizer may learn, where the encoder embeds more; 0 = all that it embeds.
+        pooled: the vector is the mean of a text's states (Saharia 2022, Imagen, sec. 2.3), not the encoder's.
     """
 
     def __init__(
@@ -55,16 +56,19 @@ class Reading(nn.Module):
         norm: bool = True,
         masked: bool = False,
         vocab: int = 0,
+        pooled: bool = False,
     ):
         super().__init__()
         self.tokens, self.encoder = tokens, encoder
-        self.skip, self.norm, self.masked = skip, norm, masked
+        self.skip, self.norm, self.masked, self.pooled = skip, norm, masked, pooled
         self.vocab = vocab or encoder.plan.vocab_size
 
     def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor | None]:
         ids, real = self.tokens(texts)
         ids, real = (each.to(device_of(self.encoder)) for each in (ids, real))
         states, vector = self.encoder.read(ids, real if self.masked else None, self.skip, self.norm)
+        if self.pooled:
+            vector = (states * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
         return states, real if self.masked else torch.ones_like(real), vector
 
     def unheard(self, texts: Sequence[str]) -> list[str]:
@@ -180,7 +184,7 @@ class Prompt(Captions):
         mask = torch.cat([found[group[0]][1] for group in self.groups], 1) if any(part.masked for part in self.parts) else None
         vectors = [vector for i in self.vectors if (vector := found[i][2]) is not None]
         if len(vectors) < len(self.vectors):
-            raise ValueError("a reading whose vector is to be told has none: its encoder is no CLIP")
+            raise ValueError("a reading whose vector is to be told has none: its encoder is no CLIP, and it pools no states")
         told = Condition(torch.cat(vectors, 1) if vectors else None, tokens, mask)
         rows = torch.tensor([once[text] for text in texts], device=tokens.device)
         return told if len(once) == len(texts) else told.map(lambda slot: slot[rows])

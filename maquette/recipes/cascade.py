@@ -126,7 +126,7 @@ def imagen(
         parts = [reading, Alongside("base", before, {"main": "base"})]
     process = straight.flow(shift_of(shape), reading=Clean())
     small = Degraded(coarse, process if augmented(augment) else None, augment, level=0.1 * augment)
-    net = Onto(_unet(shape, SECOND * depth, SEEN // 4, small.channels, small.width))
+    net = Onto(_unet(shape, SECOND * depth, SEEN // 4, small.channels, TOKEN + small.width))
     follow = {"ema": ("main", 0.9995), **({} if base else {"base_ema": ("base", 0.9995)})}
     system = System(
         {"main": net, "ema": copy.deepcopy(net), **nets},
@@ -165,7 +165,8 @@ def _reader(words: int, pretrain: int) -> tuple[Prompt, Alongside]:
     )
     encoder, tokens, process = T5Encoder(plan), Tokens(length=words), Masked(VOCAB, "linear")
     filling = System({"main": Filling(encoder)}, Denoising(process, 0.0), Unmask(process), Captions(tokens))
-    return Prompt([[Reading(tokens, encoder, vocab=VOCAB)]]), Alongside("text", filling, {"main": "conditioner"}, until=pretrain)
+    reading = Reading(tokens, encoder, vocab=VOCAB, pooled=True)
+    return Prompt([[reading]], [reading]), Alongside("text", filling, {"main": "conditioner"}, until=pretrain)
 
 
 def _first(shape: tuple[int, ...], codec: Codec, prompt: Prompt, depth: int, drop: float, guidance: float) -> System:
@@ -182,8 +183,9 @@ def _first(shape: tuple[int, ...], codec: Codec, prompt: Prompt, depth: int, dro
     )
 
 
-def _unet(shape: tuple[int, ...], width: int, seen: int, field: int = 0, vector: int = 0) -> Network:
-    """A U-Net told captions: `width` channels at its lowest resolution, half as many at each above, attention at few places.
+def _unet(shape: tuple[int, ...], width: int, seen: int, field: int = 0, vector: int = TOKEN) -> Network:
+    """A U-Net told captions: `width` channels at its lowest resolution, half as many at each above, attention at few places, and
+    the mean of a caption's states with the time.
 
     Most of its weights are where that is cheap (Saharia 2022, sec. 2.4, "Efficient U-Net"). Pictures above 8 pixels have squares
     of 2 x 2 folded into channels.
@@ -204,8 +206,8 @@ def _unet(shape: tuple[int, ...], width: int, seen: int, field: int = 0, vector:
         norm_num_groups=16,
         cross_attention_dim=TOKEN,
         use_linear_projection=True,
-        class_embed_type="projection" if vector else None,
-        projection_class_embeddings_input_dim=vector or None,
+        class_embed_type="projection",
+        projection_class_embeddings_input_dim=vector,
     )
     net = UNet2D(plan)
     zeroed(net.conv_out)

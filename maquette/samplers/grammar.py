@@ -108,7 +108,8 @@ class Grammar:
         That follows from what is written alone, whoever looked before: a way that was found binds until the end.
         """
         whole = room + len(written)
-        for at, below in pairwise((whole, *(at for at in LOOKS if at < whole), LAST) if whole < LOOKS[0] else (*LOOKS, LAST)):
+        first = min(whole, LOOKS[0])
+        for at, below in pairwise((first, *(at for at in LOOKS if at < first), LAST)):
             size = whole - at
             if size > len(written) or at <= LAST:
                 continue
