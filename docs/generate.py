@@ -257,6 +257,7 @@ ROWS = {
     "guidance_distilled": Row(
         "a network told the scale of guidance reads in one call what two calls blend; from a teacher's run, or from itself",
         "test_guidance.py: at convergence the guided teacher; half the rows; a few-step student keeps the dial",
+        bench="guidance",
     ),
     "clip": Row(
         "two towers, one space; symmetric cross-entropy over the batch; learned scale",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from maquette.processes.chain import strides
-from maquette.processes.gaussian import Gaussian, Reading
+from maquette.processes.gaussian import Clean, Gaussian, Reading
 from maquette.streams import Streams
 
 
@@ -74,3 +74,11 @@ def flow(shift: float = 1.0, spread: float = 1.0, reading: Reading | None = None
         reading: of the network; None = the velocity itself.
     """
     return Gaussian(Straight(shift, spread), reading or Drift(), Drift(), cap=400.0)
+
+
+def clean(shift: float = 1.0, spread: float = 1.0) -> Gaussian:
+    """The same, of networks that estimate x itself and pay for the velocity (Li & He 2025), its error weighed by at most 4.
+
+    Without that cap a small network spends itself on copying a picture that hardly any noise hides. Arguments as `flow` has them.
+    """
+    return Gaussian(Straight(shift, spread), Clean(), Drift(), cap=4.0)

@@ -28,7 +28,6 @@ from maquette.objectives.alongside import Alongside
 from maquette.objectives.denoising import Denoising
 from maquette.objectives.together import Together
 from maquette.processes import flow as straight
-from maquette.processes.gaussian import Clean
 from maquette.processes.masked import Masked
 from maquette.recipes._idle import refuse_idle
 from maquette.recipes.diffusion import shift_of
@@ -89,7 +88,7 @@ def imagen(
     pretrain: int = 200,
     drop: float = 0.1,
     guidance: float = 3.0,
-    augment: float = 0.5,
+    augment: float = 0.1,
 ) -> Experiment:
     """Imagen: a frozen encoder of text, a small picture, then a large one, all in pixels (Saharia 2022, arXiv:2205.11487).
 
@@ -124,8 +123,8 @@ def imagen(
         before = _first(coarse.shape, CoarsePixels(coarse, levels), prompt, depth, drop, guidance)
         nets = {"base": before.nets["main"], "base_ema": before.nets["ema"]}
         parts = [reading, Alongside("base", before, {"main": "base"})]
-    process = straight.flow(shift_of(shape), reading=Clean())
-    small = Degraded(coarse, process if augmented(augment) else None, augment, level=0.1 * augment)
+    process = straight.clean(shift_of(shape))
+    small = Degraded(coarse, process if augmented(augment) else None, augment, level=augment / 2)
     net = Onto(_unet(shape, SECOND * depth, SEEN // 4, small.channels, TOKEN + small.width))
     follow = {"ema": ("main", 0.9995), **({} if base else {"base_ema": ("base", 0.9995)})}
     system = System(
@@ -171,7 +170,7 @@ def _reader(words: int, pretrain: int) -> tuple[Prompt, Alongside]:
 
 def _first(shape: tuple[int, ...], codec: Codec, prompt: Prompt, depth: int, drop: float, guidance: float) -> System:
     """The system of the first stage, which reads as the prompt does and does not teach it."""
-    process = straight.flow(shift_of(shape), reading=Clean())
+    process = straight.clean(shift_of(shape))
     net = _unet(shape, WIDTH * depth, SEEN)
     return System(
         {"main": net, "ema": copy.deepcopy(net)},

@@ -14,7 +14,6 @@ from maquette.networks.unet import UNet
 from maquette.nn.degrade import Coarse, Grey
 from maquette.objectives.denoising import Denoising
 from maquette.processes import flow as straight
-from maquette.processes.gaussian import Clean
 from maquette.recipes import UnknownName
 from maquette.recipes._idle import refuse_idle
 from maquette.recipes.diffusion import levels_of, shift_of
@@ -55,7 +54,7 @@ def palette(
         raise ValueError(f"data {data!r} are grey: they have no colours to give back; scenes has, and task detail takes grey")
     loss = Coarse(shape, factor) if task == "detail" else Grey(shape)
     folding, mults = levels_of(shape)
-    process = straight.flow(shift_of(shape), spread=1.3, reading=Clean())
+    process = straight.clean(shift_of(shape), spread=1.3)
     conditioner = Degraded(loss, process if augmented(augment) else None, augment)
     net = Onto(UNet(shape[0], 32 * depth, mults, depth, conditioner.width, conditioner.channels, folding=folding))
     system = System(

@@ -60,7 +60,7 @@ def unclip(
     guidance: float = 2.0,
     draws: int = 2,
     factor: int = 2,
-    augment: float = 0.5,
+    augment: float = 0.1,
     towers: int = 4,
 ) -> Experiment:
     """DALL-E 2: a prior draws what a picture of the caption shows, a decoder draws that picture (Ramesh 2022, arXiv:2204.06125).
@@ -81,7 +81,7 @@ def unclip(
         guidance: of samples, unless a dial says otherwise; 1 = off.
         draws: of the prior for each sample; the one closest to the caption's own vector is kept.
         factor: by which the sides of the pictures that the decoder draws are smaller.
-        augment: most that small pictures are dissolved in training, 0 .. 1; those of samples are by a tenth of it.
+        augment: most that small pictures are dissolved in training, 0 .. 1; those of samples are by half of it.
         towers: depth of CLIP, without a run of it.
     """
     if encoder:
@@ -96,9 +96,7 @@ def unclip(
     coarse, inside = Coarse(opened.facts.shape, factor), joint.projection_dim
     foresight = _foresight(compare, inside, joint.text.max_position_embeddings, depth, draws)
     embedded = Embedded(compare, inside, width=TOKEN)
-    process = straight.flow(
-        shift_of(coarse.shape), reading=Clean()
-    )  # as the prior: few channels cannot pass many pixels' noise on
+    process = straight.clean(shift_of(coarse.shape))  # as the prior: few channels cannot pass many pixels' noise on
     net, larger = _decoder(coarse.shape, inside, depth), _larger(coarse, opened.facts.levels, depth, augment)
     learnt = [] if encoder else [Alongside("clip", compare, {"main": "clip"})]
     system = System(
@@ -163,8 +161,8 @@ def _larger(coarse: Coarse, levels: int, depth: int, augment: float) -> System:
     """What makes small pictures large: a U-Net that hears of no caption, as nothing is won by that (sec. 2.1)."""
     shape = coarse.whole
     folding, mults = levels_of(shape)
-    process = straight.flow(shift_of(shape), reading=Clean())
-    small = Degraded(coarse, process if augmented(augment) else None, augment, level=0.1 * augment)
+    process = straight.clean(shift_of(shape))
+    small = Degraded(coarse, process if augmented(augment) else None, augment, level=augment / 2)
     net = Onto(UNet(shape[0], 32 * depth, mults, 1, small.width, small.channels, folding=folding))
     return System(
         {"main": net, "ema": copy.deepcopy(net)},
