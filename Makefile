@@ -20,13 +20,13 @@ venv: .venv/.core  ## create .venv with maquette in it
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: .venv/.core  ## five families on real digits, then a language model: about 8 minutes on 2 cores
+demo: .venv/.core  ## five families on real digits, then a language model: 7 to 10 minutes on 2 cores
 	rm -rf runs/demo
 	$(BIN)/maquette compare --data digits --recipes vae,gan,pixelcnn,maskgit,flow --budget 60s --out runs/demo
 	$(BIN)/maquette train gpt --data stdlib --budget 60s --out runs/demo/gpt
 	$(BIN)/maquette sample runs/demo/gpt -n 1 --prompt 'def read_lines(path):' --length 160 --out runs/demo/gpt/completion.txt --print
 
-test: .venv/.dev  ## the fast suite: 5 to 8 minutes on 2 cores
+test: .venv/.dev  ## the fast suite: 6 to 9 minutes on 2 cores
 	$(COMPILED) $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 slow: .venv/.dev  ## the long tests: training to expected bands, hundreds of kills

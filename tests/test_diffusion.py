@@ -18,7 +18,7 @@ from maquette.metrics import truth
 from maquette.metrics.evidence import Evidence
 from maquette.networks.unet import UNet
 from maquette.objectives.denoising import Denoising
-from maquette.processes.flow import flow
+from maquette.processes.flow import clean, flow
 from maquette.processes.gaussian import Balanced, Betas, Clean, Cosine, Gaussian, Noise, Velocity
 from maquette.processes.karras import karras
 from maquette.recipes.diffusion import ddpm, edm
@@ -126,6 +126,7 @@ def test_loss_is_the_error_of_what_is_paid() -> None:
     alpha, sigma = capped.schedule.levels(t)
     snr = (alpha / sigma).square()
     torch.testing.assert_close(capped.distance(x + 1, x, x, t), snr.clamp(max=5.0))
+    torch.testing.assert_close(clean().distance(x + 1, x, x, t), (1 / t.square()).clamp(max=4.0))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -113,6 +113,21 @@ def test_what_reads_captions_is_frozen_once_it_has_read_and_learns_from_no_pictu
     assert {"base_restore/loss", "restore/loss"} <= late[0].keys()
 
 
+def test_the_mean_of_a_captions_states_is_told_with_the_time(folder):
+    system = of(folder).system.eval()
+    prompt = system.conditioner.parts[0]
+    with torch.no_grad():
+        told = prompt({"text": ["a red square high up", "a red square"]})
+        ids, real = prompt.readings[0].tokens(["a red square high up", "a red square"])
+        means = [states[each].mean(0) for states, each in zip(told.tokens, real, strict=True)]
+    torch.testing.assert_close(told.vector, torch.stack(means))
+    assert len(ids[0]) > int(real[1].sum())  # what fills a text up is no part of it
+    net, x = system.nets["base"], torch.randn(2, 3, 4, 4)
+    torch.nn.init.normal_(net.net.conv_out.weight)
+    first, other = (net(x, t=torch.full((2,), 0.5), cond=replace(told, vector=v)) for v in (told.vector, -told.vector))
+    assert (first - other).abs().max() > 1e-3
+
+
 def test_the_encoder_of_text_learns_to_fill_in_words(folder):
     experiment = of(folder, words=8)
     (phase, *_) = experiment.system.objective.phases()

@@ -38,7 +38,7 @@ from maquette.samplers.solvers import DPM, Solver
 from maquette.samplers.unmask import Unmask
 from maquette.system import System
 
-# after 60 training seconds on the default data, one CPU thread, the encoder still learning; one run of imagen: .48 (chance .2)
+# after 60 training seconds on the default data, one CPU thread, the encoder still learning; chance .2
 IMAGEN = {"adherence, ground": (0.3, 1.0)}
 FIT = Fit(steps=6000, batch=64, lr=2e-3, muon=0.02, bf16=True)
 WIDTH, SECOND = 128, 64  # channels at the lowest resolution of the first and the second stage's U-Nets, at depth 1

@@ -42,7 +42,7 @@ from maquette.samplers.closest import Closest
 from maquette.samplers.solvers import DPM
 from maquette.system import System
 
-# after 120 training seconds on the default data, one CPU thread, CLIP learning alongside; one run: .77 (chance .2)
+# after 120 training seconds on the default data, one CPU thread, CLIP learning alongside; chance .2
 UNCLIP = {"adherence, ground": (0.55, 1.0)}
 HEAD = 32  # channels of an attention's head
 DEAF = 0.5  # share of training rows whose caption the decoder is not told (sec. 2.1)
